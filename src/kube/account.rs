@@ -1,0 +1,77 @@
+//! The service account's files: the token, which the kubelet rotates, and the cluster's CA.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use ureq::tls::{Certificate, PemItem, parse_pem};
+
+/// A token is some 1 KiB, a bundle of CAs some KiB; more is some other file.
+const MOST_TOKEN: u64 = 64 * 1024;
+const MOST_CA: u64 = 512 * 1024;
+
+/// The folder that the kubelet mounts.
+#[derive(Debug)]
+pub(super) struct Account {
+    folder: PathBuf,
+}
+
+impl Account {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Account { folder }
+    }
+
+    /// The bearer token as it is in the file now.
+    pub(super) fn token(&self) -> Result<String, String> {
+        let path = self.folder.join("token");
+        let bytes = read(&path, MOST_TOKEN)?;
+        let token = bytes.trim_ascii();
+        if token.is_empty() {
+            return Err(format!("{} is empty", path.display()));
+        }
+        // What RFC 6750 section 2.1 allows is visible ASCII; anything else breaks the header.
+        if !token.iter().all(u8::is_ascii_graphic) {
+            return Err(format!(
+                "{} holds no token: a byte in it is not visible ASCII",
+                path.display()
+            ));
+        }
+        Ok(token.iter().map(|b| char::from(*b)).collect())
+    }
+
+    /// `ca.crt` as it is in the file now, not parsed.
+    pub(super) fn ca_bundle(&self) -> Result<Vec<u8>, String> {
+        read(&self.ca_path(), MOST_CA)
+    }
+
+    /// The certificates in such a bundle, at least one.
+    pub(super) fn certificates(&self, bundle: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
+        let mut list = Vec::new();
+        for item in parse_pem(bundle) {
+            match item {
+                Ok(PemItem::Certificate(certificate)) => list.push(certificate),
+                Ok(_) => {}
+                Err(e) => return Err(format!("{} is not whole PEM: {e}", self.ca_path().display())),
+            }
+        }
+        if list.is_empty() {
+            return Err(format!("{} holds no certificate", self.ca_path().display()));
+        }
+        Ok(list)
+    }
+
+    fn ca_path(&self) -> PathBuf {
+        self.folder.join("ca.crt")
+    }
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+    let read = file.take(most + 1).read_to_end(&mut bytes);
+    read.map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    if bytes.len() as u64 > most {
+        return Err(format!("{} is longer than {most} bytes", path.display()));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,365 @@
+//! Requests and answers.
+
+use std::fmt::Display;
+use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::crypto::ring;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use ureq::http::{Method, Request, Response, Uri, header};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::{Agent, AsSendBody, Body, config::Config};
+
+use super::account::Account;
+use super::error::{Cause, Error, Refusal, Status, clean};
+use super::scalars::reset_allowance;
+use super::transport::{Link, SameThreadResolver, TcpConnector};
+use crate::time::Timestamp;
+
+/// From connecting to the last byte of the answer. Under a CPU limit of 8m a TLS handshake alone
+/// can take a second.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// A longer answer is an error. Decoding keeps little of it; this bounds the time that it takes.
+const MOST_BODY: u64 = 32 * 1024 * 1024;
+/// Of an error's body only this much is read.
+const MOST_ERROR_BODY: u64 = 16 * 1024;
+/// An idle connection is kept for longer than the longest UPDATE_INTERVAL, a day.
+const IDLE: Duration = Duration::from_secs(2 * 86_400);
+/// Whatever a server asks for, ask again within this time.
+const MOST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+const JSON: &str = "application/json";
+/// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// How the body of a PATCH is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// JSON merge patch (RFC 7396).
+    MergePatch,
+    /// Server-side apply; the body may be YAML.
+    Apply,
+}
+
+impl ContentType {
+    fn header(self) -> &'static str {
+        match self {
+            ContentType::MergePatch => "application/merge-patch+json",
+            ContentType::Apply => "application/apply-patch+yaml",
+        }
+    }
+}
+
+/// A client with the identity of this pod's service account.
+#[derive(Debug)]
+pub struct Client {
+    api_server: String,
+    account: Account,
+    token: String,
+    session: Option<Session>,
+    link: Link,
+    requests: u64,
+    server_time: Option<Timestamp>,
+}
+
+/// An agent with its connection, and the CA bundle that it trusts.
+#[derive(Debug)]
+struct Session {
+    agent: Agent,
+    ca_bundle: Vec<u8>,
+}
+
+impl Client {
+    /// A client of `https://HOST:PORT`; `service_account` is the folder with `token` and `ca.crt`.
+    /// Reads and connects to nothing yet.
+    pub fn new(api_server: String, service_account: PathBuf) -> Self {
+        Client {
+            api_server,
+            account: Account::new(service_account),
+            token: String::new(),
+            session: None,
+            link: Link::default(),
+            requests: 0,
+            server_time: None,
+        }
+    }
+
+    /// Reads the token, which rotates, and the CA; a new CA starts a new connection.
+    ///
+    /// # Errors
+    /// [`Cause::Account`] if a file is missing or is not what it should be.
+    pub fn read_account(&mut self) -> Result<(), Error> {
+        let failed = |what| Error {
+            verb: "",
+            path: String::new(),
+            cause: Cause::Account(what),
+        };
+        self.token = self.account.token().map_err(failed)?;
+        let ca_bundle = self.account.ca_bundle().map_err(failed)?;
+        if self.session.as_ref().is_none_or(|s| s.ca_bundle != ca_bundle) {
+            let certificates = self.account.certificates(&ca_bundle).map_err(failed)?;
+            let tls = TlsConfig::builder()
+                .root_certs(RootCerts::Specific(Arc::new(certificates)))
+                .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+                .build();
+            self.session = Some(Session {
+                agent: agent(tls, self.link.clone()),
+                ca_bundle,
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads one object or list.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
+        self.request("GET", path, JSON, None, ())
+    }
+
+    /// Reads the metadata of one object.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn get_metadata<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
+        self.request("GET", path, METADATA_ONLY, None, ())
+    }
+
+    /// Creates an object; `path` is that of its list.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn create(&mut self, path: &str, object: &impl Serialize) -> Result<(), Error> {
+        let body = encode("POST", path, object)?;
+        let _: IgnoredAny = self.request("POST", path, METADATA_ONLY, Some(JSON), body.as_slice())?;
+        Ok(())
+    }
+
+    /// Changes an object by a merge patch.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn merge_patch(&mut self, path: &str, patch: &impl Serialize) -> Result<(), Error> {
+        let body = encode("PATCH", path, patch)?;
+        self.patch(path, ContentType::MergePatch, &body)
+    }
+
+    /// Changes an object by a patch that is already written.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn patch(&mut self, path: &str, content_type: ContentType, body: &[u8]) -> Result<(), Error> {
+        let content_type = Some(content_type.header());
+        let _: IgnoredAny = self.request("PATCH", path, METADATA_ONLY, content_type, body)?;
+        Ok(())
+    }
+
+    /// The clock of the API server, as its last answer told; `None` before the first.
+    pub fn server_time(&self) -> Option<Timestamp> {
+        self.server_time
+    }
+
+    /// How many requests were sent so far, tries of the same request included.
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// How many connections were opened so far.
+    pub fn connections(&self) -> u64 {
+        self.link.opened()
+    }
+
+    fn request<T: DeserializeOwned>(
+        &mut self,
+        verb: &'static str,
+        path: &str,
+        accept: &'static str,
+        content_type: Option<&'static str>,
+        body: impl AsSendBody + Copy,
+    ) -> Result<T, Error> {
+        let opened = self.link.opened();
+        let first = self.try_once(verb, path, accept, content_type, body);
+        let on_old_connection = opened > 0 && self.link.opened() == opened;
+        match first {
+            // An idle connection may die unnoticed. A POST might have been carried out, so is not sent twice.
+            Err(Error {
+                cause: Cause::NoAnswer(_),
+                ..
+            }) if on_old_connection && verb != "POST" => self.try_once(verb, path, accept, content_type, body),
+            other => other,
+        }
+    }
+
+    fn try_once<T: DeserializeOwned>(
+        &mut self,
+        verb: &'static str,
+        path: &str,
+        accept: &'static str,
+        content_type: Option<&'static str>,
+        body: impl AsSendBody,
+    ) -> Result<T, Error> {
+        let failed = |cause| Error {
+            verb,
+            path: path.split('?').next().unwrap_or(path).to_string(),
+            cause,
+        };
+        let no_answer = |what: &dyn Display| failed(Cause::NoAnswer(clean(&what.to_string(), &self.token)));
+        let Some(session) = &self.session else {
+            return Err(failed(Cause::Account("it was not read yet".into())));
+        };
+        let mut request = Request::builder()
+            .method(Method::from_bytes(verb.as_bytes()).map_err(|e| no_answer(&e))?)
+            .uri(
+                format!("{}{path}", self.api_server)
+                    .parse::<Uri>()
+                    .map_err(|e| no_answer(&e))?,
+            )
+            .header(header::ACCEPT, accept)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+        if let Some(content_type) = content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let request = request.body(body).map_err(|e| no_answer(&e))?;
+        self.requests += 1;
+        self.link.set_deadline(Instant::now() + REQUEST_TIME);
+        let mut response = session.agent.run(request).map_err(|e| no_answer(&explain(&e)))?;
+
+        self.server_time = header_of(&response, header::DATE)
+            .and_then(Timestamp::from_http_date)
+            .or(self.server_time);
+        let status = response.status().as_u16();
+        if status >= 300 {
+            let refusal = refusal(&mut response, self.server_time, &self.token);
+            return Err(failed(Cause::Refused(refusal)));
+        }
+        reset_allowance();
+        let reader = BufReader::new(response.body_mut().with_config().limit(MOST_BODY).reader());
+        serde_json::from_reader(reader).map_err(|e| {
+            let what = clean(&e.to_string(), &self.token);
+            failed(if e.is_io() {
+                Cause::NoAnswer(what)
+            } else {
+                Cause::Unclear(what)
+            })
+        })
+    }
+}
+
+fn agent(tls: TlsConfig, link: Link) -> Agent {
+    let config = Config::builder()
+        .tls_config(tls)
+        .https_only(true)
+        // The API server is a neighbour: HTTPS_PROXY must not get the token.
+        .proxy(None)
+        // A redirect would carry the token to wherever it points.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .user_agent(concat!("k6u/", env!("CARGO_PKG_VERSION")))
+        .max_idle_connections(1)
+        .max_idle_connections_per_host(1)
+        .max_idle_age(IDLE)
+        .max_response_header_size(16 * 1024)
+        .input_buffer_size(16 * 1024)
+        .output_buffer_size(16 * 1024)
+        .build();
+    let connector = TcpConnector(link).chain(RustlsConnector::default());
+    Agent::with_parts(config, connector, SameThreadResolver::default())
+}
+
+fn encode(verb: &'static str, path: &str, value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|e| Error {
+        verb,
+        path: path.to_string(),
+        cause: Cause::Unclear(e.to_string()),
+    })
+}
+
+fn header_of(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
+    response.headers().get(name)?.to_str().ok()
+}
+
+/// What an error answer says. Its body is a Status object, or whatever something in between sends.
+fn refusal(response: &mut Response<Body>, now: Option<Timestamp>, token: &str) -> Refusal {
+    let status = response.status().as_u16();
+    let retry_after = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, now));
+    let mut body = Vec::new();
+    let reader = response.body_mut().with_config().reader();
+    // A body that breaks off says less, but the status stands.
+    let _ = reader.take(MOST_ERROR_BODY).read_to_end(&mut body);
+    reset_allowance();
+    match serde_json::from_slice::<Status>(&body) {
+        Ok(said) if said.kind == "Status" => Refusal {
+            status,
+            reason: clean(&said.reason, token),
+            message: clean(&said.message, token),
+            retry_after,
+            names_object: said.details.is_some_and(|d| !d.name.is_empty()),
+        },
+        _ => Refusal {
+            status,
+            reason: String::new(),
+            message: clean(&String::from_utf8_lossy(&body), token),
+            retry_after,
+            names_object: false,
+        },
+    }
+}
+
+/// Seconds, or a date (RFC 9110 section 10.2.3), bounded to a minute.
+fn retry_after(value: &str, now: Option<Timestamp>) -> Option<Duration> {
+    let value = value.trim();
+    let seconds = match value.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => u64::MAX,
+        Err(_) => u64::try_from(Timestamp::from_http_date(value)?.since(now?)).unwrap_or(0),
+    };
+    Some(Duration::from_secs(seconds).min(MOST_RETRY_AFTER))
+}
+
+/// What a failed connection means, in words that help.
+fn explain(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => format!("nothing whole within {} s", REQUEST_TIME.as_secs()),
+        ureq::Error::HostNotFound => "the host name of KUBERNETES_SERVICE_HOST cannot be resolved".into(),
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            "connection refused (is the API server running?)".into()
+        }
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => "the connection broke off".into(),
+        other => {
+            let text = other.to_string();
+            if text.contains("invalid peer certificate") {
+                format!("{text} (does ca.crt belong to this API server, and is this node's clock right?)")
+            } else {
+                text
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_seconds_or_as_a_date() {
+        let now = Timestamp::from_http_date("Mon, 23 Nov 2026 05:40:27 GMT");
+        let seconds = |value| retry_after(value, now).map(|d| d.as_secs());
+        assert_eq!(seconds("1"), Some(1));
+        assert_eq!(seconds(" 30 "), Some(30));
+        assert_eq!(seconds("0"), Some(0));
+        assert_eq!(seconds("86400"), Some(60));
+        assert_eq!(seconds("99999999999999999999999"), Some(60));
+        assert_eq!(seconds("Mon, 23 Nov 2026 05:40:47 GMT"), Some(20));
+        assert_eq!(seconds("Mon, 23 Nov 2026 05:40:07 GMT"), Some(0));
+        for nonsense in ["", "soon", "-1", "1.5", "Mon, 23 Nov"] {
+            assert_eq!(seconds(nonsense), None, "{nonsense:?}");
+        }
+        assert_eq!(retry_after("Mon, 23 Nov 2026 05:40:47 GMT", None), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! What went wrong with a request: what was asked, what came back, whether to try again.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// A request that did not do what it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The method.
+    pub verb: &'static str,
+    /// The path, without the query.
+    pub path: String,
+    /// What came back.
+    pub cause: Cause,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The service account's files cannot be used, so nothing was asked.
+    Account(String),
+    /// No whole answer came.
+    NoAnswer(String),
+    /// The answer is not what the API answers.
+    Unclear(String),
+    /// The API server refused.
+    Refused(Refusal),
+}
+
+/// An answer with a status of 300 or more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// The machine-readable reason of the Status object; empty if the body was none.
+    pub reason: String,
+    /// The message of the Status object, or the start of whatever the body was.
+    pub message: String,
+    /// How long to wait, if the server says so (RFC 9110 section 10.2.3).
+    pub retry_after: Option<Duration>,
+    /// Whether the Status object speaks of one object by name.
+    pub names_object: bool,
+}
+
+/// The Status object of an error (Kubernetes API conventions, "Response Status Kind").
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    pub(super) kind: String,
+    pub(super) reason: String,
+    pub(super) message: String,
+    pub(super) details: Option<Details>,
+}
+
+/// What the error is about.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Details {
+    pub(super) name: String,
+}
+
+impl Error {
+    fn refusal(&self) -> Option<&Refusal> {
+        match &self.cause {
+            Cause::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    fn has_status(&self, status: u16) -> bool {
+        self.refusal().is_some_and(|r| r.status == status)
+    }
+
+    /// 404 for one object of an API that is served.
+    pub fn is_absent_object(&self) -> bool {
+        self.has_status(404) && self.refusal().is_some_and(|r| r.names_object)
+    }
+
+    /// 404 for the whole resource: its API is not served (a plain text body says so).
+    pub fn is_absent_api(&self) -> bool {
+        self.has_status(404) && !self.is_absent_object()
+    }
+
+    /// 409: the object changed since it was read, or exists by now.
+    pub fn is_conflict(&self) -> bool {
+        self.has_status(409)
+    }
+
+    /// 403: RBAC does not allow it.
+    pub fn is_forbidden(&self) -> bool {
+        self.has_status(403)
+    }
+
+    /// The API server just learned of a CRD and sets up its storage: normal right after that.
+    pub fn is_initializing(&self) -> bool {
+        self.has_status(429) && self.refusal().is_some_and(|r| r.message.contains("(re)initializing"))
+    }
+
+    /// Whether the server is overloaded or broken, and must not be asked again soon.
+    pub fn wants_rest(&self) -> bool {
+        self.refusal().is_some_and(|r| r.status == 429 || r.status >= 500)
+    }
+
+    /// Whether this is about the request or its object; if not, other requests would fail as well.
+    pub fn is_about_this_object(&self) -> bool {
+        self.refusal()
+            .is_some_and(|r| matches!(r.status, 400 | 403 | 404 | 405 | 409 | 413 | 415 | 422))
+    }
+
+    /// How long to wait, if the server says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.refusal().and_then(|r| r.retry_after)
+    }
+
+    /// The right that the request needs, as RBAC names it: `patch ciliumcidrgroups.cilium.io`.
+    fn permission(&self) -> String {
+        // /api/v1/RESOURCE/... or /apis/GROUP/VERSION/RESOURCE/..., perhaps with namespaces/NAME before it.
+        let mut parts = self.path.trim_matches('/').split('/');
+        let group = if parts.next() == Some("apis") {
+            parts.next()
+        } else {
+            None
+        };
+        let mut rest: Vec<&str> = parts.skip(1).collect();
+        if rest.len() > 2 && rest[0] == "namespaces" {
+            rest.drain(..2);
+        }
+        let resource = match rest[..] {
+            [resource, _, subresource, ..] => format!("{resource}/{subresource}"),
+            [resource, ..] => resource.to_string(),
+            [] => "(discovery)".to_string(),
+        };
+        let verb = match (self.verb, rest.len()) {
+            ("GET", 0 | 1) => "list",
+            ("GET", _) => "get",
+            ("POST", _) => "create",
+            _ => "patch",
+        };
+        let dot = if group.is_some() { "." } else { "" };
+        format!("{verb} {resource}{dot}{}", group.unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            Cause::Account(what) => write!(f, "the service account cannot be used: {what}"),
+            Cause::NoAnswer(what) => write!(f, "{} {}: no answer from the API server: {what}", self.verb, self.path),
+            Cause::Unclear(what) => write!(f, "{} {}: the answer cannot be used: {what}", self.verb, self.path),
+            Cause::Refused(refusal) => {
+                write!(f, "{} {}: {}", self.verb, self.path, refusal.status)?;
+                for part in [&refusal.reason, &refusal.message]
+                    .into_iter()
+                    .filter(|part| !part.is_empty())
+                {
+                    write!(f, " {part}")?;
+                }
+                match refusal.status {
+                    401 => f.write_str("; the token is read again for the next round"),
+                    403 => write!(
+                        f,
+                        "; k6u lacks the right to {}, which its ClusterRole must grant (manifests/rbac.yaml)",
+                        self.permission()
+                    ),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A text from outside made fit for a log line: control characters become spaces, the secret
+/// disappears, the rest is cut off.
+pub(super) fn clean(text: &str, secret: &str) -> String {
+    const MOST: usize = 300;
+    let open = if secret.is_empty() {
+        text.to_string()
+    } else {
+        text.replace(secret, "[token]")
+    };
+    let line: String = open.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(verb: &'static str, path: &str, status: u16, message: &str, names_object: bool) -> Error {
+        Error {
+            verb,
+            path: path.into(),
+            cause: Cause::Refused(Refusal {
+                status,
+                reason: String::new(),
+                message: message.into(),
+                retry_after: None,
+                names_object,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_missing_permission_is_named() {
+        for (verb, path, permission) in [
+            ("GET", "/api/v1/nodes/node1", "get nodes"),
+            (
+                "GET",
+                "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs",
+                "list ip6updateconfigs.apps.fuwafuwatime.moe",
+            ),
+            (
+                "PATCH",
+                "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs/a/status",
+                "patch ip6updateconfigs/status.apps.fuwafuwatime.moe",
+            ),
+            (
+                "POST",
+                "/apis/cilium.io/v2/ciliumcidrgroups",
+                "create ciliumcidrgroups.cilium.io",
+            ),
+            (
+                "GET",
+                "/apis/cilium.io/v2/ciliumcidrgroups/lan",
+                "get ciliumcidrgroups.cilium.io",
+            ),
+            (
+                "POST",
+                "/apis/events.k8s.io/v1/namespaces/default/events",
+                "create events.events.k8s.io",
+            ),
+            ("GET", "/", "list (discovery)"),
+        ] {
+            let error = refused(verb, path, 403, "no", true);
+            assert_eq!(error.permission(), permission);
+            assert!(error.to_string().contains(permission), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_absent_object_and_an_absent_api_differ() {
+        let object = refused("GET", "/x", 404, "ciliumcidrgroups.cilium.io \"x\" not found", true);
+        let api = refused("GET", "/x", 404, "404 page not found", false);
+        assert!(object.is_absent_object() && !object.is_absent_api());
+        assert!(api.is_absent_api() && !api.is_absent_object());
+    }
+
+    #[test]
+    fn storage_that_is_set_up_is_told_from_overload() {
+        assert!(refused("GET", "/x", 429, "storage is (re)initializing", false).is_initializing());
+        assert!(!refused("GET", "/x", 429, "too many requests", false).is_initializing());
+        assert!(refused("GET", "/x", 429, "", false).wants_rest());
+        assert!(refused("GET", "/x", 503, "", false).wants_rest());
+        assert!(!refused("GET", "/x", 409, "", false).wants_rest());
+    }
+
+    #[test]
+    fn texts_from_outside_are_one_short_line_without_the_token() {
+        assert_eq!(clean("a\r\nb\x1b[31m\tc", ""), "a b [31m c");
+        assert_eq!(
+            clean("you sent Bearer s3cret, s3cret!", "s3cret"),
+            "you sent Bearer [token], [token]!"
+        );
+        assert_eq!(clean(&"ü".repeat(500), "").chars().count(), 303);
+    }
+}

@@ -1,0 +1,493 @@
+//! rtnetlink: how alive each IPv6 address is, and word when one changes.
+//!
+//! getifaddrs(3) tells neither flags nor lifetimes. Both are in the kernel's answer to
+//! RTM_GETADDR (rtnetlink(7), net/ipv6/addrconf.c `inet6_fill_ifaddr`).
+
+use std::io;
+use std::mem::size_of;
+use std::net::Ipv6Addr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// The kernel fills dump messages up to this size at most on pages of 4 KiB; a larger buffer
+/// saves calls where it uses more (net/netlink/af_netlink.c `netlink_dump`).
+const BUFFER: usize = 16 * 1024;
+/// Lengths of the fixed parts: struct nlmsghdr, struct ifaddrmsg, struct rtattr.
+const HEADER: usize = size_of::<libc::nlmsghdr>();
+const ADDRESS_HEADER: usize = 8;
+const ATTRIBUTE_HEADER: usize = 4;
+/// The list may change while it is read; the kernel then says so and the reader asks again.
+const ATTEMPTS: usize = 8;
+
+/// One IPv6 address as the kernel describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The interface's index.
+    pub interface: u32,
+    /// The local address.
+    pub address: Ipv6Addr,
+    /// The length of its prefix, 0 to 128.
+    pub prefix_length: u8,
+    /// `IFA_F_*` of linux/if_addr.h.
+    pub flags: u32,
+    /// Seconds for which it stays preferred; `u32::MAX` is for ever, 0 is deprecated.
+    pub preferred: u32,
+    /// Seconds for which it stays valid; `u32::MAX` is for ever.
+    pub valid: u32,
+    /// When it was last refreshed, in hundredths of a second since the system started.
+    pub updated: u32,
+}
+
+impl Life {
+    /// Whether no new connection should use it (RFC 4862 section 5.5.4).
+    ///
+    /// The flag follows a lifetime that ran out only when the kernel next looks at it, so both count.
+    pub fn is_deprecated(&self) -> bool {
+        self.flags & libc::IFA_F_DEPRECATED != 0 || self.preferred == 0
+    }
+
+    /// Whether duplicate address detection found another owner (RFC 4862 section 5.4).
+    pub fn is_duplicate(&self) -> bool {
+        self.flags & libc::IFA_F_DADFAILED != 0
+    }
+}
+
+/// What one message of a dump says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Addresses, and more messages to come.
+    More,
+    /// The end of the dump.
+    End,
+    /// The list changed meanwhile: what was read is no consistent picture.
+    Interrupted,
+}
+
+/// A netlink route socket that asks for addresses.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens the socket; needs no privilege.
+    ///
+    /// # Errors
+    /// Those of socket(2).
+    pub fn open() -> io::Result<Self> {
+        Ok(Netlink {
+            socket: open(0)?,
+            sequence: 0,
+        })
+    }
+
+    /// Every IPv6 address of this network namespace.
+    ///
+    /// # Errors
+    /// Those of send(2) and recv(2), what the kernel answers, and a list that keeps changing.
+    pub fn addresses(&mut self) -> io::Result<Vec<Life>> {
+        for _ in 0..ATTEMPTS {
+            match self.dump() {
+                Ok(Some(list)) => return Ok(list),
+                Ok(None) => {}
+                // An answer was lost; the next request has a number of its own.
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(io::Error::other(
+            "the kernel's list of addresses changed each time it was read",
+        ))
+    }
+
+    /// One dump, or `None` if it has to be asked for again.
+    fn dump(&mut self) -> io::Result<Option<Vec<Life>>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        send(&self.socket, &request(self.sequence))?;
+        let mut list = Vec::new();
+        let mut consistent = true;
+        let mut buffer = vec![0u8; BUFFER];
+        loop {
+            let length = receive(self.socket.as_raw_fd(), &mut buffer, libc::MSG_TRUNC)?;
+            let Some(messages) = buffer.get(..length) else {
+                return Err(io::Error::other("a message of the kernel is longer than any should be"));
+            };
+            match parse(messages, self.sequence, &mut list)? {
+                Part::More => {}
+                Part::Interrupted => consistent = false,
+                Part::End => return Ok(consistent.then_some(list)),
+            }
+        }
+    }
+}
+
+/// A netlink route socket that becomes readable when an IPv6 address is added, changed or removed.
+///
+/// # Errors
+/// Those of socket(2) and bind(2).
+pub fn subscribe() -> io::Result<OwnedFd> {
+    // linux/rtnetlink.h: the bit mask of the group RTNLGRP_IPV6_IFADDR.
+    open(libc::RTMGRP_IPV6_IFADDR as u32)
+}
+
+/// Reads away whatever waits on a subscribed socket; says whether there was anything.
+pub fn drain(socket: &OwnedFd) -> bool {
+    // What changed is read from the list, which is complete; so the messages may be cut off.
+    let mut scrap = [0u8; 64];
+    let mut any = false;
+    loop {
+        match receive(socket.as_raw_fd(), &mut scrap, libc::MSG_DONTWAIT) {
+            Ok(0) => return any,
+            Ok(_) => any = true,
+            // Messages were lost: something changed.
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => any = true,
+            Err(_) => return any,
+        }
+    }
+}
+
+/// RTM_GETADDR for all IPv6 addresses: struct nlmsghdr and struct ifaddrmsg.
+fn request(sequence: u32) -> [u8; HEADER + ADDRESS_HEADER] {
+    let mut message = [0u8; HEADER + ADDRESS_HEADER];
+    let length = message.len() as u32;
+    message[0..4].copy_from_slice(&length.to_ne_bytes());
+    message[4..6].copy_from_slice(&libc::RTM_GETADDR.to_ne_bytes());
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    message[HEADER] = libc::AF_INET6 as u8;
+    message
+}
+
+/// Reads the messages of one datagram and adds the addresses in them to `list`.
+///
+/// Answers to other requests than `sequence`, and messages and attributes of unknown types, are
+/// skipped: the kernel may add such at any time.
+///
+/// # Errors
+/// `InvalidData` when a length does not fit, and the error that the kernel reports.
+pub fn parse(mut datagram: &[u8], sequence: u32, list: &mut Vec<Life>) -> io::Result<Part> {
+    let mut part = Part::More;
+    while !datagram.is_empty() {
+        let (message, rest) = split_message(datagram)?;
+        datagram = rest;
+        if u32_at(message, 8)? != sequence {
+            continue;
+        }
+        if i32::from(u16_at(message, 6)?) & libc::NLM_F_DUMP_INTR != 0 {
+            part = Part::Interrupted;
+        }
+        let payload = &message[HEADER..];
+        match u16_at(message, 4)? {
+            libc::RTM_NEWADDR => list.extend(address(payload)?),
+            kind if i32::from(kind) == libc::NLMSG_DONE => {
+                return Ok(if part == Part::Interrupted { part } else { Part::End });
+            }
+            kind if i32::from(kind) == libc::NLMSG_ERROR => {
+                let code = u32_at(payload, 0)? as i32;
+                return Err(io::Error::from_raw_os_error(code.checked_neg().unwrap_or(libc::EIO)));
+            }
+            _ => {}
+        }
+    }
+    Ok(part)
+}
+
+/// The first message, and what follows it.
+fn split_message(datagram: &[u8]) -> io::Result<(&[u8], &[u8])> {
+    let length = u32_at(datagram, 0)? as usize;
+    if length < HEADER {
+        return Err(malformed());
+    }
+    split_aligned(datagram, length)
+}
+
+/// The first `length` bytes, and what follows them on the next multiple of four
+/// (NLMSG_ALIGN of linux/netlink.h, RTA_ALIGN of linux/rtnetlink.h).
+fn split_aligned(bytes: &[u8], length: usize) -> io::Result<(&[u8], &[u8])> {
+    let part = bytes.get(..length).ok_or_else(malformed)?;
+    let next = length.next_multiple_of(4).min(bytes.len());
+    Ok((part, &bytes[next..]))
+}
+
+/// struct ifaddrmsg and its attributes; `None` if this is not an IPv6 address.
+fn address(payload: &[u8]) -> io::Result<Option<Life>> {
+    let header = payload.get(..ADDRESS_HEADER).ok_or_else(malformed)?;
+    if i32::from(header[0]) != libc::AF_INET6 {
+        return Ok(None);
+    }
+    let (mut local, mut peer_or_local) = (None, None);
+    let mut life = Life {
+        interface: u32_at(header, 4)?,
+        address: Ipv6Addr::UNSPECIFIED,
+        prefix_length: header[1],
+        flags: header[2].into(),
+        preferred: u32::MAX,
+        valid: u32::MAX,
+        updated: 0,
+    };
+    let mut attributes = &payload[ADDRESS_HEADER..];
+    while attributes.len() >= ATTRIBUTE_HEADER {
+        let length = usize::from(u16_at(attributes, 0)?);
+        if length < ATTRIBUTE_HEADER {
+            return Err(malformed());
+        }
+        let (attribute, rest) = split_aligned(attributes, length)?;
+        let value = &attribute[ATTRIBUTE_HEADER..];
+        match u16_at(attribute, 2)? {
+            libc::IFA_LOCAL => local = Some(ipv6(value)?),
+            libc::IFA_ADDRESS => peer_or_local = Some(ipv6(value)?),
+            // The old flags field has eight bits; this has them all.
+            libc::IFA_FLAGS => life.flags = u32_at(value, 0)?,
+            libc::IFA_CACHEINFO => {
+                life.preferred = u32_at(value, 0)?;
+                life.valid = u32_at(value, 4)?;
+                life.updated = u32_at(value, 12)?;
+            }
+            _ => {}
+        }
+        attributes = rest;
+    }
+    // On a point-to-point link IFA_ADDRESS is the other end.
+    Ok(local.or(peer_or_local).map(|address| Life { address, ..life }))
+}
+
+fn ipv6(value: &[u8]) -> io::Result<Ipv6Addr> {
+    let octets: [u8; 16] = value.try_into().map_err(|_| malformed())?;
+    Ok(octets.into())
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> io::Result<u32> {
+    let part = bytes.get(offset..offset + 4).ok_or_else(malformed)?;
+    Ok(u32::from_ne_bytes(part.try_into().map_err(|_| malformed())?))
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> io::Result<u16> {
+    let part = bytes.get(offset..offset + 2).ok_or_else(malformed)?;
+    Ok(u16::from_ne_bytes(part.try_into().map_err(|_| malformed())?))
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a netlink message whose lengths do not fit")
+}
+
+/// A netlink route socket in these multicast groups (a bit mask, 0 for none).
+fn open(groups: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe {
+        libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::NETLINK_ROUTE,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was just opened and nothing else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all-zero is a valid sockaddr_nl: plain integers.
+    let mut own: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    own.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    own.nl_groups = groups;
+    let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+    // SAFETY: `own` is a sockaddr_nl of that length and outlives the call.
+    let bound = unsafe { libc::bind(fd, (&raw const own).cast(), length) };
+    if bound < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `message`, which outlives the call.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Receives a datagram; with MSG_TRUNC the length is its real one, which may exceed the buffer's.
+fn receive(fd: RawFd, buffer: &mut [u8], flags: i32) -> io::Result<usize> {
+    loop {
+        // SAFETY: the pointer and the length describe `buffer`, which outlives the call.
+        let length = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
+        match usize::try_from(length) {
+            Ok(length) => return Ok(length),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEQUENCE: u32 = 7;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = ((value.len() + ATTRIBUTE_HEADER) as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(kind: u16, flags: i32, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = ((payload.len() + HEADER) as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags as u16).to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn new_address(family: i32, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut payload = vec![family as u8, 64, 0x80, 0];
+        payload.extend(3u32.to_ne_bytes());
+        payload.extend(attributes.concat());
+        message(libc::RTM_NEWADDR, libc::NLM_F_MULTI, SEQUENCE, &payload)
+    }
+
+    fn cache(preferred: u32, valid: u32) -> Vec<u8> {
+        let value: Vec<u8> = [preferred, valid, 100, 200]
+            .iter()
+            .flat_map(|n| n.to_ne_bytes())
+            .collect();
+        attribute(libc::IFA_CACHEINFO, &value)
+    }
+
+    fn done() -> Vec<u8> {
+        message(
+            libc::NLMSG_DONE as u16,
+            libc::NLM_F_MULTI,
+            SEQUENCE,
+            &0i32.to_ne_bytes(),
+        )
+    }
+
+    #[test]
+    fn an_address_with_all_that_counts() {
+        let address: Ipv6Addr = "2001:db8::10".parse().unwrap();
+        let datagram = [
+            new_address(
+                libc::AF_INET6,
+                &[
+                    attribute(libc::IFA_ADDRESS, &address.octets()),
+                    attribute(99, b"unknown"),
+                    cache(0, 7200),
+                    attribute(libc::IFA_FLAGS, &(libc::IFA_F_DEPRECATED | 0x400).to_ne_bytes()),
+                ],
+            ),
+            done(),
+        ]
+        .concat();
+        let mut list = Vec::new();
+        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), Part::End);
+        let life = Life {
+            interface: 3,
+            address,
+            prefix_length: 64,
+            flags: 0x420,
+            preferred: 0,
+            valid: 7200,
+            updated: 200,
+        };
+        assert_eq!(list, [life]);
+        assert!(life.is_deprecated() && !life.is_duplicate());
+    }
+
+    #[test]
+    fn deprecated_by_lifetime_alone() {
+        let mut list = Vec::new();
+        let address = attribute(libc::IFA_ADDRESS, &[0x20; 16]);
+        parse(
+            &new_address(libc::AF_INET6, &[address.clone(), cache(0, 60)]),
+            SEQUENCE,
+            &mut list,
+        )
+        .unwrap();
+        parse(
+            &new_address(libc::AF_INET6, &[address, cache(1, 60)]),
+            SEQUENCE,
+            &mut list,
+        )
+        .unwrap();
+        assert!(list[0].is_deprecated() && !list[1].is_deprecated());
+    }
+
+    #[test]
+    fn the_local_end_of_a_point_to_point_link() {
+        let mut list = Vec::new();
+        let attributes = [
+            attribute(libc::IFA_ADDRESS, &[0xaa; 16]),
+            attribute(libc::IFA_LOCAL, &[0x22; 16]),
+        ];
+        parse(&new_address(libc::AF_INET6, &attributes), SEQUENCE, &mut list).unwrap();
+        assert_eq!(list[0].address, Ipv6Addr::from([0x22; 16]));
+    }
+
+    #[test]
+    fn what_is_skipped() {
+        let mut list = Vec::new();
+        let datagram = [
+            new_address(libc::AF_INET, &[attribute(libc::IFA_ADDRESS, &[192, 0, 2, 1])]),
+            message(libc::RTM_NEWADDR, 0, SEQUENCE + 1, b"another request's"),
+            message(libc::RTM_NEWLINK, 0, SEQUENCE, b"link"),
+            new_address(libc::AF_INET6, &[]),
+        ]
+        .concat();
+        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), Part::More);
+        assert_eq!(list, []);
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_no_picture() {
+        let mut list = Vec::new();
+        let datagram = [message(libc::RTM_NEWLINK, libc::NLM_F_DUMP_INTR, SEQUENCE, b""), done()].concat();
+        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), Part::Interrupted);
+    }
+
+    #[test]
+    fn the_kernels_error_is_passed_on() {
+        let datagram = message(libc::NLMSG_ERROR as u16, 0, SEQUENCE, &(-libc::EPERM).to_ne_bytes());
+        let error = parse(&datagram, SEQUENCE, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_refused() {
+        let good = new_address(libc::AF_INET6, &[attribute(libc::IFA_ADDRESS, &[1; 16]), cache(1, 1)]);
+        for cut in 1..good.len() {
+            assert!(parse(&good[..cut], SEQUENCE, &mut Vec::new()).is_err(), "cut at {cut}");
+        }
+        for length in [0u16, 3, 200] {
+            let mut attribute = attribute(libc::IFA_FLAGS, &[0; 4]);
+            attribute[0..2].copy_from_slice(&length.to_ne_bytes());
+            let datagram = new_address(libc::AF_INET6, &[attribute]);
+            assert!(
+                parse(&datagram, SEQUENCE, &mut Vec::new()).is_err(),
+                "attribute length {length}"
+            );
+        }
+        let short_address = new_address(libc::AF_INET6, &[attribute(libc::IFA_ADDRESS, &[1; 4])]);
+        assert!(parse(&short_address, SEQUENCE, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_loopback_address_is_listed_by_the_kernel() {
+        let list = Netlink::open().unwrap().addresses().unwrap();
+        // A namespace whose loopback is down has no ::1; any address then proves as much.
+        let parsed = list.iter().all(|life| life.interface > 0 && life.prefix_length <= 128);
+        assert!(parsed, "{list:?}");
+    }
+}

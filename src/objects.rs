@@ -1,0 +1,579 @@
+//! k6u's own objects: what they mean, and what is wrong with one that means nothing.
+//!
+//! The schemas in manifests/crds.yaml say the same rules. They are checked here again because an
+//! object may be older than its schema; so each field is read whatever its type is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::kube::objects::{Condition, Metadata};
+use crate::kube::scalars::{Bounded, FromMap, Text};
+use crate::prefix::{LINK_LENGTH, Prefix, highest_id};
+use crate::settings::is_subdomain;
+use crate::time::Timestamp;
+
+/// The API group of both kinds.
+pub const GROUP: &str = "apps.fuwafuwatime.moe";
+/// The path of the IP6UpdateConfig list.
+pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
+/// The path of the IP6UpdateNodeConfig list.
+pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
+
+/// Cilium compiles a group into a policy map, which holds 16384 entries unless told otherwise.
+pub const MOST_CIDRS_IN_GROUP: usize = 16_384;
+
+/// IP6UpdateConfig: which groups follow the delegated prefix, and with which prefix ids.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Config {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// What it asks for, or why that cannot be done.
+    #[serde(default = "absent_config_spec", deserialize_with = "config_spec")]
+    pub spec: Result<ConfigSpec, BadSpec>,
+    /// What was last reported.
+    #[serde(default, deserialize_with = "config_status")]
+    pub status: ConfigStatus,
+}
+
+/// The spec of an IP6UpdateConfig.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigSpec {
+    /// The length that the provider delegates, 1 to 64.
+    pub delegated_prefix_length: u8,
+    /// Only delegated prefixes inside one of these count; `None` lets all count.
+    pub allowed_prefixes: Option<Vec<Prefix>>,
+    /// The groups, each name once.
+    pub groups: Vec<GroupSpec>,
+}
+
+/// What one group is to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// The name of the CiliumCIDRGroup.
+    pub name: String,
+    /// The numbers of its /64 inside every delegated prefix.
+    pub prefix_ids: BTreeSet<u64>,
+}
+
+/// Why a spec is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BadSpec {
+    /// One sentence for each thing that is wrong.
+    pub problems: Vec<String>,
+    /// The groups that it names all the same: nobody else takes them over because of a typing error.
+    pub claims: Vec<String>,
+}
+
+/// The status of an IP6UpdateConfig.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigStatus {
+    /// The generation that was handled.
+    pub observed_generation: Option<i64>,
+    /// The delegated prefixes that the groups were written for.
+    pub delegated_prefixes: Vec<Prefix>,
+    /// As stored: k6u 0.3 left up to three of the type Ready.
+    pub conditions: Vec<Condition>,
+}
+
+/// IP6UpdateNodeConfig: which interface to watch on which nodes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct NodeConfig {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// What it asks for.
+    #[serde(default = "absent_node_spec", deserialize_with = "node_spec")]
+    pub spec: NodeSpec,
+    /// What each node published.
+    #[serde(default)]
+    pub status: FromMap<NodeConfigStatus>,
+}
+
+/// The spec of an IP6UpdateNodeConfig.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// Labels that a node must have; `None` if unreadable, which no node matches.
+    pub selector: Option<BTreeMap<String, String>>,
+    /// The interface, or what is wrong with its name.
+    pub interface: Result<String, String>,
+}
+
+/// The status of an IP6UpdateNodeConfig.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeConfigStatus {
+    /// By node name.
+    pub nodes: FromMap<BTreeMap<String, NodeEntry>>,
+}
+
+/// What one node published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The /64 prefixes that it saw.
+    pub prefixes: Vec<Prefix>,
+    /// When, by the API server's clock; `None` if unreadable.
+    pub observed_time: Option<Timestamp>,
+    /// Why there is none, when there is none.
+    pub message: String,
+}
+
+impl NodeConfig {
+    /// What the nodes published.
+    pub fn nodes(&self) -> &BTreeMap<String, NodeEntry> {
+        &self.status.0.nodes.0
+    }
+}
+
+impl NodeSpec {
+    /// Whether a node with these labels is meant; an empty selector means every node.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let Some(selector) = &self.selector else {
+            return false;
+        };
+        selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Whether labels matter at all.
+    pub fn needs_labels(&self) -> bool {
+        self.selector.as_ref().is_some_and(|selector| !selector.is_empty())
+    }
+
+    /// Reads `spec`.
+    pub fn read(spec: &Value) -> Self {
+        let selector = match &spec["nodeSelector"] {
+            Value::Null => Some(BTreeMap::new()),
+            Value::Object(map) => {
+                let pair = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
+                map.iter().map(pair).collect()
+            }
+            _ => None,
+        };
+        let interface = match &spec["interface"] {
+            Value::String(name) if is_interface_name(name) => Ok(name.clone()),
+            other => Err(format!(
+                "spec.interface is {}, but it must be the name of a network interface, 1 to 15 characters",
+                shown(other)
+            )),
+        };
+        NodeSpec { selector, interface }
+    }
+}
+
+impl ConfigSpec {
+    /// Reads and checks `spec`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(spec: &Value) -> Result<Self, BadSpec> {
+        let mut bad = BadSpec::default();
+        let length = delegated_prefix_length(&spec["delegatedPrefixLength"], &mut bad.problems);
+        let allowed_prefixes = allowed_prefixes(&spec["allowedPrefixes"], &mut bad.problems);
+        let groups = groups(&spec["ciliumCIDRGroups"], length, &mut bad.problems);
+        match length {
+            Some(delegated_prefix_length) if bad.problems.is_empty() => Ok(ConfigSpec {
+                delegated_prefix_length,
+                allowed_prefixes,
+                groups,
+            }),
+            _ => {
+                bad.claims = groups.into_iter().map(|group| group.name).collect();
+                Err(bad)
+            }
+        }
+    }
+}
+
+fn delegated_prefix_length(value: &Value, problems: &mut Vec<String>) -> Option<u8> {
+    let length = value.as_u64().and_then(|n| u8::try_from(n).ok());
+    let length = length.filter(|n| (1..=LINK_LENGTH).contains(n));
+    if length.is_none() {
+        problems.push(format!(
+            "spec.delegatedPrefixLength is {}, but it must be a whole number from 1 to 64",
+            shown(value)
+        ));
+    }
+    length
+}
+
+fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Prefix>> {
+    let items = match value {
+        Value::Null => return None,
+        Value::Array(items) => items,
+        other => {
+            problems.push(format!(
+                "spec.allowedPrefixes is {}, but it must be a list",
+                shown(other)
+            ));
+            return None;
+        }
+    };
+    let mut allowed = Vec::new();
+    for (at, item) in items.iter().enumerate() {
+        match item.as_str().and_then(|text| text.parse().ok()) {
+            Some(prefix) => allowed.push(prefix),
+            None => problems.push(format!(
+                "spec.allowedPrefixes[{at}] is {}, but it must be an IPv6 prefix such as 2001:db8::/32",
+                shown(item)
+            )),
+        }
+    }
+    Some(allowed)
+}
+
+fn groups(value: &Value, length: Option<u8>, problems: &mut Vec<String>) -> Vec<GroupSpec> {
+    let Value::Array(items) = value else {
+        problems.push(format!(
+            "spec.ciliumCIDRGroups is {}, but it must be a list of groups",
+            shown(value)
+        ));
+        return Vec::new();
+    };
+    let mut groups: Vec<GroupSpec> = Vec::new();
+    for (at, item) in items.iter().enumerate() {
+        let field = format!("spec.ciliumCIDRGroups[{at}]");
+        let prefix_ids = prefix_ids(&item["prefixIds"], length, &field, problems);
+        match item["ciliumCIDRGroupName"].as_str().filter(|name| is_subdomain(name)) {
+            None => problems.push(format!(
+                "{field}.ciliumCIDRGroupName is {}, but it must be the name of a CiliumCIDRGroup \
+                 (lower case letters, digits, '-' and '.')",
+                shown(&item["ciliumCIDRGroupName"])
+            )),
+            Some(name) if groups.iter().any(|group| group.name == name) => {
+                problems.push(format!(
+                    "{field} names {name} again, but each group may have one entry only"
+                ));
+            }
+            Some(name) => groups.push(GroupSpec {
+                name: name.to_string(),
+                prefix_ids,
+            }),
+        }
+    }
+    groups
+}
+
+fn prefix_ids(value: &Value, length: Option<u8>, field: &str, problems: &mut Vec<String>) -> BTreeSet<u64> {
+    let Value::Array(items) = value else {
+        problems.push(format!(
+            "{field}.prefixIds is {}, but it must be a list of prefix ids",
+            shown(value)
+        ));
+        return BTreeSet::new();
+    };
+    let highest = length.and_then(highest_id);
+    let mut ids = BTreeSet::new();
+    for (at, item) in items.iter().enumerate() {
+        match (item.as_u64(), length, highest) {
+            (Some(id), Some(length), Some(highest)) if id > highest => problems.push(format!(
+                "{field}.prefixIds[{at}] is {id}, but a /{length} holds the prefix ids 0 to {highest} only"
+            )),
+            (Some(id), _, _) => {
+                ids.insert(id);
+            }
+            (None, _, _) => problems.push(format!(
+                "{field}.prefixIds[{at}] is {}, but it must be a whole number from 0",
+                shown(item)
+            )),
+        }
+    }
+    ids
+}
+
+/// A value as a message shows it: short, whatever it is.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "missing".into(),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "a map".into(),
+        Value::String(text) if text.len() > 64 => "a long text".into(),
+        other => other.to_string(),
+    }
+}
+
+/// What the kernel takes for a name (net/core/dev.c `dev_valid_name`).
+fn is_interface_name(name: &str) -> bool {
+    let fits = (1..=15).contains(&name.len());
+    fits && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace())
+}
+
+fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {
+    ConfigSpec::read(&Value::Null)
+}
+
+fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<ConfigSpec, BadSpec>, D::Error> {
+    Ok(ConfigSpec::read(&Bounded::deserialize(deserializer)?.0))
+}
+
+fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {
+    let status = Bounded::deserialize(deserializer)?.0;
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    Ok(ConfigStatus {
+        observed_generation: status["observedGeneration"].as_i64(),
+        delegated_prefixes: prefixes(&status["delegatedPrefixes"]),
+        conditions: conditions.filter_map(|c| Condition::deserialize(c).ok()).collect(),
+    })
+}
+
+fn absent_node_spec() -> NodeSpec {
+    NodeSpec::read(&Value::Null)
+}
+
+fn node_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeSpec, D::Error> {
+    Ok(NodeSpec::read(&Bounded::deserialize(deserializer)?.0))
+}
+
+impl<'de> Deserialize<'de> for NodeEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let FromMap(fields) = FromMap::<BTreeMap<Text, Bounded>>::deserialize(deserializer)?;
+        let field = |name: &str| {
+            fields
+                .iter()
+                .find(|(key, _)| key.0 == name)
+                .map_or(&Value::Null, |(_, v)| &v.0)
+        };
+        Ok(NodeEntry {
+            prefixes: prefixes(field("prefixes")),
+            observed_time: field("observedTime").as_str().and_then(Timestamp::from_rfc3339),
+            message: field("message").as_str().unwrap_or_default().to_string(),
+        })
+    }
+}
+
+/// The prefixes in a list that k6u itself wrote; what is none is not k6u's.
+fn prefixes(list: &Value) -> Vec<Prefix> {
+    let items = list.as_array().into_iter().flatten();
+    items.filter_map(|item| item.as_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn problems(spec: Value) -> Vec<String> {
+        ConfigSpec::read(&spec).unwrap_err().problems
+    }
+
+    fn one_group(length: Value, ids: Value) -> Value {
+        json!({"delegatedPrefixLength": length, "ciliumCIDRGroups": [{"ciliumCIDRGroupName": "lan", "prefixIds": ids}]})
+    }
+
+    #[test]
+    fn the_spec_that_users_have() {
+        let spec = ConfigSpec::read(&one_group(json!(60), json!([0, 1, 2]))).unwrap();
+        assert_eq!(spec.delegated_prefix_length, 60);
+        assert_eq!(spec.allowed_prefixes, None);
+        assert_eq!(spec.groups[0].name, "lan");
+        assert_eq!(spec.groups[0].prefix_ids, BTreeSet::from([0, 1, 2]));
+    }
+
+    #[test]
+    fn an_id_that_does_not_fit_is_refused_at_every_length() {
+        for length in 1..=64u8 {
+            let highest = highest_id(length).unwrap();
+            assert!(
+                ConfigSpec::read(&one_group(json!(length), json!([0, highest]))).is_ok(),
+                "/{length}"
+            );
+            assert_eq!(
+                problems(one_group(json!(length), json!([0, highest + 1]))),
+                [format!(
+                    "spec.ciliumCIDRGroups[0].prefixIds[1] is {}, but a /{length} holds the prefix ids 0 to {highest} only",
+                    highest + 1
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_out_of_range_or_of_another_type() {
+        for length in [
+            json!(0),
+            json!(65),
+            json!(-1),
+            json!(60.5),
+            json!("60"),
+            json!(null),
+            json!([60]),
+            json!(316),
+        ] {
+            let problems = problems(one_group(length.clone(), json!([0])));
+            assert!(
+                problems[0].starts_with("spec.delegatedPrefixLength is "),
+                "{length}: {problems:?}"
+            );
+            assert_eq!(problems.len(), 1);
+        }
+    }
+
+    #[test]
+    fn ids_of_another_type() {
+        for id in [json!(-1), json!(1.5), json!("1"), json!(null), json!({}), json!(true)] {
+            assert_eq!(problems(one_group(json!(60), json!([id]))).len(), 1, "{id}");
+        }
+        assert!(
+            problems(one_group(json!(60), json!(3)))[0]
+                .ends_with("prefixIds is 3, but it must be a list of prefix ids")
+        );
+    }
+
+    #[test]
+    fn no_ids_and_repeated_ids() {
+        let spec = ConfigSpec::read(&one_group(json!(60), json!([1, 1]))).unwrap();
+        assert_eq!(spec.groups[0].prefix_ids.len(), 1);
+        assert!(ConfigSpec::read(&one_group(json!(60), json!([]))).is_ok());
+    }
+
+    #[test]
+    fn groups_that_are_none() {
+        for groups in [json!(null), json!("lan"), json!({}), json!(1)] {
+            let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": groups});
+            assert!(problems(spec)[0].starts_with("spec.ciliumCIDRGroups is "));
+        }
+        for name in [
+            json!(null),
+            json!(""),
+            json!("Lan"),
+            json!("a_b"),
+            json!(1),
+            json!("a".repeat(254)),
+        ] {
+            let group = json!({"ciliumCIDRGroupName": name, "prefixIds": [0]});
+            let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group]});
+            assert!(
+                problems(spec)[0].starts_with("spec.ciliumCIDRGroups[0].ciliumCIDRGroupName is "),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_spec_still_claims_its_groups() {
+        let group = |name: &str, id: u64| json!({"ciliumCIDRGroupName": name, "prefixIds": [id]});
+        let spec =
+            json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group("a", 200), group("b", 0), group("a", 1)]});
+        let bad = ConfigSpec::read(&spec).unwrap_err();
+        assert_eq!(bad.problems.len(), 2);
+        assert_eq!(
+            bad.problems[1],
+            "spec.ciliumCIDRGroups[2] names a again, but each group may have one entry only"
+        );
+        assert_eq!(bad.claims, ["a", "b"]);
+    }
+
+    #[test]
+    fn allowed_prefixes_are_ipv6() {
+        let spec =
+            |allowed: Value| json!({"delegatedPrefixLength": 60, "allowedPrefixes": allowed, "ciliumCIDRGroups": []});
+        let allowed = ConfigSpec::read(&spec(json!(["2001:db8::/32"])))
+            .unwrap()
+            .allowed_prefixes
+            .unwrap();
+        assert_eq!(allowed, ["2001:db8::/32".parse().unwrap()]);
+        assert_eq!(
+            ConfigSpec::read(&spec(json!([]))).unwrap().allowed_prefixes,
+            Some(vec![])
+        );
+        for bad in [
+            json!(["192.0.2.0/24"]),
+            json!(["2001:db8::"]),
+            json!([1]),
+            json!("2001:db8::/32"),
+        ] {
+            assert_eq!(problems(spec(bad)).len(), 1);
+        }
+    }
+
+    #[test]
+    fn selectors() {
+        let labels = BTreeMap::from([("a".to_string(), "1".to_string()), ("b".to_string(), "2".to_string())]);
+        let selects = |selector: Value| NodeSpec::read(&json!({"nodeSelector": selector})).selects(&labels);
+        assert!(selects(json!(null)) && selects(json!({})));
+        assert!(selects(json!({"a": "1"})) && selects(json!({"a": "1", "b": "2"})));
+        assert!(!selects(json!({"a": "2"})) && !selects(json!({"a": "1", "c": "3"})));
+        assert!(!selects(json!({"a": 1})) && !selects(json!("a")) && !selects(json!(["a"])));
+        assert!(!NodeSpec::read(&json!({})).needs_labels());
+    }
+
+    #[test]
+    fn interface_names() {
+        let read = |name: Value| NodeSpec::read(&json!({"interface": name})).interface;
+        for name in ["e", "eth0", "enp0s31f6.1000", "br-lan", "wg_0"] {
+            assert_eq!(read(json!(name)).unwrap(), name);
+        }
+        for name in [
+            json!(""),
+            json!("a234567890123456"),
+            json!("a/b"),
+            json!("a b"),
+            json!(".."),
+            json!(1),
+            json!(null),
+        ] {
+            assert!(read(name.clone()).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_config_with_the_status_of_release_0_3() {
+        let ready = |message: &str| {
+            json!({"type": "Ready", "status": "True", "reason": "Updated", "message": message,
+                   "lastTransitionTime": "2025-01-01T00:00:00Z"})
+        };
+        let config: Config = serde_json::from_value(json!({
+            "metadata": {"name": "ip6-update-config", "generation": 2},
+            "spec": one_group(json!(60), json!([0])),
+            "status": {"conditions": [ready("a"), ready("b"), ready("c")]}
+        }))
+        .unwrap();
+        assert!(config.spec.is_ok());
+        assert_eq!(config.status.conditions.len(), 3);
+        assert_eq!(config.status.observed_generation, None);
+    }
+
+    #[test]
+    fn statuses_of_other_types_count_as_empty() {
+        for status in [
+            json!(1),
+            json!("x"),
+            json!([]),
+            json!(null),
+            json!({"conditions": 1, "delegatedPrefixes": {}}),
+        ] {
+            let config: Config =
+                serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {}, "status": status})).unwrap();
+            assert_eq!(config.status, ConfigStatus::default());
+        }
+        for status in [
+            json!(1),
+            json!({"nodes": 1}),
+            json!({"nodes": []}),
+            json!({"conditions": []}),
+        ] {
+            let config: NodeConfig =
+                serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).unwrap();
+            assert!(config.nodes().is_empty());
+        }
+    }
+
+    #[test]
+    fn node_entries_whatever_they_hold() {
+        let config: NodeConfig = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"nodes": {
+            "good": {"prefixes": ["2001:db8::/64", "x", 1], "observedTime": "2026-11-23T05:28:45Z", "extra": [{}]},
+            "odd": {"prefixes": "2001:db8::/64", "observedTime": 3, "message": []},
+            "none": null, "list": [1, 2], "number": 7
+        }}}))
+        .unwrap();
+        assert_eq!(config.nodes()["good"].prefixes, ["2001:db8::/64".parse().unwrap()]);
+        assert_eq!(
+            config.nodes()["good"].observed_time,
+            Timestamp::from_rfc3339("2026-11-23T05:28:45Z")
+        );
+        for name in ["odd", "none", "list", "number"] {
+            assert_eq!(config.nodes()[name], NodeEntry::default(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! IPv6 prefix arithmetic: pure values, no I/O, no Kubernetes.
+//!
+//! Three kinds of prefix occur in k6u and all are a [`Prefix`]: the /64 of an address on an
+//! interface, the delegated prefix that it is part of, and the /64 that a prefix id names.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+/// The length of a prefix that SLAAC can use on a link (RFC 4862 section 5.5.3, RFC 7421).
+pub const LINK_LENGTH: u8 = 64;
+
+/// An IPv6 prefix: its host bits are always zero.
+///
+/// The order is by address, then by length, which is how lists are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    bits: u128,
+    length: u8,
+}
+
+impl Prefix {
+    /// The prefix of `length` bits (at most 128) that `address` is in.
+    pub fn of(address: Ipv6Addr, length: u8) -> Self {
+        let length = length.min(128);
+        Prefix {
+            bits: address.to_bits() & mask(length),
+            length,
+        }
+    }
+
+    /// The number of leading bits that count, 0 to 128.
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
+    /// The shorter prefix of `length` bits that this one is part of.
+    ///
+    /// A `length` beyond this prefix's own leaves it as it is: nothing is known of further bits.
+    pub fn cut(self, length: u8) -> Self {
+        let length = length.min(self.length);
+        Prefix {
+            bits: self.bits & mask(length),
+            length,
+        }
+    }
+
+    /// Whether every address of `other` is in this prefix.
+    pub fn contains(self, other: Prefix) -> bool {
+        self.length <= other.length && other.bits & mask(self.length) == self.bits
+    }
+
+    /// The /64 with this number inside the prefix, counted from 0, or `None` if it does not fit.
+    ///
+    /// Never wraps: the number of a neighbour's prefix is not a number of ours.
+    pub fn link(self, id: u64) -> Option<Prefix> {
+        if id > highest_id(self.length)? {
+            return None;
+        }
+        Some(Prefix {
+            bits: self.bits | u128::from(id) << (128 - LINK_LENGTH),
+            length: LINK_LENGTH,
+        })
+    }
+}
+
+/// The highest prefix id in a delegated prefix of `length` bits: 2^(64-length) - 1.
+///
+/// `None` beyond /64, where no /64 fits.
+pub fn highest_id(length: u8) -> Option<u64> {
+    let id_bits = LINK_LENGTH.checked_sub(length)?;
+    Some(u64::MAX.checked_shr(u32::from(LINK_LENGTH - id_bits)).unwrap_or(0))
+}
+
+/// The bits of an address that a prefix of this length (0 to 128) fixes.
+fn mask(length: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
+}
+
+impl fmt::Display for Prefix {
+    /// The canonical text: RFC 5952, then a slash and the length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Ipv6Addr::from_bits(self.bits), self.length)
+    }
+}
+
+/// Why a text is not an IPv6 prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAPrefix;
+
+impl fmt::Display for NotAPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("is not an IPv6 prefix such as 2001:db8::/32")
+    }
+}
+
+impl std::error::Error for NotAPrefix {}
+
+impl FromStr for Prefix {
+    type Err = NotAPrefix;
+
+    /// Reads `address/length`. Host bits are dropped, as Kubernetes and Cilium do on reading.
+    fn from_str(text: &str) -> Result<Self, NotAPrefix> {
+        let (address, length) = text.split_once('/').ok_or(NotAPrefix)?;
+        let address: Ipv6Addr = address.parse().map_err(|_| NotAPrefix)?;
+        let all_digits = length.bytes().all(|b| b.is_ascii_digit());
+        let length: u8 = length.parse().map_err(|_| NotAPrefix)?;
+        if !all_digits || length > 128 {
+            return Err(NotAPrefix);
+        }
+        Ok(Prefix::of(address, length))
+    }
+}
+
+/// Prefixes as a person reads them: `a, b, c`, or `none`.
+pub fn join(prefixes: &[Prefix]) -> String {
+    if prefixes.is_empty() {
+        return "none".into();
+    }
+    let texts: Vec<String> = prefixes.iter().map(Prefix::to_string).collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn id_2_of_a_60() {
+        assert_eq!(
+            prefix("2001:db8:1234:5670::/60").link(2),
+            Some(prefix("2001:db8:1234:5672::/64"))
+        );
+    }
+
+    #[test]
+    fn ids_at_both_ends_of_every_length() {
+        for length in 1..=64u8 {
+            let delegated = Prefix::of(Ipv6Addr::from_bits(u128::MAX), length);
+            let highest = if length == 1 {
+                (1u64 << 63) - 1
+            } else {
+                (1u64 << (64 - length)) - 1
+            };
+            assert_eq!(highest_id(length), Some(highest), "/{length}");
+
+            let first = delegated.link(0).unwrap();
+            assert_eq!(
+                first,
+                Prefix {
+                    bits: delegated.bits,
+                    length: 64
+                },
+                "/{length}"
+            );
+
+            let last = delegated.link(highest).unwrap();
+            assert_eq!(last.bits >> 64, u128::from(u64::MAX), "/{length}");
+            assert!(delegated.contains(first) && delegated.contains(last), "/{length}");
+
+            assert_eq!(delegated.link(highest + 1), None, "/{length}");
+            assert_eq!(delegated.link(u64::MAX), None, "/{length}");
+        }
+    }
+
+    #[test]
+    fn every_link_maps_back_to_its_delegated_prefix() {
+        for length in 1..=64u8 {
+            let delegated = prefix("2001:db8:1234:5678::/64").cut(length);
+            for id in [0, 1, highest_id(length).unwrap() / 2, highest_id(length).unwrap()] {
+                if let Some(link) = delegated.link(id) {
+                    assert_eq!(link.cut(length), delegated, "/{length} id {id}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_link_in_a_prefix_longer_than_64() {
+        assert_eq!(prefix("2001:db8::/65").link(0), None);
+        assert_eq!(highest_id(65), None);
+        assert_eq!(highest_id(128), None);
+    }
+
+    #[test]
+    fn cut_never_lengthens() {
+        assert_eq!(prefix("2001:db8::/48").cut(64), prefix("2001:db8::/48"));
+        assert_eq!(prefix("2001:db8:0:ffff::/64").cut(60), prefix("2001:db8:0:fff0::/60"));
+        assert_eq!(prefix("ffff::/64").cut(0), prefix("::/0"));
+    }
+
+    #[test]
+    fn containment() {
+        let site = prefix("2001:db8::/32");
+        assert!(site.contains(site));
+        assert!(site.contains(prefix("2001:db8:ffff::/48")));
+        assert!(!site.contains(prefix("2001:db9::/48")));
+        assert!(!prefix("2001:db8::/48").contains(site));
+        assert!(prefix("::/0").contains(prefix("::1/128")));
+    }
+
+    #[test]
+    fn text_round_trips_and_drops_host_bits() {
+        assert_eq!(prefix("2001:DB8:0:0::1/64").to_string(), "2001:db8::/64");
+        assert_eq!(prefix("::1/128").to_string(), "::1/128");
+    }
+
+    #[test]
+    fn what_is_not_a_prefix() {
+        for text in [
+            "",
+            "/",
+            "2001:db8::",
+            "2001:db8::/",
+            "2001:db8::/129",
+            "2001:db8::/+64",
+            "2001:db8::/-1",
+            "192.0.2.0/24",
+            "2001:db8::/64 ",
+            " 2001:db8::/64",
+            "2001:db8::/64/64",
+            "x/64",
+            "fe80::1%eth0/64",
+        ] {
+            assert_eq!(text.parse::<Prefix>(), Err(NotAPrefix), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn order_is_by_address() {
+        let mut list = vec![
+            prefix("2001:db8:2::/48"),
+            prefix("2001:db8:10::/48"),
+            prefix("2001:db8:1::/48"),
+        ];
+        list.sort();
+        assert_eq!(join(&list), "2001:db8:1::/48, 2001:db8:2::/48, 2001:db8:10::/48");
+        assert_eq!(join(&[]), "none");
+    }
+}

@@ -1,0 +1,308 @@
+//! What the status of an IP6UpdateConfig should say, and which Events tell of its changes: pure.
+
+use serde_json::{Value, json};
+
+use crate::kube::objects::Condition;
+use crate::objects::{Config, MOST_CIDRS_IN_GROUP};
+use crate::plan::{Reason, Verdict};
+use crate::prefix::{Prefix, join};
+use crate::time::Timestamp;
+
+/// The type of the one condition that is k6u's.
+const READY: &str = "Ready";
+/// Longer notes are refused (events.k8s.io/v1 Event, `note`).
+const MOST_NOTE: usize = 1024;
+
+/// A status that has to be written, and the Events that go with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatusChange {
+    /// The body of the merge patch; carries the resourceVersion, so one node only makes the change.
+    pub patch: Value,
+    /// Whether Ready turned, and to what, for the log: reason and message.
+    pub turned: Option<(Reason, String)>,
+    /// What to report.
+    pub events: Vec<Notice>,
+}
+
+/// An Event, but for the fields that are the same in all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// `Normal` or `Warning`.
+    pub kind: &'static str,
+    /// One word for programs.
+    pub reason: String,
+    /// A sentence for people, at most 1024 bytes.
+    pub note: String,
+}
+
+/// Reason and message of Ready. `failures` says which groups could not be written, and why.
+pub fn judge(verdict: &Verdict, failures: &[String]) -> (Reason, String) {
+    match verdict {
+        Verdict::Keep { reason, message } => (*reason, message.clone()),
+        Verdict::Write {
+            delegated,
+            groups,
+            contested,
+            oversized,
+        } => {
+            let mut failures = failures.to_vec();
+            failures.extend(oversized.iter().map(|(group, count)| {
+                format!(
+                    "{group} would hold {count} CIDRs, more than the {MOST_CIDRS_IN_GROUP} that Cilium's policy map \
+                     takes, so it keeps what it holds; name fewer prefix ids, or set allowedPrefixes"
+                )
+            }));
+            if !failures.is_empty() {
+                return (Reason::UpdateFailed, failures.join("; "));
+            }
+            if !contested.is_empty() {
+                let list: Vec<String> = contested
+                    .iter()
+                    .map(|(group, owner)| format!("{group} belongs to the older {owner}"))
+                    .collect();
+                let message = format!("{}; take it out of one of the two IP6UpdateConfigs", list.join("; "));
+                return (Reason::GroupConflict, message);
+            }
+            let plural = if groups.len() == 1 {
+                "group follows"
+            } else {
+                "groups follow"
+            };
+            (
+                Reason::Updated,
+                format!("{} {plural} {}", groups.len(), join(delegated)),
+            )
+        }
+    }
+}
+
+/// What has to change in the status of `config`, or `None` if it says all that already.
+pub fn change(
+    config: &Config,
+    reason: Reason,
+    message: &str,
+    delegated: Option<&[Prefix]>,
+    now: Timestamp,
+) -> Option<StatusChange> {
+    let stored = &config.status;
+    let old_ready = stored.conditions.iter().find(|c| c.kind == READY);
+    let new_ready = ready(config, old_ready, reason, message, now);
+
+    // Of each type one entry stays; 0.3 left several.
+    let mut conditions = vec![new_ready.clone()];
+    for condition in &stored.conditions {
+        if conditions.iter().all(|c| c.kind != condition.kind) {
+            conditions.push(condition.clone());
+        }
+    }
+    // What the groups were last written for stays, when they keep what they hold.
+    let delegated = delegated.unwrap_or(&stored.delegated_prefixes);
+    let same = stored.conditions.len() == conditions.len()
+        && old_ready == Some(&new_ready)
+        && stored.delegated_prefixes == delegated
+        && stored.observed_generation == Some(config.metadata.generation);
+    if same {
+        return None;
+    }
+
+    let mut events = Vec::new();
+    if stored.delegated_prefixes != delegated {
+        let note = format!("{} -> {}", join(&stored.delegated_prefixes), join(delegated));
+        events.push(notice("Normal", "PrefixChanged", &note));
+    }
+    let turned = old_ready.is_none_or(|old| old.status != new_ready.status || old.reason != new_ready.reason);
+    if turned && reason != Reason::Updated {
+        events.push(notice("Warning", &reason.to_string(), message));
+    }
+    let patch = json!({
+        "metadata": {"resourceVersion": config.metadata.resource_version},
+        "status": {
+            "observedGeneration": config.metadata.generation,
+            "delegatedPrefixes": delegated.iter().map(Prefix::to_string).collect::<Vec<_>>(),
+            "conditions": conditions,
+        },
+    });
+    Some(StatusChange {
+        patch,
+        turned: turned.then(|| (reason, message.to_string())),
+        events,
+    })
+}
+
+fn ready(config: &Config, old: Option<&Condition>, reason: Reason, message: &str, now: Timestamp) -> Condition {
+    let status = if reason == Reason::Updated { "True" } else { "False" };
+    let since = old.filter(|c| c.status == status && Timestamp::from_rfc3339(&c.last_transition_time).is_some());
+    Condition {
+        kind: READY.into(),
+        status: status.into(),
+        observed_generation: Some(config.metadata.generation),
+        last_transition_time: since.map_or_else(|| now.to_string(), |c| c.last_transition_time.clone()),
+        reason: reason.to_string(),
+        message: message.into(),
+    }
+}
+
+fn notice(kind: &'static str, reason: &str, note: &str) -> Notice {
+    Notice {
+        kind,
+        reason: reason.into(),
+        note: note[..note.floor_char_boundary(MOST_NOTE)].into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::WantedGroup;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000);
+
+    fn config(status: Value) -> Config {
+        serde_json::from_value(json!({
+            "metadata": {"name": "a", "generation": 3, "resourceVersion": "77"},
+            "spec": {"delegatedPrefixLength": 60, "ciliumCIDRGroups": []},
+            "status": status
+        }))
+        .unwrap()
+    }
+
+    fn prefixes(texts: &[&str]) -> Vec<Prefix> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
+        Verdict::Write {
+            delegated: prefixes(&["2001:db8:10::/60"]),
+            groups: vec![WantedGroup {
+                name: "lan".into(),
+                cidrs: vec![],
+            }],
+            contested: contested.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
+            oversized: oversized.iter().map(|(a, n)| (a.to_string(), *n)).collect(),
+        }
+    }
+
+    /// The status after a change, as the next round reads it.
+    fn stored(change: &StatusChange) -> Config {
+        config(change.patch["status"].clone())
+    }
+
+    #[test]
+    fn reasons_in_order_of_weight() {
+        let (reason, message) = judge(&write(&[], &[]), &[]);
+        assert_eq!(
+            (reason, message.as_str()),
+            (Reason::Updated, "1 group follows 2001:db8:10::/60")
+        );
+        let (reason, message) = judge(&write(&[("lan", "b")], &[]), &[]);
+        assert_eq!(reason, Reason::GroupConflict);
+        assert!(message.starts_with("lan belongs to the older b; "), "{message}");
+        let (reason, message) = judge(&write(&[("lan", "b")], &[("big", 20_000)]), &["403".into()]);
+        assert_eq!(reason, Reason::UpdateFailed);
+        assert!(message.starts_with("403; big would hold 20000 CIDRs"), "{message}");
+    }
+
+    #[test]
+    fn the_first_status() {
+        let delegated = prefixes(&["2001:db8:10::/60"]);
+        let change = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+        assert_eq!(
+            change.patch,
+            json!({"metadata": {"resourceVersion": "77"}, "status": {
+                "observedGeneration": 3,
+                "delegatedPrefixes": ["2001:db8:10::/60"],
+                "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 3, "reason": "Updated",
+                    "message": "ok", "lastTransitionTime": NOW.to_string()}]}})
+        );
+        assert_eq!(change.events.len(), 1);
+        assert_eq!(change.events[0].note, "none -> 2001:db8:10::/60");
+    }
+
+    #[test]
+    fn a_status_that_says_it_already_is_left_alone() {
+        let delegated = prefixes(&["2001:db8:10::/60"]);
+        let first = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+        let later = Timestamp(NOW.0 + 60);
+        assert_eq!(
+            change(&stored(&first), Reason::Updated, "ok", Some(&delegated), later),
+            None
+        );
+    }
+
+    #[test]
+    fn the_transition_time_moves_with_the_status_only() {
+        let delegated = prefixes(&["2001:db8:10::/60"]);
+        let at = |seconds| Timestamp(NOW.0 + seconds);
+        let time = |change: &StatusChange| change.patch["status"]["conditions"][0]["lastTransitionTime"].clone();
+        let up = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+        let reworded = change(&stored(&up), Reason::Updated, "other", Some(&delegated), at(1)).unwrap();
+        assert_eq!((time(&reworded), reworded.events.len()), (json!(NOW.to_string()), 0));
+        let down = change(&stored(&up), Reason::NoPrefix, "gone", None, at(2)).unwrap();
+        assert_eq!(time(&down), json!(at(2).to_string()));
+        let worse = change(&stored(&down), Reason::InvalidSpec, "bad", None, at(3)).unwrap();
+        assert_eq!(time(&worse), json!(at(2).to_string()));
+    }
+
+    #[test]
+    fn not_ready_keeps_the_prefixes_and_warns_once() {
+        let delegated = prefixes(&["2001:db8:10::/60"]);
+        let up = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+        let down = change(&stored(&up), Reason::NoPrefix, "gone", None, NOW).unwrap();
+        assert_eq!(down.patch["status"]["delegatedPrefixes"], json!(["2001:db8:10::/60"]));
+        let kinds: Vec<_> = down.events.iter().map(|e| (e.kind, e.reason.as_str())).collect();
+        assert_eq!(kinds, [("Warning", "NoPrefix")]);
+        let reworded = change(&stored(&down), Reason::NoPrefix, "still gone", None, NOW).unwrap();
+        assert_eq!((reworded.events.len(), reworded.turned), (0, None));
+    }
+
+    #[test]
+    fn a_change_of_prefix_is_told_with_old_and_new() {
+        let up = change(
+            &config(Value::Null),
+            Reason::Updated,
+            "ok",
+            Some(&prefixes(&["2001:db8:10::/60"])),
+            NOW,
+        )
+        .unwrap();
+        let moved = change(
+            &stored(&up),
+            Reason::Updated,
+            "ok",
+            Some(&prefixes(&["2001:db8:20::/60"])),
+            NOW,
+        )
+        .unwrap();
+        assert_eq!(moved.events[0].note, "2001:db8:10::/60 -> 2001:db8:20::/60");
+        assert_eq!(moved.events.len(), 1);
+    }
+
+    #[test]
+    fn three_ready_conditions_of_0_3_become_one_and_others_stay() {
+        let condition = |kind: &str| {
+            json!({"type": kind, "status": "True", "reason": "R", "message": "",
+            "lastTransitionTime": "2025-01-01T00:00:00Z"})
+        };
+        let old = config(
+            json!({"conditions": [condition("Ready"), condition("Ready"), condition("Other"), condition("Ready")]}),
+        );
+        let change = change(&old, Reason::Updated, "ok", Some(&[]), NOW).unwrap();
+        let kinds: Vec<&str> = change.patch["status"]["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["Ready", "Other"]);
+        assert_eq!(
+            change.patch["status"]["conditions"][0]["lastTransitionTime"],
+            "2025-01-01T00:00:00Z"
+        );
+    }
+
+    #[test]
+    fn long_notes_are_cut() {
+        let change = change(&config(Value::Null), Reason::UpdateFailed, &"ü".repeat(2000), None, NOW).unwrap();
+        assert_eq!(change.events[0].note.len(), 1024);
+    }
+}

@@ -1,0 +1,123 @@
+//! Sleeping until something happens: an address changes, a signal comes, the time is over.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::netlink;
+
+/// Why a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// Nothing happened.
+    TimeOver,
+    /// The kernel reported a change of IPv6 addresses, or lost such a report.
+    AddressChange,
+}
+
+/// Sleeps, and hears of address changes meanwhile.
+#[derive(Debug)]
+pub struct Sleeper {
+    changes: OwnedFd,
+}
+
+impl Sleeper {
+    /// Subscribes to the kernel's reports. From here on no change is missed.
+    ///
+    /// # Errors
+    /// Those of opening a netlink socket.
+    pub fn new() -> io::Result<Self> {
+        Ok(Sleeper {
+            changes: netlink::subscribe()?,
+        })
+    }
+
+    /// Sleeps until `deadline` or the next change, whichever is first.
+    pub fn sleep_until(&self, deadline: Instant) -> Woken {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match poll(&self.changes, left) {
+                Ok(true) if netlink::drain(&self.changes) => return Woken::AddressChange,
+                Ok(false) if left.is_zero() => return Woken::TimeOver,
+                Ok(_) => {}
+                // A signal that did not end the process, or a kernel out of memory: sleep on.
+                Err(_) if left.is_zero() => return Woken::TimeOver,
+                Err(_) => std::thread::sleep(left.min(Duration::from_millis(10))),
+            }
+        }
+    }
+}
+
+/// Waits until there is something to read (also an error), at most for `timeout`.
+fn poll(fd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos() as _,
+    };
+    // SAFETY: one pollfd is passed and its pointer is valid, as is the timeout's; the mask may be null.
+    let ready = unsafe { libc::ppoll(&mut entry, 1, &timeout, ptr::null()) };
+    if ready < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ready > 0)
+}
+
+/// The exit status for the signal handler below.
+static STATUS: AtomicI32 = AtomicI32::new(0);
+
+/// From here on SIGTERM and SIGINT end the process at once with this status.
+///
+/// A process with PID 1 needs a handler: the kernel ignores default actions there (kill(2)).
+/// To end in the middle of whatever it does is safe for k6u: every write is one request, and the
+/// next process computes all of them afresh.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn exit_on_signals(status: i32) -> io::Result<()> {
+    STATUS.store(status, Ordering::Relaxed);
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: all-zero is a valid sigaction: no flags, an empty mask, the default action.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = exit as extern "C" fn(libc::c_int) as usize;
+        // SAFETY: `action` is initialised, its handler only makes calls that are async-signal-safe.
+        let done = unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+extern "C" fn exit(_signal: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe (signal-safety(7)) and does not return.
+    unsafe { libc::_exit(STATUS.load(Ordering::Relaxed)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_in_the_past_is_over() {
+        let sleeper = Sleeper::new().unwrap();
+        // Changes from elsewhere on this machine may come first, but each is reported once.
+        let ends = (0..1000).any(|_| sleeper.sleep_until(Instant::now()) == Woken::TimeOver);
+        assert!(ends);
+    }
+
+    #[test]
+    fn an_idle_descriptor_times_out_and_a_readable_one_does_not() {
+        let (reader, writer) = io::pipe().unwrap();
+        let reader = OwnedFd::from(reader);
+        assert!(!poll(&reader, Duration::from_millis(1)).unwrap());
+        io::Write::write_all(&mut &writer, b"x").unwrap();
+        assert!(poll(&reader, Duration::from_secs(60)).unwrap());
+    }
+}
