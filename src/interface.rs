@@ -168,6 +168,19 @@ impl Observer {
     }
 }
 
+/// This machine's name; for a pod on the host network, the node's.
+pub fn hostname() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: the pointer and the length describe `name`, whose last byte is left as it is: a NUL.
+    let status = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    if status == 0 {
+        name.to_string_lossy().into_owned()
+    } else {
+        "unknown".into()
+    }
+}
+
 /// The kernel's number for an interface name.
 fn index_of(interface: &str) -> io::Result<Option<u32>> {
     let Ok(name) = CString::new(interface) else {

@@ -4,12 +4,18 @@
 //! [`apply`] writes the difference. The library is there for k6u's own binary, tests and fuzz
 //! targets; it promises nobody else a stable interface.
 
+pub mod apply;
+pub mod crds;
+pub mod groups;
 pub mod interface;
+pub mod journal;
 pub mod kube;
 pub mod netlink;
 pub mod objects;
+pub mod pace;
 pub mod plan;
 pub mod prefix;
+pub mod preview;
 pub mod settings;
 pub mod status;
 pub mod time;

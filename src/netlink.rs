@@ -38,6 +38,19 @@ pub struct Life {
 }
 
 impl Life {
+    /// An address without limits, such as an administrator sets by hand.
+    pub fn of_preferred(address: Ipv6Addr) -> Self {
+        Life {
+            interface: 0,
+            address,
+            prefix_length: 64,
+            flags: libc::IFA_F_PERMANENT,
+            preferred: u32::MAX,
+            valid: u32::MAX,
+            updated: 0,
+        }
+    }
+
     /// Whether no new connection should use it (RFC 4862 section 5.5.4).
     ///
     /// The flag follows a lifetime that ran out only when the kernel next looks at it, so both count.

@@ -117,8 +117,12 @@ pub fn join(prefixes: &[Prefix]) -> String {
     if prefixes.is_empty() {
         return "none".into();
     }
-    let texts: Vec<String> = prefixes.iter().map(Prefix::to_string).collect();
-    texts.join(", ")
+    texts(prefixes).join(", ")
+}
+
+/// Prefixes as JSON has them.
+pub fn texts(prefixes: &[Prefix]) -> Vec<String> {
+    prefixes.iter().map(Prefix::to_string).collect()
 }
 
 #[cfg(test)]

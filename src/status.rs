@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::kube::objects::Condition;
 use crate::objects::{Config, MOST_CIDRS_IN_GROUP};
 use crate::plan::{Reason, Verdict};
-use crate::prefix::{Prefix, join};
+use crate::prefix::{Prefix, join, texts};
 use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
@@ -118,7 +118,7 @@ pub fn change(
         "metadata": {"resourceVersion": config.metadata.resource_version},
         "status": {
             "observedGeneration": config.metadata.generation,
-            "delegatedPrefixes": delegated.iter().map(Prefix::to_string).collect::<Vec<_>>(),
+            "delegatedPrefixes": texts(delegated),
             "conditions": conditions,
         },
     });

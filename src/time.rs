@@ -56,6 +56,7 @@ impl fmt::Display for Timestamp {
 }
 
 /// Reads the start of `text` by a strptime(3) format; gives the time and what is left.
+#[allow(clippy::useless_conversion, reason = "time_t has 32 bits on some platforms")]
 fn parse<'a>(text: &'a str, format: &CStr) -> Option<(Timestamp, &'a str)> {
     // No date is longer; and strptime skips white space, which no date here may hold at its start.
     if text.len() > 64 || text.starts_with(|c: char| c.is_ascii_whitespace()) {
@@ -77,6 +78,7 @@ fn parse<'a>(text: &'a str, format: &CStr) -> Option<(Timestamp, &'a str)> {
 }
 
 /// Writes `time` in UTC by a strftime(3) format; gives the length, 0 if it cannot be written.
+#[allow(clippy::useless_conversion, reason = "time_t has 32 bits on some platforms")]
 fn format(time: Timestamp, format: &CStr, text: &mut [u8]) -> usize {
     // time_t has 32 bits on some platforms: a later time is written as their last second.
     let seconds = time.0.clamp(libc::time_t::MIN.into(), libc::time_t::MAX.into()) as libc::time_t;

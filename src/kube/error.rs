@@ -62,6 +62,22 @@ pub(super) struct Details {
 }
 
 impl Error {
+    /// As if the API server had answered that it does not serve this.
+    pub fn absent_api(verb: &'static str, path: &str) -> Self {
+        let refusal = Refusal {
+            status: 404,
+            reason: String::new(),
+            message: "not served".into(),
+            retry_after: None,
+            names_object: false,
+        };
+        Error {
+            verb,
+            path: path.into(),
+            cause: Cause::Refused(refusal),
+        }
+    }
+
     fn refusal(&self) -> Option<&Refusal> {
         match &self.cause {
             Cause::Refused(refusal) => Some(refusal),

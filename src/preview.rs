@@ -1,0 +1,382 @@
+//! The offline mode: YAML in, YAML out. No cluster is asked, and nothing is written.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::net::Ipv6Addr;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::interface::{Observation, select};
+use crate::kube::scalars::{Bounded, reset_allowance};
+use crate::netlink::Life;
+use crate::objects::{Config, ConfigSpec, GROUP, NodeConfig, NodeConfigStatus};
+use crate::plan::{self, Known, Verdict};
+use crate::prefix::{join, texts};
+use crate::status;
+use crate::time::Timestamp;
+
+/// What this machine's interfaces show.
+pub trait Interfaces {
+    /// What is on one interface.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn observe(&mut self, interface: &str) -> io::Result<Observation>;
+
+    /// The interfaces that show a prefix.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn with_prefix(&mut self) -> io::Result<Vec<String>>;
+}
+
+/// A file's name and text.
+pub type File = (String, String);
+
+/// What would be done.
+#[derive(Debug, Default)]
+pub struct Preview {
+    /// CiliumCIDRGroups as YAML documents.
+    pub yaml: String,
+    /// What was found and why, a line each.
+    pub notes: String,
+    /// Whether every config would be Ready.
+    pub ready: bool,
+}
+
+/// Plans for the objects in `files`, with the given addresses or, without any, this machine's.
+///
+/// # Errors
+/// One sentence that points at file, document and field.
+pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Interfaces) -> Result<Preview, String> {
+    let mut objects = Objects::default();
+    for (name, text) in files {
+        objects.read(name, text)?;
+    }
+    if objects.configs.is_empty() {
+        return Err("there is no IP6UpdateConfig in what was read, so there is no group to preview".into());
+    }
+    let mut preview = Preview {
+        notes: objects.notes,
+        ..Preview::default()
+    };
+    let node_configs = objects.node_configs;
+    let seen = if addresses.is_empty() {
+        look_around(&node_configs, interfaces, &mut preview.notes)?
+    } else {
+        given(addresses, &mut preview.notes)
+    };
+
+    // Whatever the nodes of a cluster published, it is this machine that is asked.
+    let stand_in = |name: &String| json!({"metadata": {"name": name}, "spec": {"interface": "preview"}});
+    let node_configs: Result<Vec<NodeConfig>, _> = seen.keys().map(|n| NodeConfig::deserialize(stand_in(n))).collect();
+    let plan = plan::plan(&Known {
+        configs: &objects.configs,
+        node_configs: &node_configs.map_err(|e| e.to_string())?,
+        node: "this machine",
+        seen: &seen,
+        now: Timestamp(0),
+    });
+    preview.ready = true;
+    for (config, verdict) in objects.configs.iter().zip(&plan.verdicts) {
+        let (reason, message) = status::judge(verdict, &[]);
+        preview.ready &= reason == plan::Reason::Updated;
+        line(
+            &mut preview.notes,
+            &format!("IP6UpdateConfig {}: {reason}: {message}", config.metadata.name),
+        );
+        if let Verdict::Write { groups, .. } = verdict {
+            for group in groups {
+                preview.yaml += &document(group).map_err(|e| e.to_string())?;
+            }
+        }
+    }
+    Ok(preview)
+}
+
+fn document(group: &plan::WantedGroup) -> serde_yaml::Result<String> {
+    let object = json!({
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumCIDRGroup",
+        "metadata": {"name": group.name, "labels": {"app.kubernetes.io/managed-by": "k6u"}},
+        "spec": {"externalCIDRs": texts(&group.cidrs)},
+    });
+    Ok(format!("---\n{}", serde_yaml::to_string(&object)?))
+}
+
+fn line(notes: &mut String, text: &str) {
+    // Writing to a String does not fail.
+    let _ = writeln!(notes, "{text}");
+}
+
+/// The objects that were read.
+#[derive(Default)]
+struct Objects {
+    configs: Vec<Config>,
+    node_configs: Vec<NodeConfig>,
+    notes: String,
+}
+
+impl Objects {
+    fn read(&mut self, file: &str, text: &str) -> Result<(), String> {
+        for (at, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+            let place = format!("{file}, document {}", at + 1);
+            reset_allowance();
+            let value = Bounded::deserialize(document).map_err(|e| format!("{place}: {e}"))?.0;
+            self.take(&place, value)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, place: &str, value: Value) -> Result<(), String> {
+        if value.is_null() {
+            return Ok(());
+        }
+        // What `kubectl get -o yaml` writes for more than one object.
+        if let (Some("List"), Value::Array(items)) = (value["kind"].as_str(), &value["items"]) {
+            for (at, item) in items.iter().enumerate() {
+                self.take(&format!("{place}, items[{at}]"), item.clone())?;
+            }
+            return Ok(());
+        }
+        let version = format!("{GROUP}/v1");
+        let kind = value["kind"].as_str().unwrap_or_default().to_string();
+        let name = value["metadata"]["name"].as_str().unwrap_or_default().to_string();
+        if kind != "IP6UpdateConfig" && kind != "IP6UpdateNodeConfig" {
+            let kind = if kind.is_empty() {
+                "a document without kind"
+            } else {
+                &kind
+            };
+            line(&mut self.notes, &format!("{place}: {kind} is not k6u's, skipped"));
+            return Ok(());
+        }
+        if value["apiVersion"] != Value::String(version.clone()) {
+            return Err(format!(
+                "{place}: apiVersion is {}, but it must be {version}",
+                value["apiVersion"]
+            ));
+        }
+        if name.is_empty() {
+            return Err(format!("{place}: metadata.name is missing"));
+        }
+        let object = format!("{place}: {kind} {name}");
+        if kind == "IP6UpdateConfig" {
+            ConfigSpec::read(&value["spec"]).map_err(|bad| format!("{object}: {}", bad.problems.join("; ")))?;
+            self.configs
+                .push(Config::deserialize(value).map_err(|e| format!("{object}: {e}"))?);
+        } else {
+            let mut config = NodeConfig::deserialize(value).map_err(|e| format!("{object}: {e}"))?;
+            if let Err(problem) = &config.spec.interface {
+                return Err(format!("{object}: {problem}"));
+            }
+            config.status.0 = NodeConfigStatus::default();
+            self.node_configs.push(config);
+        }
+        Ok(())
+    }
+}
+
+/// What the addresses from the command line show.
+fn given(addresses: &[Ipv6Addr], notes: &mut String) -> BTreeMap<String, Observation> {
+    let lives: Vec<Life> = addresses.iter().map(|address| Life::of_preferred(*address)).collect();
+    let seen = select(&lives);
+    explain("the command line", &seen, notes);
+    BTreeMap::from([("command-line".to_string(), seen)])
+}
+
+/// What the interfaces show that the node configs name.
+fn look_around(
+    node_configs: &[NodeConfig],
+    interfaces: &mut dyn Interfaces,
+    notes: &mut String,
+) -> Result<BTreeMap<String, Observation>, String> {
+    let silent = |e: io::Error| format!("the kernel does not say what addresses there are: {e}");
+    let mut seen = BTreeMap::new();
+    if node_configs.is_empty() {
+        line(notes, "no IP6UpdateNodeConfig was read, which would name the interface");
+        let (name, observation) = some_interface(interfaces, notes).map_err(silent)?;
+        seen.insert(name, observation);
+    }
+    for config in node_configs {
+        let Ok(interface) = &config.spec.interface else {
+            continue;
+        };
+        if config.spec.needs_labels() {
+            let name = &config.metadata.name;
+            line(
+                notes,
+                &format!("IP6UpdateNodeConfig {name}: taken as if its nodeSelector selected this machine"),
+            );
+        }
+        let mut observation = interfaces.observe(interface).map_err(silent)?;
+        if observation.absent {
+            line(notes, &format!("there is no interface {interface} on this machine"));
+            (_, observation) = some_interface(interfaces, notes).map_err(silent)?;
+        } else {
+            explain(interface, &observation, notes);
+        }
+        seen.insert(config.metadata.name.clone(), observation);
+    }
+    Ok(seen)
+}
+
+/// The first interface that shows a prefix, in place of one that is not there.
+fn some_interface(interfaces: &mut dyn Interfaces, notes: &mut String) -> io::Result<(String, Observation)> {
+    let candidates = interfaces.with_prefix()?;
+    let Some(name) = candidates.first() else {
+        line(
+            notes,
+            "no interface of this machine has a global IPv6 address; try --address 2001:db8:1234:5671::10",
+        );
+        return Ok(("no-interface".into(), Observation::default()));
+    };
+    let others = match candidates.len() {
+        1 => "the only one that has".to_string(),
+        n => format!("the first of {n} that have"),
+    };
+    line(notes, &format!("using {name} instead, {others} a global IPv6 address"));
+    let seen = interfaces.observe(name)?;
+    explain(name, &seen, notes);
+    Ok((name.clone(), seen))
+}
+
+/// Which addresses count, and why the others do not.
+fn explain(place: &str, seen: &Observation, notes: &mut String) {
+    line(notes, &format!("{place}: prefixes {}", join(&seen.prefixes)));
+    for (address, why) in &seen.left_out {
+        line(notes, &format!("{place}: {address} left out: {why}"));
+    }
+    if seen.excess > 0 {
+        line(notes, &seen.message(place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine with these interfaces and addresses.
+    struct Machine(Vec<(&'static str, Vec<&'static str>)>);
+
+    impl Interfaces for Machine {
+        fn observe(&mut self, interface: &str) -> io::Result<Observation> {
+            let found = self.0.iter().find(|(name, _)| *name == interface);
+            Ok(match found {
+                None => Observation {
+                    absent: true,
+                    ..Observation::default()
+                },
+                Some((_, addresses)) => {
+                    let lives: Vec<Life> = addresses
+                        .iter()
+                        .map(|a| Life::of_preferred(a.parse().unwrap()))
+                        .collect();
+                    select(&lives)
+                }
+            })
+        }
+
+        fn with_prefix(&mut self) -> io::Result<Vec<String>> {
+            let names: Vec<String> = self.0.iter().map(|(name, _)| name.to_string()).collect();
+            Ok(names
+                .into_iter()
+                .filter(|name| !self.observe(name).unwrap().prefixes.is_empty())
+                .collect())
+        }
+    }
+
+    const CONFIG: &str = include_str!("../manifests/examples/config.yaml");
+    const NODE_CONFIG: &str = include_str!("../manifests/examples/nodeconfig.yaml");
+
+    fn run(texts: &[&str], addresses: &[&str], machine: Machine) -> Result<Preview, String> {
+        let files: Vec<File> = texts
+            .iter()
+            .map(|text| ("f.yaml".to_string(), text.to_string()))
+            .collect();
+        let addresses: Vec<Ipv6Addr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        let mut machine = machine;
+        preview(&files, &addresses, &mut machine)
+    }
+
+    #[test]
+    fn the_objects_that_users_have() {
+        let machine = Machine(vec![("eth0", vec!["2001:db8:1234:5671::10", "fe80::1"])]);
+        let preview = run(&[CONFIG, NODE_CONFIG], &[], machine).unwrap();
+        assert_eq!(
+            preview.yaml,
+            "---\napiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata:\n  labels:\n    \
+             app.kubernetes.io/managed-by: k6u\n  name: ip6-local-lan\nspec:\n  externalCIDRs:\n  \
+             - 2001:db8:1234:5670::/64\n  - 2001:db8:1234:5671::/64\n  - 2001:db8:1234:5672::/64\n"
+        );
+        assert!(preview.ready);
+        assert!(
+            preview.notes.contains("eth0: prefixes 2001:db8:1234:5671::/64\n"),
+            "{}",
+            preview.notes
+        );
+        assert!(
+            preview
+                .notes
+                .contains("eth0: fe80::1 left out: not global unicast (2000::/3)\n")
+        );
+    }
+
+    #[test]
+    fn with_an_address_it_works_anywhere() {
+        let preview = run(&[CONFIG], &["2001:db8:1234:5671::10"], Machine(vec![])).unwrap();
+        assert!(preview.yaml.contains("- 2001:db8:1234:5672::/64\n"));
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_replaced() {
+        let machine = Machine(vec![("lo", vec!["::1"]), ("wlan0", vec!["2001:db8:1234:5671::10"])]);
+        let preview = run(&[CONFIG, NODE_CONFIG], &[], machine).unwrap();
+        assert!(preview.yaml.contains("5670::/64"));
+        assert!(
+            preview
+                .notes
+                .contains("there is no interface eth0 on this machine\nusing wlan0 instead, the only one")
+        );
+    }
+
+    #[test]
+    fn no_prefix_gives_no_group() {
+        let preview = run(&[CONFIG, NODE_CONFIG], &[], Machine(vec![("eth0", vec!["fd00::1"])])).unwrap();
+        assert_eq!(preview.yaml, "");
+        assert!(!preview.ready);
+    }
+
+    #[test]
+    fn errors_point_at_file_document_and_field() {
+        let fails = |text: &str| run(&["kind: Other", text], &["2001:db8::1"], Machine(vec![])).unwrap_err();
+        let good = "apiVersion: apps.fuwafuwatime.moe/v1\nkind: IP6UpdateConfig\nmetadata: {name: a}\n";
+        assert_eq!(
+            fails(&format!(
+                "{CONFIG}\n---\n{good}spec: {{delegatedPrefixLength: 65, ciliumCIDRGroups: []}}"
+            )),
+            "f.yaml, document 2: IP6UpdateConfig a: spec.delegatedPrefixLength is 65, but it must be a whole number \
+             from 1 to 64"
+        );
+        assert_eq!(
+            fails("apiVersion: v1\nkind: IP6UpdateConfig"),
+            "f.yaml, document 1: apiVersion is \"v1\", but it must be apps.fuwafuwatime.moe/v1"
+        );
+        assert!(fails("a: [").starts_with("f.yaml, document 1: "));
+        assert!(fails("kind: Pod").contains("there is no IP6UpdateConfig"));
+        assert!(
+            fails(&NODE_CONFIG.replace("eth0", "a/b")).contains("IP6UpdateNodeConfig ip6-update-node1: spec.interface")
+        );
+    }
+
+    #[test]
+    fn a_list_as_kubectl_writes_it() {
+        let list = r#"{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "apps.fuwafuwatime.moe/v1",
+            "kind": "IP6UpdateConfig", "metadata": {"name": "a"}, "spec": {"delegatedPrefixLength": 56,
+            "ciliumCIDRGroups": [{"ciliumCIDRGroupName": "lan", "prefixIds": [255]}]}}]}"#;
+        let preview = run(&[list], &["2001:db8:0:ab01::1"], Machine(vec![])).unwrap();
+        assert!(preview.yaml.ends_with("- 2001:db8:0:abff::/64\n"), "{}", preview.yaml);
+    }
+}

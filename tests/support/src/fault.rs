@@ -1,0 +1,69 @@
+//! What can go wrong between k6u and the API server.
+
+use std::time::Duration;
+
+use crate::http::Response;
+
+/// What happens to a request.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This is answered, and the request is not carried out.
+    Answer(Response),
+    /// Nothing is answered until the client gives up.
+    Hang,
+    /// The real answer, one byte in each such time.
+    Drip(Duration),
+    /// The real answer up to this many bytes, counted from its start, then the connection is closed.
+    CutAt(usize),
+    /// The real answer up to this many bytes into its body, then the connection is closed.
+    CutBodyAt(usize),
+    /// The real answer's head with this body, over and over, without end.
+    Endless(Vec<u8>),
+    /// The real answer after this time.
+    Late(Duration),
+}
+
+/// Which requests a fault is for, and how many of them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// `METHOD /path` starts with this.
+    pub line: String,
+    /// `METHOD /path` contains this.
+    pub part: String,
+    /// How many requests are left; `usize::MAX` is all.
+    pub times: usize,
+    /// What happens.
+    pub fault: Fault,
+}
+
+impl Plan {
+    /// For every request.
+    pub fn always(fault: Fault) -> Self {
+        Plan {
+            line: String::new(),
+            part: String::new(),
+            times: usize::MAX,
+            fault,
+        }
+    }
+
+    /// For requests whose `METHOD /path` contains `part`.
+    pub fn on(part: &str, times: usize, fault: Fault) -> Self {
+        Plan {
+            part: part.into(),
+            times,
+            ..Plan::always(fault)
+        }
+    }
+
+    /// Takes this fault for the request, if it is for it.
+    pub fn take(&mut self, line: &str) -> Option<Fault> {
+        if self.times == 0 || !line.starts_with(&self.line) || !line.contains(&self.part) {
+            return None;
+        }
+        if self.times != usize::MAX {
+            self.times -= 1;
+        }
+        Some(self.fault.clone())
+    }
+}

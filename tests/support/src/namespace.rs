@@ -1,0 +1,201 @@
+//! A network of the process's own: an unprivileged user and network namespace, and interfaces in it.
+
+use std::fs;
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Puts this process into a new user and network namespace, with its loopback interface up.
+/// To be called before the first thread is started.
+///
+/// # Errors
+/// Where the machine forbids it: tests that need it are then skipped.
+pub fn enter() -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    let user = unsafe { libc::getuid() };
+    // SAFETY: no pointers are passed.
+    let group = unsafe { libc::getgid() };
+    // SAFETY: no pointers are passed; the process has one thread yet.
+    let status = unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
+    set_up(index("lo")?)
+}
+
+/// A network interface with a cable whose other end is in the same namespace.
+#[derive(Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+}
+
+impl Interface {
+    /// A new one that is up, with a name that no other has.
+    ///
+    /// # Panics
+    /// If the kernel refuses: the namespace was entered, so it should not.
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("eth{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Interface::named(&name)
+    }
+
+    /// A new one of this name.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn named(name: &str) -> Self {
+        let mut peer = link_header(0, libc::IFF_UP as u32);
+        attribute(&mut peer, libc::IFLA_IFNAME, &c_text(&format!("{name}p")));
+        // linux/veth.h: VETH_INFO_PEER is 1; linux/if_link.h: IFLA_INFO_KIND is 1, IFLA_INFO_DATA is 2.
+        let (mut data, mut info) = (Vec::new(), Vec::new());
+        attribute(&mut data, 1, &peer);
+        attribute(&mut info, 1, b"veth");
+        attribute(&mut info, 2, &data);
+        let mut link = link_header(0, libc::IFF_UP as u32);
+        attribute(&mut link, libc::IFLA_IFNAME, &c_text(name));
+        attribute(&mut link, libc::IFLA_LINKINFO, &info);
+        ask(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &link).expect("a veth pair");
+        Interface { name: name.into() }
+    }
+
+    /// Adds an address that is preferred and valid for ever.
+    pub fn add(&self, address: &str) {
+        self.set(address, 64, u32::MAX, u32::MAX);
+    }
+
+    /// Lets an address be valid, but no longer preferred, as a router does that renumbers.
+    pub fn deprecate(&self, address: &str) {
+        self.set(address, 64, 0, 7200);
+    }
+
+    /// Adds or changes an address with these lifetimes in seconds.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn set(&self, address: &str, prefix_length: u8, preferred: u32, valid: u32) {
+        let mut message = self.address_header(address, prefix_length);
+        let lifetimes: Vec<u8> = [preferred, valid, 0, 0].iter().flat_map(|n| n.to_ne_bytes()).collect();
+        attribute(&mut message, libc::IFA_CACHEINFO, &lifetimes);
+        attribute(&mut message, libc::IFA_FLAGS, &libc::IFA_F_NODAD.to_ne_bytes());
+        ask(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, &message).expect("an address");
+    }
+
+    /// Takes an address away.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn remove(&self, address: &str) {
+        ask(libc::RTM_DELADDR, 0, &self.address_header(address, 64)).expect("an address to remove");
+    }
+
+    /// Changes its name.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn rename(&mut self, name: &str) {
+        let number = index(&self.name).expect("the interface");
+        let mut link = link_header(number, 0);
+        attribute(&mut link, libc::IFLA_IFNAME, &c_text(name));
+        ask(libc::RTM_NEWLINK, 0, &link).expect("a new name");
+        self.name = name.into();
+    }
+
+    fn address_header(&self, address: &str, prefix_length: u8) -> Vec<u8> {
+        let address: Ipv6Addr = address.parse().expect("an IPv6 address");
+        let mut message = vec![libc::AF_INET6 as u8, prefix_length, 0, 0];
+        message.extend(index(&self.name).expect("the interface").to_ne_bytes());
+        attribute(&mut message, libc::IFA_LOCAL, &address.octets());
+        attribute(&mut message, libc::IFA_ADDRESS, &address.octets());
+        message
+    }
+}
+
+impl Default for Interface {
+    fn default() -> Self {
+        Interface::new()
+    }
+}
+
+impl Drop for Interface {
+    fn drop(&mut self) {
+        if let Ok(number) = index(&self.name) {
+            // It may be gone already.
+            let _ = ask(libc::RTM_DELLINK, 0, &link_header(number, 0));
+        }
+    }
+}
+
+fn set_up(number: u32) -> io::Result<()> {
+    ask(libc::RTM_NEWLINK, 0, &link_header(number, libc::IFF_UP as u32))
+}
+
+/// The number of an interface.
+fn index(name: &str) -> io::Result<u32> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: the name ends in NUL and outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        number => Ok(number),
+    }
+}
+
+fn c_text(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+/// struct ifinfomsg with these flags set.
+fn link_header(number: u32, flags: u32) -> Vec<u8> {
+    let mut header = vec![0u8; 4];
+    header.extend(number.to_ne_bytes());
+    header.extend(flags.to_ne_bytes());
+    header.extend(flags.to_ne_bytes());
+    header
+}
+
+fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    message.extend(((value.len() + 4) as u16).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+/// Sends one request and waits for its acknowledgement.
+fn ask(kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe {
+        libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::NETLINK_ROUTE,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nothing else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut message = ((payload.len() + 16) as u32).to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
+    message.extend(((flags | libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
+    message.extend([1u32, 0].iter().flat_map(|n| n.to_ne_bytes()));
+    message.extend(payload);
+    // SAFETY: the pointer and the length describe the message, which outlives the call.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+    let mut answer = [0u8; 4096];
+    // SAFETY: the pointer and the length describe the buffer, which outlives the call.
+    let length = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+    if sent < 0 || length < 20 {
+        return Err(io::Error::last_os_error());
+    }
+    // struct nlmsgerr after the header: 0, or a negative errno.
+    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}

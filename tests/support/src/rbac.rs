@@ -1,0 +1,89 @@
+//! Who may do what: RBAC rules, read from manifests as kubectl would apply them.
+
+use serde_json::Value;
+
+/// A rule of a ClusterRole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// API groups; the core group is empty.
+    pub groups: Vec<String>,
+    /// Resources, also as `resource/subresource`.
+    pub resources: Vec<String>,
+    /// Names, or none for all.
+    pub names: Vec<String>,
+    /// Verbs.
+    pub verbs: Vec<String>,
+}
+
+/// One thing that somebody wants to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt {
+    /// Such as `patch`.
+    pub verb: String,
+    /// The API group.
+    pub group: String,
+    /// The resource, also as `resource/subresource`.
+    pub resource: String,
+    /// The object's name; empty for lists and for creation by POST.
+    pub name: String,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// May do everything.
+    Admin,
+    /// May do what these rules allow.
+    ServiceAccount(Vec<Rule>),
+}
+
+impl Identity {
+    /// The name in error messages.
+    pub fn user(&self) -> &'static str {
+        match self {
+            Identity::Admin => "kubernetes-admin",
+            Identity::ServiceAccount(_) => "system:serviceaccount:kube-system:k6u",
+        }
+    }
+
+    /// Whether it is allowed.
+    pub fn may(&self, attempt: &Attempt) -> bool {
+        match self {
+            Identity::Admin => true,
+            Identity::ServiceAccount(rules) => rules.iter().any(|rule| rule.allows(attempt)),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether this rule alone allows it.
+    pub fn allows(&self, attempt: &Attempt) -> bool {
+        let has = |list: &[String], wanted: &str| list.iter().any(|item| item == wanted || item == "*");
+        has(&self.groups, &attempt.group)
+            && has(&self.resources, &attempt.resource)
+            && has(&self.verbs, &attempt.verb)
+            && (self.names.is_empty() || self.names.contains(&attempt.name))
+    }
+}
+
+/// The rules of the ClusterRole in a manifest with several documents.
+pub fn cluster_role(manifest: &str) -> Vec<Rule> {
+    let texts = |value: &Value| -> Vec<String> {
+        let items = value.as_array().into_iter().flatten();
+        items.map(|item| item.as_str().expect("a text").to_string()).collect()
+    };
+    let mut rules = Vec::new();
+    for document in manifest.split("\n---\n") {
+        let object: Value = serde_yaml::from_str(document).expect("YAML");
+        if object["kind"] == "ClusterRole" {
+            rules.extend(object["rules"].as_array().expect("rules").iter().map(|rule| Rule {
+                groups: texts(&rule["apiGroups"]),
+                resources: texts(&rule["resources"]),
+                names: texts(&rule["resourceNames"]),
+                verbs: texts(&rule["verbs"]),
+            }));
+        }
+    }
+    assert!(!rules.is_empty(), "the manifest holds no ClusterRole with rules");
+    rules
+}
