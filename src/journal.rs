@@ -12,18 +12,25 @@ pub struct Journal {
 
 #[derive(Debug)]
 struct Trouble {
+    kind: String,
     text: String,
     times: u64,
 }
 
 impl Journal {
-    /// Notes that something about `subject` fails. Logged if it is new or has another cause now.
+    /// Notes that something about `subject` fails. Logged if it is new or has another text now.
     pub fn fails(&mut self, subject: &str, text: &str) {
+        self.fails_by(subject, text, text);
+    }
+
+    /// The same, logged only if the trouble is new or is of another kind now: its text may change.
+    pub fn fails_by(&mut self, subject: &str, kind: &str, text: &str) {
         match self.troubles.get_mut(subject) {
-            Some(trouble) if trouble.text == text => trouble.times += 1,
+            Some(trouble) if trouble.kind == kind => trouble.times += 1,
             _ => {
                 warn!("{subject}: {text}");
                 let trouble = Trouble {
+                    kind: kind.to_string(),
                     text: text.to_string(),
                     times: 1,
                 };
@@ -75,6 +82,8 @@ mod tests {
         assert_eq!(journal.troubles["round"].times, 2);
         journal.fails("round", "another cause");
         assert_eq!(journal.troubles["round"].times, 1);
+        journal.fails_by("round", "another cause", "in other words");
+        assert_eq!(journal.troubles["round"].times, 2);
         journal.works("something else");
         assert!(!journal.is_clean());
         journal.works("round");

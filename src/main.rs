@@ -247,7 +247,9 @@ impl Work {
             // Somebody deleted the CRDs, or the cluster is a new one: deploy them again.
             self.is_deployed = false;
         }
-        self.operator.journal.fails("API server", &error.to_string());
+        self.operator
+            .journal
+            .fails_by("API server", &error.kind(), &error.to_string());
         Ended::Failed {
             wants_rest: error.wants_rest(),
             retry_after: error.retry_after(),

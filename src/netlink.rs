@@ -64,15 +64,13 @@ impl Life {
     }
 }
 
-/// What one message of a dump says.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Addresses, and more messages to come.
-    More,
-    /// The end of the dump.
-    End,
+/// What a datagram of a dump says, beyond the addresses in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The dump ends here; no further datagram comes.
+    pub is_last: bool,
     /// The list changed meanwhile: what was read is no consistent picture.
-    Interrupted,
+    pub is_interrupted: bool,
 }
 
 /// A netlink route socket that asks for addresses.
@@ -103,9 +101,13 @@ impl Netlink {
             match self.dump() {
                 Ok(Some(list)) => return Ok(list),
                 Ok(None) => {}
-                // An answer was lost; the next request has a number of its own.
-                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(e) => return Err(e),
+                Err(e) => {
+                    // The dump that broke off may still go on in the kernel: leave it to the old socket.
+                    self.socket = open(0)?;
+                    if e.raw_os_error() != Some(libc::ENOBUFS) {
+                        return Err(e);
+                    }
+                }
             }
         }
         Err(io::Error::other(
@@ -125,10 +127,10 @@ impl Netlink {
             let Some(messages) = buffer.get(..length) else {
                 return Err(io::Error::other("a message of the kernel is longer than any should be"));
             };
-            match parse(messages, self.sequence, &mut list)? {
-                Part::More => {}
-                Part::Interrupted => consistent = false,
-                Part::End => return Ok(consistent.then_some(list)),
+            let part = parse(messages, self.sequence, &mut list)?;
+            consistent &= !part.is_interrupted;
+            if part.is_last {
+                return Ok(consistent.then_some(list));
             }
         }
     }
@@ -180,7 +182,7 @@ fn request(sequence: u32) -> [u8; HEADER + ADDRESS_HEADER] {
 /// # Errors
 /// `InvalidData` when a length does not fit, and the error that the kernel reports.
 pub fn parse(mut datagram: &[u8], sequence: u32, list: &mut Vec<Life>) -> io::Result<Part> {
-    let mut part = Part::More;
+    let mut part = Part::default();
     while !datagram.is_empty() {
         let (message, rest) = split_message(datagram)?;
         datagram = rest;
@@ -188,13 +190,14 @@ pub fn parse(mut datagram: &[u8], sequence: u32, list: &mut Vec<Life>) -> io::Re
             continue;
         }
         if i32::from(u16_at(message, 6)?) & libc::NLM_F_DUMP_INTR != 0 {
-            part = Part::Interrupted;
+            part.is_interrupted = true;
         }
         let payload = &message[HEADER..];
         match u16_at(message, 4)? {
             libc::RTM_NEWADDR => list.extend(address(payload)?),
             kind if i32::from(kind) == libc::NLMSG_DONE => {
-                return Ok(if part == Part::Interrupted { part } else { Part::End });
+                part.is_last = true;
+                return Ok(part);
             }
             kind if i32::from(kind) == libc::NLMSG_ERROR => {
                 let code = u32_at(payload, 0)? as i32;
@@ -309,6 +312,15 @@ fn open(groups: u32) -> io::Result<OwnedFd> {
     if bound < 0 {
         return Err(io::Error::last_os_error());
     }
+    // The kernel answers at once. Should an answer be lost, this ends the wait with EAGAIN.
+    let patience = libc::timeval { tv_sec: 1, tv_usec: 0 };
+    let length = size_of::<libc::timeval>() as libc::socklen_t;
+    let option = (&raw const patience).cast();
+    // SAFETY: `option` points to a timeval of that length, which outlives the call.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, option, length) };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(socket)
 }
 
@@ -344,6 +356,10 @@ mod tests {
     use super::*;
 
     const SEQUENCE: u32 = 7;
+    const LAST: Part = Part {
+        is_last: true,
+        is_interrupted: false,
+    };
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let mut bytes = ((value.len() + ATTRIBUTE_HEADER) as u16).to_ne_bytes().to_vec();
@@ -405,7 +421,7 @@ mod tests {
         ]
         .concat();
         let mut list = Vec::new();
-        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), Part::End);
+        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), LAST);
         let life = Life {
             interface: 3,
             address,
@@ -459,7 +475,7 @@ mod tests {
             new_address(libc::AF_INET6, &[]),
         ]
         .concat();
-        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), Part::More);
+        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), Part::default());
         assert_eq!(list, []);
     }
 
@@ -467,7 +483,9 @@ mod tests {
     fn an_interrupted_dump_is_no_picture() {
         let mut list = Vec::new();
         let datagram = [message(libc::RTM_NEWLINK, libc::NLM_F_DUMP_INTR, SEQUENCE, b""), done()].concat();
-        assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), Part::Interrupted);
+        let part = parse(&datagram, SEQUENCE, &mut list).unwrap();
+        // Interrupted, but over all the same: to wait for more would be to wait for ever.
+        assert!(part.is_interrupted && part.is_last);
     }
 
     #[test]

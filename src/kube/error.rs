@@ -125,6 +125,18 @@ impl Error {
             .is_some_and(|r| matches!(r.status, 400 | 403 | 404 | 405 | 409 | 413 | 415 | 422))
     }
 
+    /// What sort of trouble this is, whichever request met it: for telling it once.
+    pub fn kind(&self) -> String {
+        match &self.cause {
+            Cause::Account(what) => what.clone(),
+            Cause::NoAnswer(what) if what.contains("certificate") => what.clone(),
+            Cause::NoAnswer(_) => "no answer".into(),
+            Cause::Unclear(_) => format!("unclear {}", self.path),
+            Cause::Refused(refusal) if self.is_about_this_object() => format!("{} {}", refusal.status, self.path),
+            Cause::Refused(refusal) => refusal.status.to_string(),
+        }
+    }
+
     /// How long to wait, if the server says so.
     pub fn retry_after(&self) -> Option<Duration> {
         self.refusal().and_then(|r| r.retry_after)

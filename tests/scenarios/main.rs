@@ -1,1 +1,56 @@
-fn main() {}
+//! The real binary as a child process, over real TLS, against the API server in tests/support, on
+//! interfaces of its own.
+//!
+//! The process enters a user and network namespace before any thread starts; so this test has its own main.
+
+mod cilium;
+mod command_line;
+mod configs;
+mod failures;
+mod nodes;
+mod renumbering;
+mod site;
+mod start;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A scenario's name and what it does.
+type Scenario = (&'static str, fn());
+
+/// The binary under test; K6U_BIN names another one, such as a musl build.
+fn binary() -> PathBuf {
+    std::env::var_os("K6U_BIN").map_or_else(|| env!("CARGO_BIN_EXE_k6u").into(), PathBuf::from)
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Scenarios mostly wait for k6u, so more of them than there are processors run at a time.
+    arguments.test_threads.get_or_insert(8);
+    let entered = k6u_testkit::namespace::enter();
+    if let Err(e) = &entered {
+        eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user and network namespaces ({e}).");
+        eprintln!("Every scenario needs them: see kernel.unprivileged_userns_clone and user.max_user_namespaces.\n");
+    }
+    let all = [
+        command_line::ALL,
+        start::ALL,
+        renumbering::ALL,
+        nodes::ALL,
+        configs::ALL,
+        cilium::ALL,
+        failures::ALL,
+    ];
+    let trial = |(name, scenario): &Scenario| {
+        let scenario = *scenario;
+        let run = move || {
+            scenario();
+            Ok(())
+        };
+        Trial::test(*name, run).with_ignored_flag(entered.is_err())
+    };
+    let trials = all.iter().flat_map(|module| module.iter()).map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

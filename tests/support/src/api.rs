@@ -115,7 +115,7 @@ impl Call<'_> {
         };
         self.authorize(identity, verb, &route)?;
         let resource = self.resource(&route).ok_or_else(not_served)?;
-        if !route.subresource.is_empty() && !(route.subresource == "status" && resource.has_status) {
+        if !(route.subresource.is_empty() || route.subresource == "status" && resource.has_status) {
             return Err(not_served());
         }
         if !self.store.is_initialized(&route.qualified(), self.now_ms()) {
@@ -344,7 +344,7 @@ impl Call<'_> {
         if resource.has_status {
             object.as_object_mut().and_then(|map| map.remove("status"));
         }
-        let warnings = self.fit(&route, resource, &mut object)?;
+        let warnings = self.fit(&route, resource, &mut object, None)?;
         let stored = self.store_new(&route, object, "Update");
         let mut response = self.sent(201, &route, stored);
         if let Some(first) = warnings.first() {
@@ -407,14 +407,24 @@ impl Call<'_> {
     }
 
     /// Prunes and validates; gives unknown fields.
-    fn fit(&self, route: &Route, resource: &Resource, object: &mut Value) -> Result<Vec<String>, Response> {
+    fn fit(
+        &self,
+        route: &Route,
+        resource: &Resource,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Vec<String>, Response> {
         let version = resource.versions.iter().find(|(name, _)| *name == route.version);
         let Some((_, Some(schema))) = version else {
             return Ok(Vec::new());
         };
         let mut unknown = Vec::new();
         schema::prune(schema, object, "", &mut unknown);
-        let causes = schema::validate(schema, object);
+        let mut causes = schema::validate(schema, object);
+        if let Some(old) = old.filter(|_| self.store.ratchets) {
+            let known = schema::validate(schema, old);
+            causes.retain(|cause| !known.contains(cause));
+        }
         if causes.is_empty() {
             return Ok(unknown);
         }
@@ -480,7 +490,7 @@ impl Call<'_> {
         if new["status"].is_null() {
             new.as_object_mut().and_then(|map| map.remove("status"));
         }
-        self.fit(route, resource, &mut new)?;
+        self.fit(route, resource, &mut new, Some(&old))?;
         if new == old {
             return Ok(self.sent(200, route, old));
         }

@@ -68,7 +68,7 @@ impl Request {
                     request.headers.insert(header.name.to_ascii_lowercase(), value);
                 }
                 let length: usize = match request.header("content-length") {
-                    "" if request.header("transfer-encoding") == "" => 0,
+                    "" if request.header("transfer-encoding").is_empty() => 0,
                     text => text.parse().map_err(|_| bad("a body without Content-Length"))?,
                 };
                 while rest.len() < head + length {

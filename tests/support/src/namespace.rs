@@ -50,17 +50,22 @@ impl Interface {
     /// # Panics
     /// If the kernel refuses.
     pub fn named(name: &str) -> Self {
-        let mut peer = link_header(0, libc::IFF_UP as u32);
-        attribute(&mut peer, libc::IFLA_IFNAME, &c_text(&format!("{name}p")));
+        let peer_name = format!("{name}p");
+        let mut peer = link_header(0, 0);
+        attribute(&mut peer, libc::IFLA_IFNAME, &c_text(&peer_name));
         // linux/veth.h: VETH_INFO_PEER is 1; linux/if_link.h: IFLA_INFO_KIND is 1, IFLA_INFO_DATA is 2.
         let (mut data, mut info) = (Vec::new(), Vec::new());
         attribute(&mut data, 1, &peer);
         attribute(&mut info, 1, b"veth");
         attribute(&mut info, 2, &data);
-        let mut link = link_header(0, libc::IFF_UP as u32);
+        let mut link = link_header(0, 0);
         attribute(&mut link, libc::IFLA_IFNAME, &c_text(name));
         attribute(&mut link, libc::IFLA_LINKINFO, &info);
         ask(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &link).expect("a veth pair");
+        for end in [name, &peer_name] {
+            // An end can only be up once the other one is there.
+            index(end).and_then(set_up).expect("an end that is up");
+        }
         Interface { name: name.into() }
     }
 

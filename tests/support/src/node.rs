@@ -30,7 +30,7 @@ impl Account {
         fs::create_dir_all(&folder).expect("a temporary folder");
         let account = Account { folder };
         account.write("token", TOKEN);
-        account.write("ca.crt", &server.authority.pem());
+        account.write("ca.crt", server.authority.pem());
         account
     }
 

@@ -120,8 +120,10 @@ impl ApiServer {
     /// Stops listening and closes every connection.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
-        // The listener notices at the next connection.
-        let _ = TcpStream::connect(self.address);
+        // The listener notices at the next connection, and then takes no more.
+        while TcpStream::connect(self.address).is_ok() {
+            thread::sleep(Duration::from_millis(1));
+        }
         self.close_connections();
     }
 

@@ -92,6 +92,8 @@ pub struct Store {
     pub establish_after: Duration,
     /// From then until its objects can be read: 429 meanwhile.
     pub initialize_for: Duration,
+    /// Whether fields that do not change are not validated again (Kubernetes 1.30 and newer).
+    pub ratchets: bool,
     /// When each CRD was created, by the server's clock in milliseconds.
     pub created: BTreeMap<String, i64>,
     version: u64,
@@ -111,6 +113,7 @@ impl Default for Store {
             log: Vec::new(),
             establish_after: Duration::ZERO,
             initialize_for: Duration::ZERO,
+            ratchets: true,
             created: BTreeMap::new(),
             version: 200,
             names: 0,

@@ -1,0 +1,197 @@
+//! The command line, settings and signals.
+
+use std::fs;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use k6u_testkit::fault::{Fault, Plan};
+
+use crate::site::{CONFIG, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, SOON, Site};
+use crate::{Scenario, binary};
+
+pub const ALL: &[Scenario] = &[
+    ("bad_settings_are_named_in_one_line", bad_settings_are_named_in_one_line),
+    ("help_version_and_crds", help_version_and_crds),
+    ("preview_prints_groups", preview_prints_groups),
+    ("preview_says_what_is_wrong", preview_says_what_is_wrong),
+    (
+        "once_says_by_its_status_whether_all_is_well",
+        once_says_by_its_status_whether_all_is_well,
+    ),
+    (
+        "sigterm_and_sigint_end_it_while_idle",
+        sigterm_and_sigint_end_it_while_idle,
+    ),
+    (
+        "sigterm_ends_it_while_a_request_hangs",
+        sigterm_ends_it_while_a_request_hangs,
+    ),
+];
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("k6u starts");
+    (
+        status.code(),
+        String::from_utf8(stdout).expect("text"),
+        String::from_utf8(stderr).expect("text"),
+    )
+}
+
+fn bad_settings_are_named_in_one_line() {
+    let site = Site::new();
+    for (start, expected) in [
+        (
+            site.start().with("UPDATE_INTERVAL", "0"),
+            "UPDATE_INTERVAL=\"0\" is not accepted: it must be a whole number",
+        ),
+        (
+            site.start().with("UPDATE_INTERVAL", "ten"),
+            "UPDATE_INTERVAL=\"ten\" is not accepted",
+        ),
+        (
+            site.start().without("NODE_NAME"),
+            "NODE_NAME is not set: it must be the name of this node",
+        ),
+        (
+            site.start().with("KUBERNETES_SERVICE_HOST", "http://127.0.0.1"),
+            "KUBERNETES_SERVICE_HOST=\"http://127.0.0.1\"",
+        ),
+        (
+            site.start().without("KUBERNETES_SERVICE_PORT"),
+            "KUBERNETES_SERVICE_PORT is not set",
+        ),
+        (
+            site.start().with("RUST_LOG", "loud"),
+            "RUST_LOG=\"loud\" is not accepted",
+        ),
+        (
+            site.start().with("SERVICE_ACCOUNT_DIR", "here"),
+            "SERVICE_ACCOUNT_DIR=\"here\" is not accepted",
+        ),
+    ] {
+        let (status, _, stderr) = output(&mut start.command());
+        assert_eq!(status, Some(2), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+}
+
+fn help_version_and_crds() {
+    let run = |argument: &str| output(Command::new(binary()).env_clear().arg(argument));
+    let (status, stdout, _) = run("--version");
+    assert_eq!(status, Some(0));
+    assert!(
+        stdout.starts_with(concat!("k6u ", env!("CARGO_PKG_VERSION"))),
+        "{stdout}"
+    );
+    let (status, stdout, _) = run("--help");
+    assert_eq!(status, Some(0));
+    for word in ["once", "preview", "crds", "--address", "UPDATE_INTERVAL", "RUST_LOG"] {
+        assert!(stdout.contains(word), "{word} is missing in {stdout}");
+    }
+    assert_eq!(run("crds"), (Some(0), CRDS.to_string(), String::new()));
+    let (status, stdout, stderr) = run("frobnicate");
+    assert_eq!((status, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("frobnicate") && stderr.contains("--help"), "{stderr}");
+}
+
+fn preview_prints_groups() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let folder = &site.account.folder;
+    fs::write(folder.join("config.yaml"), CONFIG).unwrap();
+    fs::write(
+        folder.join("node.yaml"),
+        NODE_CONFIG.replace("eth0", &site.interface.name),
+    )
+    .unwrap();
+    let preview = |arguments: &[&str]| {
+        output(
+            Command::new(binary())
+                .env_clear()
+                .current_dir(folder)
+                .arg("preview")
+                .args(arguments),
+        )
+    };
+    let (status, stdout, stderr) = preview(&["config.yaml", "node.yaml"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    for line in [
+        "kind: CiliumCIDRGroup",
+        "  name: ip6-local-lan",
+        "  - 2001:db8:1234:5672::/64",
+    ] {
+        assert!(stdout.lines().any(|l| l == line), "{stdout}");
+    }
+    assert!(
+        stderr.contains(&format!("{}: prefixes 2001:db8:1234:5671::/64", site.interface.name)),
+        "{stderr}"
+    );
+
+    let (status, stdout, _) = preview(&["--address", "2001:db8:0:56::1", "config.yaml"]);
+    assert_eq!(status, Some(0));
+    assert!(stdout.contains("  - 2001:db8:0:50::/64\n"), "{stdout}");
+}
+
+fn preview_says_what_is_wrong() {
+    let site = Site::new();
+    let bad = site.account.folder.join("bad.yaml");
+    fs::write(&bad, CONFIG.replace("[0, 1, 2]", "[0, 200]")).unwrap();
+    let preview = |arguments: &[&str]| output(Command::new(binary()).env_clear().arg("preview").args(arguments));
+    let bad = bad.to_str().unwrap();
+    let (status, stdout, stderr) = preview(&["--address", "2001:db8::1", bad]);
+    assert_eq!((status, stdout.as_str()), (Some(1), ""));
+    let expected = format!(
+        "k6u: {bad}, document 1: IP6UpdateConfig ip6-update-config: spec.ciliumCIDRGroups[0].prefixIds[1] is 200, \
+         but a /60 holds the prefix ids 0 to 15 only\n"
+    );
+    assert_eq!(stderr, expected);
+    assert_eq!(preview(&[]).0, Some(2));
+    assert_eq!(preview(&["--address", "nonsense", bad]).0, Some(2));
+    assert_eq!(preview(&["--frobnicate", bad]).0, Some(2));
+    let (status, _, stderr) = preview(&["/nowhere.yaml"]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("cannot read /nowhere.yaml"), "{stderr}");
+}
+
+fn once_says_by_its_status_whether_all_is_well() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let once = || output(&mut site.start().with("RUST_LOG", "info").arguments(&["once"]).command());
+    let (status, _, stderr) = once();
+    assert_eq!(status, Some(0), "{stderr}");
+    site.wait_lan("2001:db8:1234:567");
+    site.interface.remove("2001:db8:1234:5671::10");
+    let (status, _, stderr) = once();
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("NoPrefix"), "{stderr}");
+    site.wait_lan("2001:db8:1234:567");
+    site.server.stop();
+    let (status, _, stderr) = once();
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("connection refused"), "{stderr}");
+}
+
+fn sigterm_and_sigint_end_it_while_idle() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let site = Site::with_address("2001:db8:1234:5671::10");
+        let mut node = site.run(3600);
+        site.wait_reason("ip6-update-config", "Updated");
+        let sent = Instant::now();
+        node.signal(signal);
+        let status = node.wait(SOON).expect("it ends");
+        assert_eq!(status.code(), Some(0), "signal {signal}");
+        assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+    }
+}
+
+fn sigterm_ends_it_while_a_request_hangs() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.server
+        .inject(Plan::on(&format!("GET {NODE_CONFIGS}"), usize::MAX, Fault::Hang));
+    let mut node = site.run(1);
+    site.wait_rounds(1);
+    let sent = Instant::now();
+    node.signal(libc::SIGTERM);
+    assert_eq!(node.wait(SOON).expect("it ends").code(), Some(0));
+    assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+    assert!(site.group(GROUP).is_none());
+}

@@ -1,0 +1,149 @@
+//! The API server fails, or refuses.
+
+use std::time::Duration;
+
+use k6u_testkit::fault::{Fault, Plan};
+use k6u_testkit::http::Response;
+use k6u_testkit::node::Start;
+use k6u_testkit::rbac::{Identity, cluster_role};
+use k6u_testkit::server::{Cilium, TOKEN};
+use serde_json::json;
+
+use crate::Scenario;
+use crate::site::{CONFIG_NAME, GROUP, RBAC, Running, SOON, Site};
+
+pub const ALL: &[Scenario] = &[
+    ("the_api_server_has_an_ipv6_address", the_api_server_has_an_ipv6_address),
+    ("a_conflict_is_computed_afresh", a_conflict_is_computed_afresh),
+    ("the_token_is_rotated", the_token_is_rotated),
+    (
+        "a_proxy_in_the_environment_is_ignored",
+        a_proxy_in_the_environment_is_ignored,
+    ),
+    (
+        "connections_that_died_while_idle_cost_a_retry",
+        connections_that_died_while_idle_cost_a_retry,
+    ),
+    ("the_api_server_restarts", the_api_server_restarts),
+    ("a_right_is_missing_and_named", a_right_is_missing_and_named),
+    ("retry_after_is_honoured", retry_after_is_honoured),
+];
+
+const ADDRESS: &str = "2001:db8:1234:5671::10";
+
+fn move_prefix(site: &Site) {
+    site.interface.add("2001:db8:9876:5431::10");
+    site.interface.remove(ADDRESS);
+}
+
+fn the_api_server_has_an_ipv6_address() {
+    let site = Site::bare("::1", Some(Cilium::Both));
+    site.install();
+    site.interface.add(ADDRESS);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    assert!(
+        node.log()[0].contains("API server https://[::1]:"),
+        "{:?}",
+        node.log()[0]
+    );
+}
+
+fn a_conflict_is_computed_afresh() {
+    let (site, node) = Site::settled(1);
+    let conflict = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409,
+        "message": "the object has been modified", "details": {"name": GROUP}});
+    let conflict = Response::new(409, "application/json", conflict.to_string());
+    site.server
+        .inject(Plan::on("PATCH /apis/cilium.io", 2, Fault::Answer(conflict)));
+    move_prefix(&site);
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(node.complaints(), [""; 0], "a conflict is no trouble");
+}
+
+fn the_token_is_rotated() {
+    let (site, node) = Site::settled(1);
+    let second = format!("{TOKEN}-second");
+    site.server.set_token(TOKEN, None);
+    node.wait_log(": 401 Unauthorized", SOON);
+    move_prefix(&site);
+    site.server
+        .set_token(&second, Some(Identity::ServiceAccount(cluster_role(RBAC))));
+    site.account.write("token", format!("{second}\n"));
+    site.wait_lan("2001:db8:9876:543");
+    node.wait_log("API server: works again", SOON);
+    node.wait_complaints(1);
+}
+
+fn a_proxy_in_the_environment_is_ignored() {
+    let site = Site::with_address(ADDRESS);
+    let through_proxy = |start: Start| {
+        ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY"]
+            .iter()
+            .fold(start, |s, n| s.with(n, "http://127.0.0.1:9"))
+    };
+    let _node = Running(through_proxy(site.start()).spawn());
+    site.wait_lan("2001:db8:1234:567");
+}
+
+fn connections_that_died_while_idle_cost_a_retry() {
+    let (site, node) = Site::settled(1);
+    for closed in 1..=3 {
+        // Between two rounds: what breaks in the middle of an answer may fail a round.
+        while node.count("DEBUG round: ") <= closed {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        site.server.close_connections();
+    }
+    site.wait_rounds(2);
+    assert_eq!(node.complaints(), [""; 0], "no round failed");
+    assert!(site.server.opened() >= 3, "{} connections", site.server.opened());
+}
+
+fn the_api_server_restarts() {
+    let (site, node) = Site::settled(1);
+    site.server.stop();
+    node.wait_log("no answer from the API server: connection refused", SOON);
+    move_prefix(&site);
+    std::thread::sleep(Duration::from_millis(2500));
+    site.server.restart().unwrap();
+    site.wait_lan("2001:db8:9876:543");
+    node.wait_log("API server: works again", SOON);
+    node.wait_complaints(1);
+}
+
+fn a_right_is_missing_and_named() {
+    let (site, node) = Site::settled(1);
+    site.revoke("patch", "ciliumcidrgroups");
+    move_prefix(&site);
+    let condition = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let message = condition["message"].as_str().unwrap();
+    assert!(
+        message.contains("k6u lacks the right to patch ciliumcidrgroups.cilium.io"),
+        "{message}"
+    );
+    site.wait_rounds(2);
+    site.restore_rights();
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    node.wait_log("CiliumCIDRGroup ip6-local-lan: works again", SOON);
+}
+
+fn retry_after_is_honoured() {
+    let (site, node) = Site::settled(1);
+    let busy = Response::new(503, "text/plain", "apiserver is shutting down\n").with("Retry-After", "2");
+    site.server.inject(Plan::always(Fault::Answer(busy)));
+    node.wait_log("503 apiserver is shutting down", SOON);
+    let asked = site.server.store().log.len();
+    std::thread::sleep(Duration::from_millis(1700));
+    assert_eq!(
+        site.server.store().log.len(),
+        asked,
+        "it was told to wait for two seconds"
+    );
+    site.server.heal();
+    move_prefix(&site);
+    site.wait_lan("2001:db8:9876:543");
+    node.wait_complaints(1);
+}

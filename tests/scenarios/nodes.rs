@@ -1,0 +1,275 @@
+//! Several nodes: a process and an interface for each, one API server.
+
+use std::time::Duration;
+
+use k6u_testkit::namespace::Interface;
+use k6u_testkit::server::time_text;
+use k6u_testkit::store::{Key, Store};
+use serde_json::{Value, json};
+
+use crate::Scenario;
+use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, requests, writes};
+
+pub const ALL: &[Scenario] = &[
+    (
+        "three_nodes_see_a_new_prefix_one_after_another",
+        three_nodes_see_a_new_prefix_one_after_another,
+    ),
+    (
+        "a_change_is_told_once_by_three_nodes",
+        a_change_is_told_once_by_three_nodes,
+    ),
+    ("a_node_dies_with_its_prefix", a_node_dies_with_its_prefix),
+    ("a_node_config_stops_matching", a_node_config_stops_matching),
+    (
+        "an_idle_node_asks_for_one_list_only",
+        an_idle_node_asks_for_one_list_only,
+    ),
+    ("labels_that_are_added_later", labels_that_are_added_later),
+    (
+        "a_node_that_kubernetes_does_not_know",
+        a_node_that_kubernetes_does_not_know,
+    ),
+];
+
+/// Three nodes with an interface each, which their node configs select.
+struct Trio {
+    site: Site,
+    interfaces: [Interface; 3],
+    nodes: Vec<Running>,
+}
+
+const NAMES: [&str; 3] = [NODE, "node2.example.com", "node3.example.com"];
+
+impl Trio {
+    /// All see the same delegated prefix, through different links of it.
+    fn start(interval: u32) -> Self {
+        let site = Site::new();
+        site.server
+            .admin("DELETE", &format!("{NODE_CONFIGS}/ip6-update-node1"), "", &Value::Null);
+        let interfaces = [Interface::new(), Interface::new(), Interface::new()];
+        for (at, (interface, name)) in interfaces.iter().zip(NAMES).enumerate() {
+            if name != NODE {
+                site.server.add_node(name);
+            }
+            interface.add(&format!("2001:db8:1234:567{at}::10"));
+            let node_config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+                "metadata": {"name": name}, "spec": {"nodeSelector": {"kubernetes.io/hostname": name},
+                "interface": interface.name}});
+            site.server
+                .admin("POST", NODE_CONFIGS, "application/json", &node_config);
+        }
+        let mut trio = Trio {
+            site,
+            interfaces,
+            nodes: Vec::new(),
+        };
+        for name in NAMES {
+            let node = trio.run(name, interval);
+            trio.nodes.push(node);
+        }
+        trio.site.wait_lan("2001:db8:1234:567");
+        trio.site.wait_reason(CONFIG_NAME, "Updated");
+        for name in NAMES {
+            assert!(
+                trio.site.server.wait(SOON, |store| published(store, name)).is_some(),
+                "{name} did not publish"
+            );
+        }
+        trio
+    }
+
+    fn run(&self, name: &str, interval: u32) -> Running {
+        Running(
+            self.site
+                .start()
+                .with("NODE_NAME", name)
+                .with("UPDATE_INTERVAL", &interval.to_string())
+                .spawn(),
+        )
+    }
+}
+
+/// What a node published in the node config of its own name.
+fn published(store: &Store, node: &str) -> Option<Value> {
+    let config = store
+        .objects
+        .get(&Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", node))?;
+    Some(config["status"]["nodes"][node].clone()).filter(Value::is_object)
+}
+
+fn three_nodes_see_a_new_prefix_one_after_another() {
+    let trio = Trio::start(1);
+    let first = trio.site.group_history(GROUP).len();
+    for (at, interface) in trio.interfaces.iter().enumerate() {
+        interface.add(&format!("2001:db8:9876:543{at}::10"));
+        interface.deprecate(&format!("2001:db8:1234:567{at}::10"));
+        // Long enough for the others to make rounds of their own, and to undo it if they would.
+        std::thread::sleep(Duration::from_millis(1200));
+    }
+    trio.site.wait_lan("2001:db8:9876:543");
+    trio.site.wait_rounds(6);
+    let history = trio.site.group_history(GROUP);
+    assert!(history.len() > first, "nothing was written");
+    for cidr in [0, 1, 2].map(|id| format!("2001:db8:9876:543{id}::/64")) {
+        let held: Vec<bool> = history.iter().map(|cidrs| cidrs.contains(&cidr)).collect();
+        let since = held.iter().position(|holds| *holds).expect("it was written");
+        assert!(
+            held[since..].iter().all(|holds| *holds),
+            "{cidr} disappeared again: {history:#?}"
+        );
+    }
+    assert_eq!(
+        history.last().unwrap().len(),
+        3,
+        "the old prefix is gone once the last node left it"
+    );
+    for node in &trio.nodes {
+        assert_eq!(node.complaints(), [""; 0]);
+    }
+}
+
+fn a_change_is_told_once_by_three_nodes() {
+    let trio = Trio::start(1);
+    for (at, interface) in trio.interfaces.iter().enumerate() {
+        interface.remove(&format!("2001:db8:1234:567{at}::10"));
+    }
+    trio.site.wait_reason(CONFIG_NAME, "NoPrefix");
+    trio.site.wait_rounds(6);
+    let count = |reason: &str| trio.site.events().iter().filter(|(r, _)| r == reason).count();
+    assert_eq!(count("NoPrefix"), 1, "{:?}", trio.site.events());
+    assert_eq!(count("PrefixChanged"), 1, "{:?}", trio.site.events());
+}
+
+fn a_node_dies_with_its_prefix() {
+    let mut trio = Trio::start(1);
+    // The third one is at another site, with a prefix of its own.
+    trio.interfaces[2].remove("2001:db8:1234:5672::10");
+    trio.interfaces[2].add("2001:db8:9876:5432::10");
+    let holds =
+        |store: &Store, count: usize| Some(k6u_testkit::server::cidrs(store, GROUP)?.len() == count).filter(|ok| *ok);
+    assert!(
+        trio.site.server.wait(SOON, |store| holds(store, 6)).is_some(),
+        "both sites are in the group"
+    );
+    drop(trio.nodes.pop());
+
+    // Five minutes pass on the server's clock; the others publish meanwhile, as they do every two.
+    for step in 0..4 {
+        assert!(
+            trio.site.server.wait(Duration::ZERO, |store| holds(store, 6)).is_some(),
+            "too early: step {step}"
+        );
+        trio.site.server.advance_clock(Duration::from_secs(121));
+        if step == 2 {
+            break;
+        }
+        let recent = time_text(&trio.site.server, -60);
+        for name in &NAMES[..2] {
+            let fresh = |store: &Store| {
+                published(store, name)
+                    .filter(|entry| entry["observedTime"].as_str().unwrap_or_default() > recent.as_str())
+            };
+            assert!(
+                trio.site.server.wait(SOON, fresh).is_some(),
+                "{name} did not publish again"
+            );
+        }
+    }
+    trio.site.wait_lan("2001:db8:1234:567");
+    let gone = trio
+        .site
+        .server
+        .wait(SOON, |store| published(store, NAMES[2]).is_none().then_some(()));
+    assert!(gone.is_some(), "the stale entry is still there");
+}
+
+fn a_node_config_stops_matching() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "another"}}}),
+    );
+    node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
+    let config = || {
+        site.object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
+            .unwrap()
+    };
+    let removed = site.server.wait(SOON, |store| {
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        store.objects[&key]["status"]["nodes"].get(NODE).is_none().then_some(())
+    });
+    assert!(removed.is_some(), "{}", config());
+    site.wait_rounds(3);
+    assert_eq!(node.count("no IP6UpdateNodeConfig selects"), 1, "said once");
+    site.wait_lan("2001:db8:1234:567");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": NODE}}}),
+    );
+    node.wait_log("an IP6UpdateNodeConfig selects node node1.example.com now", SOON);
+}
+
+fn an_idle_node_asks_for_one_list_only() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.server.add_node("other.example.com");
+    let _node = Running(
+        site.start()
+            .with("NODE_NAME", "other.example.com")
+            .with("UPDATE_INTERVAL", "1")
+            .spawn(),
+    );
+    site.wait_rounds(2);
+    let before = site.server.store().log.len();
+    site.wait_rounds(3);
+    let store = site.server.store();
+    let since: Vec<&String> = store.log[before..].iter().map(|logged| &logged.line).collect();
+    assert!(
+        since.iter().all(|line| **line == format!("GET {NODE_CONFIGS}")),
+        "{since:?}"
+    );
+    assert!(
+        writes(&store)
+            .iter()
+            .all(|line| line.contains("customresourcedefinitions")),
+        "{:?}",
+        writes(&store)
+    );
+}
+
+fn labels_that_are_added_later() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": null, "uplink": "dsl"}}}),
+    );
+    let _node = site.run(1);
+    site.wait_rounds(2);
+    site.patch(
+        "/api/v1/nodes/node1.example.com",
+        json!({"metadata": {"labels": {"uplink": "dsl"}}}),
+    );
+    // Labels are read every two minutes.
+    site.wait_rounds(2);
+    assert!(site.group(GROUP).is_none());
+    site.server.advance_clock(Duration::from_secs(121));
+    site.wait_lan("2001:db8:1234:567");
+    let asked = requests(&site.server.store(), "GET /api/v1/nodes/").len();
+    assert!(asked <= 3, "the node was asked for {asked} times");
+}
+
+fn a_node_that_kubernetes_does_not_know() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let node = Running(
+        site.start()
+            .with("NODE_NAME", "unknown.example.com")
+            .with("UPDATE_INTERVAL", "1")
+            .spawn(),
+    );
+    node.wait_log("is NODE_NAME right?", SOON);
+    site.wait_rounds(3);
+    assert_eq!(node.complaints().len(), 1, "{:?}", node.complaints());
+    assert!(site.group(GROUP).is_none());
+}

@@ -1,0 +1,221 @@
+//! One node whose addresses change. The interval is an hour: only a wake-up can be in time.
+
+use std::time::{Duration, Instant};
+
+use k6u_testkit::namespace::Interface;
+use serde_json::json;
+
+use crate::Scenario;
+use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, requests};
+
+pub const ALL: &[Scenario] = &[
+    ("the_old_prefix_is_deprecated", the_old_prefix_is_deprecated),
+    ("the_old_address_is_taken_away", the_old_address_is_taken_away),
+    ("all_addresses_are_lost", all_addresses_are_lost),
+    ("only_local_addresses", only_local_addresses),
+    ("two_uplinks_keep_both", two_uplinks_keep_both),
+    ("a_rogue_prefix_is_kept_out", a_rogue_prefix_is_kept_out),
+    (
+        "changes_that_mean_nothing_cost_no_request",
+        changes_that_mean_nothing_cost_no_request,
+    ),
+    (
+        "a_flood_of_changes_costs_one_round_a_second",
+        a_flood_of_changes_costs_one_round_a_second,
+    ),
+    (
+        "the_interface_disappears_and_comes_back",
+        the_interface_disappears_and_comes_back,
+    ),
+    ("the_interface_is_renamed", the_interface_is_renamed),
+];
+
+const OLD: &str = "2001:db8:1234:5671::10";
+const NEW: &str = "2001:db8:9876:5431::10";
+
+fn the_old_prefix_is_deprecated() {
+    let (site, node) = Site::settled(3600);
+    site.interface.add(NEW);
+    site.interface.deprecate(OLD);
+    site.wait_lan("2001:db8:9876:543");
+    let group = site.group(GROUP).unwrap();
+    assert_eq!(group["spec"]["externalCIDRs"].as_array().unwrap().len(), 3);
+    node.wait_log(
+        &format!("{}: prefixes 2001:db8:1234:5671::/64", site.interface.name),
+        SOON,
+    );
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+fn the_old_address_is_taken_away() {
+    let (site, _node) = Site::settled(3600);
+    site.interface.remove(OLD);
+    site.interface.add(NEW);
+    site.wait_lan("2001:db8:9876:543");
+    let history = site.group_history(GROUP);
+    assert!(
+        history.iter().all(|cidrs| !cidrs.is_empty()),
+        "the group was empty once: {history:?}"
+    );
+}
+
+fn all_addresses_are_lost() {
+    let (site, node) = Site::settled(3600);
+    let group = site.group(GROUP).unwrap();
+    site.interface.remove(OLD);
+    let condition = site.wait_reason(CONFIG_NAME, "NoPrefix");
+    assert_eq!(condition["status"], "False");
+    let message = condition["message"].as_str().unwrap();
+    assert!(
+        message.contains(&format!(
+            "{NODE}: {} has no global IPv6 address in use",
+            site.interface.name
+        )),
+        "{message}"
+    );
+    assert_eq!(site.group(GROUP).unwrap(), group, "the group keeps what it holds");
+    let entry = site
+        .object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
+        .unwrap();
+    assert_eq!(entry["status"]["nodes"][NODE]["prefixes"], json!([]));
+    assert!(node.wait_complaints(1)[0].contains("IP6UpdateConfig ip6-update-config is not Ready: NoPrefix: "));
+
+    site.interface.add(NEW);
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let told = site.server.wait(SOON, |store| {
+        let count = store.objects.keys().filter(|key| key.resource == "events").count();
+        (count == 3).then_some(())
+    });
+    assert!(told.is_some(), "{:?}", site.events());
+    let events = site.events();
+    assert_eq!(events.iter().filter(|(reason, _)| reason == "NoPrefix").count(), 1);
+    let moved = "2001:db8:1234:5670::/60 -> 2001:db8:9876:5430::/60".to_string();
+    assert!(events.contains(&("PrefixChanged".to_string(), moved)), "{events:?}");
+}
+
+fn only_local_addresses() {
+    let site = Site::with_address("fd12:3456:789a::10");
+    let node = site.run(3600);
+    let condition = site.wait_reason(CONFIG_NAME, "NoPrefix");
+    assert!(
+        condition["message"]
+            .as_str()
+            .unwrap()
+            .contains("fd12:3456:789a::10 is not global unicast"),
+        "{condition}"
+    );
+    assert!(site.group(GROUP).is_none());
+    node.wait_complaints(1);
+}
+
+fn two_uplinks_keep_both() {
+    let site = Site::with_address(OLD);
+    let second = Interface::new();
+    second.add(NEW);
+    let node_config = NODE_CONFIG
+        .replace("eth0", &second.name)
+        .replace("ip6-update-node1", "ip6-update-node1-cable");
+    site.server.create(&node_config);
+    let _node = site.run(1);
+    let both: Vec<String> = ["2001:db8:1234:567", "2001:db8:9876:543"]
+        .iter()
+        .flat_map(|start| (0..3).map(move |id| format!("{start}{id}::/64")))
+        .collect();
+    let both: Vec<&str> = both.iter().map(String::as_str).collect();
+    site.wait_group(GROUP, &both);
+    site.wait_rounds(4);
+    assert_eq!(site.group_history(GROUP).len(), 1, "nothing flaps");
+}
+
+fn a_rogue_prefix_is_kept_out() {
+    let site = Site::with_address(OLD);
+    site.patch(
+        &format!("{}/{CONFIG_NAME}", crate::site::CONFIGS),
+        json!({"spec": {"allowedPrefixes": ["2001:db8::/32"]}}),
+    );
+    let _node = site.run(3600);
+    site.wait_lan("2001:db8:1234:567");
+    site.interface.add("2a00:bad:bad:bad1::10");
+    let told = site.server.wait(SOON, |store| {
+        let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        let entry = store.objects[&key]["status"]["nodes"][NODE]["prefixes"].clone();
+        (entry.as_array()?.len() == 2).then_some(())
+    });
+    assert!(told.is_some(), "the second prefix was not even seen");
+    site.interface.remove("2a00:bad:bad:bad1::10");
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(site.group_history(GROUP).len(), 1, "{:?}", site.group_history(GROUP));
+}
+
+fn changes_that_mean_nothing_cost_no_request() {
+    let (site, _node) = Site::settled(3600);
+    let last_write = |site: &Site| site.server.store().log.len();
+    let before = last_write(&site);
+    let other = Interface::new();
+    other.add("2001:db8:ffff::1");
+    // On the watched interface, but in the same prefix.
+    site.interface.add("2001:db8:1234:5671::11");
+    site.interface.remove("2001:db8:1234:5671::11");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(last_write(&site), before, "{:?}", &site.server.store().log[before..]);
+}
+
+fn a_flood_of_changes_costs_one_round_a_second() {
+    let (site, _node) = Site::settled(3600);
+    let rounds = |site: &Site| {
+        requests(
+            &site.server.store(),
+            "GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs",
+        )
+        .len()
+    };
+    let (before, start) = (rounds(&site), Instant::now());
+    let mut number = 0;
+    while start.elapsed() < Duration::from_millis(2500) {
+        site.interface.add(&format!("2001:db8:{number:x}:1::10"));
+        number += 1;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let lists = rounds(&site) - before;
+    // A round that writes reads the list twice.
+    assert!(
+        (2..=2 * 5).contains(&lists),
+        "{lists} lists of configs for {number} changes"
+    );
+}
+
+fn the_interface_disappears_and_comes_back() {
+    let (mut site, node) = Site::settled(3600);
+    let name = site.interface.name.clone();
+    site.interface = Interface::new();
+    let condition = site.wait_reason(CONFIG_NAME, "NoPrefix");
+    assert!(
+        condition["message"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("there is no interface {name}")),
+        "{condition}"
+    );
+    site.wait_lan("2001:db8:1234:567");
+    site.interface = Interface::named(&name);
+    site.interface.add(NEW);
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    node.wait_complaints(1);
+}
+
+fn the_interface_is_renamed() {
+    let mut site = Site::with_address(OLD);
+    let _node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    let old_name = site.interface.name.clone();
+    site.interface.rename("renamed0");
+    site.wait_reason(CONFIG_NAME, "NoPrefix");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"interface": "renamed0"}}),
+    );
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.interface.rename(&old_name);
+}

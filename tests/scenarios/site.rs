@@ -1,0 +1,267 @@
+//! A site as users have it: a cluster, a node, an interface, the two objects.
+
+use std::time::Duration;
+
+use k6u_testkit::namespace::Interface;
+use k6u_testkit::node::{Account, Node, Start};
+use k6u_testkit::rbac::{Identity, cluster_role};
+use k6u_testkit::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
+use k6u_testkit::store::{Key, Store};
+use serde_json::{Value, json};
+
+/// What the project ships, and users apply.
+pub const CRDS: &str = include_str!("../../manifests/crds.yaml");
+pub const RBAC: &str = include_str!("../../manifests/rbac.yaml");
+pub const CONFIG: &str = include_str!("../../manifests/examples/config.yaml");
+pub const NODE_CONFIG: &str = include_str!("../../manifests/examples/nodeconfig.yaml");
+
+/// The node, the group and the config of the examples.
+pub const NODE: &str = "node1.example.com";
+pub const GROUP: &str = "ip6-local-lan";
+pub const CONFIG_NAME: &str = "ip6-update-config";
+
+/// Longer than anything takes here that comes at all.
+pub const SOON: Duration = Duration::from_secs(8);
+/// The lists that k6u reads and writes.
+pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
+pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
+pub const MERGE: &str = "application/merge-patch+json";
+
+/// A cluster with one interface.
+pub struct Site {
+    pub server: ApiServer,
+    pub account: Account,
+    pub interface: Interface,
+}
+
+impl Site {
+    /// An API server without k6u's CRDs, and an interface without address.
+    pub fn bare(ip: &str, cilium: Option<Cilium>) -> Self {
+        let server = ApiServer::start(ip, cilium, RBAC).expect("a server");
+        let account = Account::new(&server);
+        Site {
+            server,
+            account,
+            interface: Interface::new(),
+        }
+    }
+
+    /// With the CRDs and the two objects; the node config names this site's interface.
+    pub fn new() -> Self {
+        let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+        site.install();
+        site
+    }
+
+    /// With an address on the interface as well.
+    pub fn with_address(address: &str) -> Self {
+        let site = Site::new();
+        site.interface.add(address);
+        site
+    }
+
+    /// Deploys the CRDs and the two objects.
+    pub fn install(&self) {
+        self.server.apply_crds(CRDS, "k6u");
+        self.server.create(CONFIG);
+        self.server.create(&NODE_CONFIG.replace("eth0", &self.interface.name));
+    }
+
+    /// How k6u is started here. Everything is logged, so that everything is searched for the token.
+    pub fn start(&self) -> Start {
+        Start::new(&crate::binary(), &self.server, &self.account, NODE).with("RUST_LOG", "trace")
+    }
+
+    /// Runs k6u with this interval in seconds.
+    pub fn run(&self, interval: u32) -> Running {
+        Running(self.start().with("UPDATE_INTERVAL", &interval.to_string()).spawn())
+    }
+
+    /// With k6u on it, after its first round; the group follows 2001:db8:1234:5670::/60.
+    pub fn settled(interval: u32) -> (Self, Running) {
+        let site = Site::with_address("2001:db8:1234:5671::10");
+        let node = site.run(interval);
+        node.wait_log("DEBUG round: ", SOON);
+        site.wait_lan("2001:db8:1234:567");
+        (site, node)
+    }
+
+    /// Waits until the group holds just these, in this order.
+    pub fn wait_group(&self, group: &str, expected: &[&str]) {
+        let reached = self
+            .server
+            .wait(SOON, |store| (cidrs(store, group)? == expected).then_some(()));
+        assert!(
+            reached.is_some(),
+            "{group} holds {:?}, not {expected:?}",
+            cidrs(&self.server.store(), group)
+        );
+    }
+
+    /// Waits until the example's group follows this delegated prefix, given up to its last hex digit.
+    pub fn wait_lan(&self, start: &str) {
+        let expected = [0, 1, 2].map(|id| format!("{start}{id}::/64"));
+        self.wait_group(GROUP, &expected.each_ref().map(String::as_str));
+    }
+
+    /// Waits until the config's Ready has this reason; gives the condition.
+    pub fn wait_reason(&self, config: &str, reason: &str) -> Value {
+        let found = self.server.wait(SOON, |store| {
+            Some(ready(store, config)?).filter(|c| c["reason"] == reason)
+        });
+        found.unwrap_or_else(|| panic!("{config} is {:?}, not {reason}", ready(&self.server.store(), config)))
+    }
+
+    /// Waits until so many rounds began since now.
+    pub fn wait_rounds(&self, rounds: usize) {
+        let count = |store: &Store| requests(store, &format!("GET {NODE_CONFIGS}")).len();
+        let before = count(&self.server.store());
+        let reached = self
+            .server
+            .wait(SOON, |store| (count(store) >= before + rounds).then_some(()));
+        assert!(reached.is_some(), "no {rounds} rounds");
+    }
+
+    /// An object as it is stored.
+    pub fn object(&self, group: &str, resource: &str, name: &str) -> Option<Value> {
+        self.server
+            .store()
+            .objects
+            .get(&Key::new(group, resource, name))
+            .cloned()
+    }
+
+    /// The group as it is stored.
+    pub fn group(&self, name: &str) -> Option<Value> {
+        self.object("cilium.io", "ciliumcidrgroups", name)
+    }
+
+    /// A group that somebody else made before.
+    pub fn create_group(&self, name: &str, cidrs: &[&str]) {
+        let group = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata": {"name": name},
+            "spec": {"externalCIDRs": cidrs}});
+        self.server.admin(
+            "POST",
+            "/apis/cilium.io/v2/ciliumcidrgroups",
+            "application/json",
+            &group,
+        );
+    }
+
+    /// Changes an object as an administrator would.
+    pub fn patch(&self, path: &str, patch: Value) {
+        self.server.admin("PATCH", path, MERGE, &patch);
+    }
+
+    /// Takes a right away from k6u's service account.
+    pub fn revoke(&self, verb: &str, resource: &str) {
+        let mut rules = cluster_role(RBAC);
+        for rule in rules
+            .iter_mut()
+            .filter(|rule| rule.resources.iter().any(|r| r == resource))
+        {
+            rule.verbs.retain(|v| v != verb);
+        }
+        self.server.set_token(TOKEN, Some(Identity::ServiceAccount(rules)));
+    }
+
+    /// Gives all rights back.
+    pub fn restore_rights(&self) {
+        self.server
+            .set_token(TOKEN, Some(Identity::ServiceAccount(cluster_role(RBAC))));
+    }
+
+    /// The reasons of all Events so far, each with its note.
+    pub fn events(&self) -> Vec<(String, String)> {
+        let store = self.server.store();
+        let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        events
+            .map(|(_, event)| (text(&event["reason"]), text(&event["note"])))
+            .collect()
+    }
+
+    /// Every list of CIDRs that the group ever held, in order.
+    pub fn group_history(&self, name: &str) -> Vec<Vec<String>> {
+        let store = self.server.store();
+        let of_group = store
+            .history
+            .iter()
+            .filter(|p| p.key == Key::new("cilium.io", "ciliumcidrgroups", name));
+        of_group.filter_map(|past| past.object.as_ref()).map(cidrs_of).collect()
+    }
+}
+
+/// k6u while it runs. When it goes, its log is searched for the token.
+pub struct Running(pub Node);
+
+impl std::ops::Deref for Running {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Node {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("k6u said:\n{}", self.0.log().join("\n"));
+        } else {
+            assert_eq!(self.0.count(TOKEN), 0, "the token is in the log");
+            assert_eq!(self.0.count("Bearer"), 0, "an Authorization header is in the log");
+        }
+    }
+}
+
+impl Running {
+    /// Waits until there are so many warnings, and gives them.
+    pub fn wait_complaints(&self, count: usize) -> Vec<String> {
+        let deadline = std::time::Instant::now() + SOON;
+        while self.complaints().len() < count && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let complaints = self.complaints();
+        assert_eq!(complaints.len(), count, "{complaints:#?}");
+        complaints
+    }
+
+    /// The warnings and errors so far.
+    pub fn complaints(&self) -> Vec<String> {
+        self.0
+            .log()
+            .into_iter()
+            .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+            .collect()
+    }
+}
+
+/// The Ready condition of a config.
+pub fn ready(store: &Store, config: &str) -> Option<Value> {
+    let config = store
+        .objects
+        .get(&Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", config))?;
+    let conditions = config["status"]["conditions"].as_array()?;
+    conditions
+        .iter()
+        .find(|condition| condition["type"] == "Ready")
+        .cloned()
+}
+
+/// The requests so far whose `METHOD /path` starts with this.
+pub fn requests(store: &Store, start: &str) -> Vec<String> {
+    let lines = store.log.iter().map(|logged| logged.line.clone());
+    lines.filter(|line| line.starts_with(start)).collect()
+}
+
+/// The requests so far that write.
+pub fn writes(store: &Store) -> Vec<String> {
+    let lines = store.log.iter().map(|logged| logged.line.clone());
+    lines.filter(|line| !line.starts_with("GET ")).collect()
+}

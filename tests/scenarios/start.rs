@@ -1,0 +1,252 @@
+//! Starting: on an empty cluster, on one that was used before, after an older release.
+
+use std::time::Duration;
+
+use k6u_testkit::server::Cilium;
+use serde_json::{Value, json};
+
+use crate::Scenario;
+use crate::site::{
+    CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests, writes,
+};
+
+pub const ALL: &[Scenario] = &[
+    ("first_start_on_an_empty_cluster", first_start_on_an_empty_cluster),
+    ("as_the_daemonset_runs_it", as_the_daemonset_runs_it),
+    ("a_group_that_held_something_else", a_group_that_held_something_else),
+    (
+        "a_group_that_is_right_gets_no_write",
+        a_group_that_is_right_gets_no_write,
+    ),
+    (
+        "crd_rights_missing_but_crds_installed",
+        crd_rights_missing_but_crds_installed,
+    ),
+    ("crd_rights_missing_and_no_crds", crd_rights_missing_and_no_crds),
+    ("upgrade_from_0_3", upgrade_from_0_3),
+    (
+        "an_idle_round_costs_three_requests_and_no_write",
+        an_idle_round_costs_three_requests_and_no_write,
+    ),
+];
+
+fn first_start_on_an_empty_cluster() {
+    let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+    {
+        let mut store = site.server.store();
+        store.establish_after = Duration::from_millis(300);
+        store.initialize_for = Duration::from_millis(500);
+    }
+    site.interface.add("2001:db8:1234:5671::10");
+    let node = site.run(1);
+    node.wait_log("the CRDs of this release are deployed", SOON);
+    node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
+    site.server.create(CONFIG);
+    site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
+    site.wait_lan("2001:db8:1234:567");
+    let condition = site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(condition["status"], "True");
+    // An API that is being set up is no trouble worth a word.
+    assert_eq!(node.complaints(), [""; 0]);
+    let busy = site
+        .server
+        .store()
+        .log
+        .iter()
+        .filter(|logged| logged.status == 429)
+        .count();
+    assert!(busy > 0, "the server was not busy even once, so this proves nothing");
+    node.wait_log("IP6UpdateConfig ip6-update-config is Ready: 1 group follows", SOON);
+}
+
+fn as_the_daemonset_runs_it() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let start = site.start().with("RUST_LOG", "info");
+    let node = start.spawn();
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let log = node.log();
+    assert!(
+        log[0].contains(" on node node1.example.com, every 10 s, API server https://127.0.0.1:"),
+        "{log:#?}"
+    );
+    let expected = "CiliumCIDRGroup ip6-local-lan: not there -> 2001:db8:1234:5670::/64, 2001:db8:1234:5671::/64, \
+                    2001:db8:1234:5672::/64";
+    node.wait_log(expected, SOON);
+    let entry = site
+        .object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
+        .unwrap();
+    let entry = &entry["status"]["nodes"][NODE];
+    assert_eq!(entry["prefixes"], json!(["2001:db8:1234:5671::/64"]));
+    assert_eq!(entry["message"], "");
+    let status = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap()["status"]
+        .clone();
+    assert_eq!(status["observedGeneration"], 1);
+    assert_eq!(status["delegatedPrefixes"], json!(["2001:db8:1234:5670::/60"]));
+    assert_eq!(
+        status["conditions"][0]["message"],
+        "1 group follows 2001:db8:1234:5670::/60"
+    );
+    site.server
+        .wait(SOON, |store| {
+            store.objects.keys().find(|key| key.resource == "events").cloned()
+        })
+        .unwrap();
+    assert_eq!(
+        site.events(),
+        [(
+            "PrefixChanged".to_string(),
+            "none -> 2001:db8:1234:5670::/60".to_string()
+        )]
+    );
+}
+
+fn a_group_that_held_something_else() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.create_group(GROUP, &["192.0.2.0/24", "2001:db8:bad::/48"]);
+    let _node = site.run(3600);
+    site.wait_lan("2001:db8:1234:567");
+}
+
+fn a_group_that_is_right_gets_no_write() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    // The same set in another order and another spelling.
+    site.create_group(
+        GROUP,
+        &[
+            "2001:db8:1234:5672::/64",
+            "2001:DB8:1234:5670:0::/64",
+            "2001:db8:1234:5671::/64",
+        ],
+    );
+    let before = site.group(GROUP).unwrap();
+    let _node = site.run(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.wait_rounds(3);
+    assert_eq!(site.group(GROUP).unwrap(), before);
+    assert_eq!(requests(&site.server.store(), "PATCH /apis/cilium.io"), [""; 0]);
+}
+
+fn crd_rights_missing_but_crds_installed() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.revoke("patch", "customresourcedefinitions");
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_rounds(3);
+    let complaint = &node.wait_complaints(1)[0];
+    assert!(complaint.contains("kubectl apply --server-side"), "{complaint}");
+    assert!(
+        complaint.contains("patch customresourcedefinitions.apiextensions.k8s.io"),
+        "{complaint}"
+    );
+}
+
+fn crd_rights_missing_and_no_crds() {
+    let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+    site.interface.add("2001:db8:1234:5671::10");
+    site.revoke("create", "customresourcedefinitions");
+    let node = site.run(1);
+    node.wait_log("k6u lacks the right to", SOON);
+    site.install();
+    site.wait_lan("2001:db8:1234:567");
+    node.wait_log("API server: works again", SOON);
+}
+
+fn upgrade_from_0_3() {
+    let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+    site.server.apply_crds(CRDS_OF_0_3, "update_crds");
+    site.server.create(CONFIG);
+    site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
+    let condition = |message: &str| {
+        json!({"type": "Ready", "status": "True", "reason": "Updated", "message": message,
+            "lastTransitionTime": "2025-06-01T00:00:00Z"})
+    };
+    let status = json!({"status": {"conditions": [condition("a"), condition("b"), condition("c")]}});
+    for (list, name) in [
+        ("ip6updateconfigs", CONFIG_NAME),
+        ("ip6updatenodeconfigs", "ip6-update-node1"),
+    ] {
+        site.patch(
+            &format!("/apis/apps.fuwafuwatime.moe/v1/{list}/{name}/status"),
+            status.clone(),
+        );
+    }
+    let spec_before = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap()["spec"]
+        .clone();
+    site.interface.add("2001:db8:1234:5671::10");
+
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    let settled = |config: &Value| {
+        config["status"]["conditions"]
+            .as_array()
+            .is_some_and(|list| list.len() == 1)
+    };
+    let store = |store: &k6u_testkit::store::Store| {
+        let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+        store.objects.get(&key).filter(|config| settled(config)).cloned()
+    };
+    let config = site.server.wait(SOON, store).expect("one condition is left");
+    assert_eq!(config["spec"], spec_before);
+    // It was Ready before and is now, so nothing turned.
+    assert_eq!(
+        config["status"]["conditions"][0]["lastTransitionTime"],
+        "2025-06-01T00:00:00Z"
+    );
+    assert_eq!(node.complaints(), [""; 0]);
+    let crd = site.object(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        "ip6updateconfigs.apps.fuwafuwatime.moe",
+    );
+    assert_eq!(crd.unwrap()["spec"]["names"]["shortNames"], json!(["ip6uc"]));
+    assert!(CRDS.contains("shortNames: [ip6uc]"));
+}
+
+/// As 0.3 had them: prefixIds as uint8, no printer columns, no rules.
+const CRDS_OF_0_3: &str = include_str!("../data/crds-0.3.yaml");
+
+fn an_idle_round_costs_three_requests_and_no_write() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let _node = site.run(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.wait_rounds(2);
+    let before = site.server.store().log.len();
+    site.wait_rounds(3);
+    let store = site.server.store();
+    // The last round may still go on.
+    let rounds: Vec<&str> = store.log[before..before + 6]
+        .iter()
+        .map(|logged| logged.line.as_str())
+        .collect();
+    let of_round = |part: &[&str]| {
+        let mut sorted = part.to_vec();
+        sorted.sort_unstable();
+        sorted.iter().map(|line| line.to_string()).collect::<Vec<_>>()
+    };
+    let expected = [
+        format!("GET {}/{GROUP}", "/apis/cilium.io/v2/ciliumcidrgroups"),
+        format!("GET {}", crate::site::CONFIGS),
+        format!("GET {NODE_CONFIGS}"),
+    ];
+    assert_eq!(
+        of_round(&rounds[..3]),
+        of_round(&expected.each_ref().map(String::as_str))
+    );
+    assert_eq!(
+        of_round(&rounds[3..]),
+        of_round(&expected.each_ref().map(String::as_str))
+    );
+    let connections: std::collections::BTreeSet<u64> = store.log.iter().map(|logged| logged.connection).collect();
+    assert_eq!(connections.len(), 1, "one connection for all");
+    assert!(
+        writes(&store)
+            .iter()
+            .all(|line| !store.log[before..].iter().any(|logged| logged.line == *line))
+    );
+    assert!(ready(&store, CONFIG_NAME).is_some());
+}

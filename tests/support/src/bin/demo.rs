@@ -1,0 +1,197 @@
+//! `make demo`: the main job as a short story, with the real binary given as the argument.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use k6u_testkit::namespace::{self, Interface};
+use k6u_testkit::node::{Account, Node, Start};
+use k6u_testkit::server::{ApiServer, Cilium, cidrs, cidrs_of};
+use k6u_testkit::store::Store;
+
+const CRDS: &str = include_str!("../../../../manifests/crds.yaml");
+const RBAC: &str = include_str!("../../../../manifests/rbac.yaml");
+const CONFIG: &str = include_str!("../../../../manifests/examples/config.yaml");
+const NODE_CONFIG: &str = include_str!("../../../../manifests/examples/nodeconfig.yaml");
+
+const NODE: &str = "node1.example.com";
+const GROUP: &str = "ip6-local-lan";
+/// No step takes as long; all three together stay below 20 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let Some(binary) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("demo: name the k6u binary");
+        return ExitCode::from(2);
+    };
+    let told = match namespace::enter() {
+        Ok(()) => tell(&binary),
+        Err(e) => {
+            println!(
+                "This machine forbids network namespaces ({e}), so k6u cannot be shown on an interface of its own."
+            );
+            println!("The same without one, by k6u preview --address 2001:db8:1234:5671::10:\n");
+            preview(&binary)
+        }
+    };
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("demo: FAILED: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn preview(binary: &PathBuf) -> Result<(), String> {
+    let mut child = Command::new(binary)
+        .args(["preview", "--address", "2001:db8:1234:5671::10", "-"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("{} does not start: {e}", binary.display()))?;
+    let mut input = child.stdin.take().ok_or("no standard input")?;
+    input.write_all(CONFIG.as_bytes()).map_err(|e| e.to_string())?;
+    drop(input);
+    let status = child.wait().map_err(|e| e.to_string())?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("k6u preview ended with {status}"))
+    }
+}
+
+fn tell(binary: &PathBuf) -> Result<(), String> {
+    let server = ApiServer::start("127.0.0.1", Some(Cilium::Both), RBAC).map_err(|e| e.to_string())?;
+    let account = Account::new(&server);
+    let interface = Interface::named("eth0");
+    // The administrator applies the two objects; the CRDs must be there for that, so they come first.
+    server.apply_crds(CRDS, "kubectl");
+    server.create(CONFIG);
+    server.create(NODE_CONFIG);
+
+    println!(
+        "An API server runs on {}, with Cilium's CRD, node {NODE} and two objects:",
+        server.address
+    );
+    println!("  IP6UpdateConfig      delegatedPrefixLength 60, group {GROUP}: prefix ids 0, 1, 2");
+    println!("  IP6UpdateNodeConfig  nodeSelector kubernetes.io/hostname={NODE}, interface eth0\n");
+
+    println!("1. The router announces 2001:db8:1234:5671::/64 on eth0, and k6u starts.");
+    interface.add("2001:db8:1234:5671::10");
+    let mut step = Step::begin(&server);
+    let start = Start::new(
+        &binary.canonicalize().map_err(|e| e.to_string())?,
+        &server,
+        &account,
+        NODE,
+    );
+    let mut node = start.spawn();
+    step.end("from start to group", "2001:db8:1234:567", &node)?;
+
+    println!(
+        "2. The provider renumbers by the book: it announces 2001:db8:9876:5431::/64 and deprecates the old prefix."
+    );
+    pause();
+    step = Step::begin(&server);
+    interface.add("2001:db8:9876:5431::10");
+    interface.deprecate("2001:db8:1234:5671::10");
+    step.end("from address to group", "2001:db8:9876:543", &node)?;
+
+    println!("3. The provider renumbers without a word: the old address is gone, 2001:db8:aaaa:bbb1::/64 is there.");
+    pause();
+    step = Step::begin(&server);
+    interface.remove("2001:db8:9876:5431::10");
+    interface.add("2001:db8:aaaa:bbb1::10");
+    step.end("from address to group", "2001:db8:aaaa:bbb", &node)?;
+
+    println!("4. k6u gets SIGTERM.");
+    let sent = Instant::now();
+    node.signal(libc::SIGTERM);
+    let status = node.wait(PATIENCE).ok_or("k6u does not end on SIGTERM")?;
+    if status.code() != Some(0) {
+        return Err(format!("k6u ended with {status}"));
+    }
+    println!(
+        "   It ended with status 0 after {:.1} ms.\n",
+        sent.elapsed().as_secs_f64() * 1e3
+    );
+
+    println!("What it logged:");
+    for line in node.log() {
+        println!("   {line}");
+    }
+    let events = server
+        .store()
+        .objects
+        .iter()
+        .filter(|(key, _)| key.resource == "events")
+        .count();
+    println!("\nIt also wrote {events} Events and the status of both objects: kubectl would show them.");
+    io::stdout().flush().map_err(|e| e.to_string())
+}
+
+/// Rounds that changes wake are a second apart, when the one before was a change as well.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(1200));
+}
+
+/// From a change of addresses until the group follows.
+struct Step<'a> {
+    server: &'a ApiServer,
+    begun: Instant,
+    requests: usize,
+    before: Option<Vec<String>>,
+}
+
+impl<'a> Step<'a> {
+    fn begin(server: &'a ApiServer) -> Self {
+        let store = server.store();
+        let (requests, before) = (store.log.len(), cidrs(&store, GROUP));
+        drop(store);
+        Step {
+            server,
+            begun: Instant::now(),
+            requests,
+            before,
+        }
+    }
+
+    /// Waits until the group holds the three prefixes that start so, and no other.
+    fn end(&self, from: &str, start: &str, node: &Node) -> Result<(), String> {
+        let wanted = [0, 1, 2].map(|id| format!("{start}{id}::/64"));
+        let written = |store: &Store| {
+            let past = store.history.iter().rev().find(|past| past.key.name == GROUP)?;
+            (cidrs_of(past.object.as_ref()?) == wanted).then_some(past.at)
+        };
+        let Some(at) = self.server.wait(PATIENCE, written) else {
+            let held = cidrs(&self.server.store(), GROUP);
+            return Err(format!(
+                "{GROUP} holds {held:?} instead of {wanted:?}; k6u said: {:#?}",
+                node.log()
+            ));
+        };
+        let store = self.server.store();
+        let requests = store.log[self.requests..]
+            .iter()
+            .filter(|logged| logged.at <= at)
+            .count();
+        let show = |list: &[String]| {
+            if list.is_empty() {
+                "empty".to_string()
+            } else {
+                list.join("  ")
+            }
+        };
+        println!(
+            "   before  {}",
+            self.before
+                .as_ref()
+                .map_or("there is no such group".into(), |list| show(list))
+        );
+        println!("   after   {}", show(&wanted));
+        let took = at.duration_since(self.begun).as_secs_f64() * 1e3;
+        println!("   {took:.1} ms {from}, {requests} requests\n");
+        Ok(())
+    }
+}
