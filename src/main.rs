@@ -202,8 +202,8 @@ impl Work {
         };
         let requests = self.operator.client().requests() - requests;
         debug!(
-            "round: {requests} requests, {:.1} ms: {result:?}",
-            start.elapsed().as_secs_f64() * 1e3
+            "round: {requests} requests, {} us: {result:?}",
+            start.elapsed().as_micros()
         );
         match result {
             Ok(Outcome { again, ready }) => {

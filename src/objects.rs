@@ -313,8 +313,20 @@ fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigSta
     Ok(ConfigStatus {
         observed_generation: status["observedGeneration"].as_i64(),
         delegated_prefixes: prefixes(&status["delegatedPrefixes"]),
-        conditions: conditions.filter_map(|c| Condition::deserialize(c).ok()).collect(),
+        conditions: conditions.map(condition).collect(),
     })
+}
+
+fn condition(value: &Value) -> Condition {
+    let text = |field: &str| value[field].as_str().unwrap_or_default().to_string();
+    Condition {
+        kind: text("type"),
+        status: text("status"),
+        observed_generation: value["observedGeneration"].as_i64(),
+        last_transition_time: text("lastTransitionTime"),
+        reason: text("reason"),
+        message: text("message"),
+    }
 }
 
 fn absent_node_spec() -> NodeSpec {

@@ -6,10 +6,11 @@ use std::io;
 use std::net::Ipv6Addr;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::interface::{Observation, select};
-use crate::kube::scalars::{Bounded, reset_allowance};
+use crate::kube::scalars::{Bounded, decode, reset_allowance};
 use crate::netlink::Life;
 use crate::objects::{Config, ConfigSpec, GROUP, NodeConfig, NodeConfigStatus};
 use crate::plan::{self, Known, Verdict};
@@ -70,11 +71,16 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
     };
 
     // Whatever the nodes of a cluster published, it is this machine that is asked.
-    let stand_in = |name: &String| json!({"metadata": {"name": name}, "spec": {"interface": "preview"}});
-    let node_configs: Result<Vec<NodeConfig>, _> = seen.keys().map(|n| NodeConfig::deserialize(stand_in(n))).collect();
+    let stand_in = |name: &String| {
+        decoded(
+            name,
+            &json!({"metadata": {"name": name}, "spec": {"interface": "preview"}}),
+        )
+    };
+    let node_configs = seen.keys().map(stand_in).collect::<Result<Vec<NodeConfig>, String>>()?;
     let plan = plan::plan(&Known {
         configs: &objects.configs,
-        node_configs: &node_configs.map_err(|e| e.to_string())?,
+        node_configs: &node_configs,
         node: "this machine",
         seen: &seen,
         now: Timestamp(0),
@@ -165,10 +171,9 @@ impl Objects {
         let object = format!("{place}: {kind} {name}");
         if kind == "IP6UpdateConfig" {
             ConfigSpec::read(&value["spec"]).map_err(|bad| format!("{object}: {}", bad.problems.join("; ")))?;
-            self.configs
-                .push(Config::deserialize(value).map_err(|e| format!("{object}: {e}"))?);
+            self.configs.push(decoded(&object, &value)?);
         } else {
-            let mut config = NodeConfig::deserialize(value).map_err(|e| format!("{object}: {e}"))?;
+            let mut config: NodeConfig = decoded(&object, &value)?;
             if let Err(problem) = &config.spec.interface {
                 return Err(format!("{object}: {problem}"));
             }
@@ -177,6 +182,11 @@ impl Objects {
         }
         Ok(())
     }
+}
+
+/// The object in a value, by way of its text: so it is read just as an answer of the API server.
+fn decoded<T: DeserializeOwned>(object: &str, value: &Value) -> Result<T, String> {
+    decode(&mut value.to_string().as_bytes()).map_err(|e| format!("{object}: {e}"))
 }
 
 /// What the addresses from the command line show.

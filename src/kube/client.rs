@@ -1,12 +1,14 @@
 //! Requests and answers.
 
 use std::fmt::Display;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, KeyProvider, ring};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::SigningKey;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use ureq::http::{Method, Request, Response, Uri, header};
@@ -16,7 +18,7 @@ use ureq::{Agent, AsSendBody, Body, config::Config};
 
 use super::account::Account;
 use super::error::{Cause, Error, Refusal, Status, clean};
-use super::scalars::reset_allowance;
+use super::scalars::decode;
 use super::transport::{Link, SameThreadResolver, TcpConnector};
 use crate::time::Timestamp;
 
@@ -104,7 +106,7 @@ impl Client {
             let certificates = self.account.certificates(&ca_bundle).map_err(failed)?;
             let tls = TlsConfig::builder()
                 .root_certs(RootCerts::Specific(Arc::new(certificates)))
-                .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+                .unversioned_rustls_crypto_provider(Arc::new(crypto_provider()))
                 .build();
             self.session = Some(Session {
                 agent: agent(tls, self.link.clone()),
@@ -237,9 +239,8 @@ impl Client {
             let refusal = refusal(&mut response, self.server_time, &self.token);
             return Err(failed(Cause::Refused(refusal)));
         }
-        reset_allowance();
-        let reader = BufReader::new(response.body_mut().with_config().limit(MOST_BODY).reader());
-        serde_json::from_reader(reader).map_err(|e| {
+        let mut reader = response.body_mut().with_config().limit(MOST_BODY).reader();
+        decode(&mut reader).map_err(|e| {
             let what = clean(&e.to_string(), &self.token);
             failed(if e.is_io() {
                 Cause::NoAnswer(what)
@@ -247,6 +248,23 @@ impl Client {
                 Cause::Unclear(what)
             })
         })
+    }
+}
+
+/// ring, without what only a peer with a private key needs: k6u has none.
+fn crypto_provider() -> CryptoProvider {
+    CryptoProvider {
+        key_provider: &NoKeys,
+        ..ring::default_provider()
+    }
+}
+
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("k6u identifies itself by a token, not by a key".into()))
     }
 }
 
@@ -292,8 +310,7 @@ fn refusal(response: &mut Response<Body>, now: Option<Timestamp>, token: &str) -
     let reader = response.body_mut().with_config().reader();
     // A body that breaks off says less, but the status stands.
     let _ = reader.take(MOST_ERROR_BODY).read_to_end(&mut body);
-    reset_allowance();
-    match serde_json::from_slice::<Status>(&body) {
+    match decode::<Status>(&mut body.as_slice()) {
         Ok(said) if said.kind == "Status" => Refusal {
             status,
             reason: clean(&said.reason, token),

@@ -5,11 +5,12 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::io::{BufReader, Read};
 use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::prefix::Prefix;
@@ -30,6 +31,17 @@ thread_local! {
 /// Starts counting afresh: to be called before each answer, or file, is decoded.
 pub fn reset_allowance() {
     ALLOWANCE.set(MOST_VALUES);
+}
+
+/// Decodes one answer, or any other JSON, with an allowance of its own.
+///
+/// The reader is of one type for all, so that each decoder is in the binary once.
+///
+/// # Errors
+/// Those of reading, what is no JSON, and what is of another type than `T`.
+pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
+    reset_allowance();
+    serde_json::from_reader(BufReader::with_capacity(4096, reader))
 }
 
 fn spend<E: de::Error>() -> Result<(), E> {

@@ -105,6 +105,10 @@ fn tell(binary: &PathBuf) -> Result<(), String> {
     interface.add("2001:db8:aaaa:bbb1::10");
     step.end("from address to group", "2001:db8:aaaa:bbb", &node)?;
 
+    let events = |store: &Store| store.objects.keys().filter(|key| key.resource == "events").count();
+    let told = server.wait(PATIENCE, |store| (events(store) == 3).then_some(()));
+    told.ok_or("k6u did not report each of the three prefixes by an Event")?;
+
     println!("4. k6u gets SIGTERM.");
     let sent = Instant::now();
     node.signal(libc::SIGTERM);
@@ -127,7 +131,7 @@ fn tell(binary: &PathBuf) -> Result<(), String> {
         .iter()
         .filter(|(key, _)| key.resource == "events")
         .count();
-    println!("\nIt also wrote {events} Events and the status of both objects: kubectl would show them.");
+    println!("\nIt also wrote three Events and the status of both objects: kubectl would show them.");
     io::stdout().flush().map_err(|e| e.to_string())
 }
 
