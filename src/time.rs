@@ -79,6 +79,10 @@ fn parse<'a>(text: &'a str, format: &CStr) -> Option<(Timestamp, &'a str)> {
 
 /// Writes `time` in UTC by a strftime(3) format; gives the length, 0 if it cannot be written.
 #[allow(clippy::useless_conversion, reason = "time_t has 32 bits on some platforms")]
+#[allow(
+    deprecated,
+    reason = "libc announces for musl that time_t will get 64 bits; both suit"
+)]
 fn format(time: Timestamp, format: &CStr, text: &mut [u8]) -> usize {
     // time_t has 32 bits on some platforms: a later time is written as their last second.
     let seconds = time.0.clamp(libc::time_t::MIN.into(), libc::time_t::MAX.into()) as libc::time_t;

@@ -60,7 +60,8 @@ fn poll(fd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
         revents: 0,
     };
     let timeout = libc::timespec {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        // Whatever the width of time_t: the longest interval is a day.
+        tv_sec: timeout.as_secs().min(i32::MAX as u64) as _,
         tv_nsec: timeout.subsec_nanos() as _,
     };
     // SAFETY: one pollfd is passed and its pointer is valid, as is the timeout's; the mask may be null.

@@ -264,7 +264,9 @@ struct NoKeys;
 
 impl KeyProvider for NoKeys {
     fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
-        Err(rustls::Error::General("k6u identifies itself by a token, not by a key".into()))
+        Err(rustls::Error::General(
+            "k6u identifies itself by a token, not by a key".into(),
+        ))
     }
 }
 
