@@ -1,7 +1,7 @@
 //! `make demo`: the main job as a short story, with the real binary given as the argument.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn preview(binary: &PathBuf) -> Result<(), String> {
+fn preview(binary: &Path) -> Result<(), String> {
     let mut child = Command::new(binary)
         .args(["preview", "--address", "2001:db8:1234:5671::10", "-"])
         .stdin(std::process::Stdio::piped())
@@ -61,7 +61,7 @@ fn preview(binary: &PathBuf) -> Result<(), String> {
     }
 }
 
-fn tell(binary: &PathBuf) -> Result<(), String> {
+fn tell(binary: &Path) -> Result<(), String> {
     let server = ApiServer::start("127.0.0.1", Some(Cilium::Both), RBAC).map_err(|e| e.to_string())?;
     let account = Account::new(&server);
     let interface = Interface::named("eth0");
@@ -125,12 +125,6 @@ fn tell(binary: &PathBuf) -> Result<(), String> {
     for line in node.log() {
         println!("   {line}");
     }
-    let events = server
-        .store()
-        .objects
-        .iter()
-        .filter(|(key, _)| key.resource == "events")
-        .count();
     println!("\nIt also wrote three Events and the status of both objects: kubectl would show them.");
     io::stdout().flush().map_err(|e| e.to_string())
 }
