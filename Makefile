@@ -28,12 +28,177 @@ lint: ## check format, clippy and documentation; warnings are errors
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+ARCH := $(firstword $(subst -, ,$(HOST)))
+MUSL := $(patsubst %-gnu,%-musl,$(HOST))
+# musl where the toolchain has it, else glibc; both with the C library inside.
+STATIC_TARGET ?= $(if $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL)/lib),$(MUSL),$(HOST))
+STATIC := target/$(STATIC_TARGET)/release/k6u
+# No path of this machine gets into the binary: so it is the same wherever it is built.
+REMAP := --remap-path-prefix=$(CURDIR)=/k6u --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+
+.PHONY: static
+static: ## build the static binary of this machine's architecture, and prove that it is static
+	RUSTFLAGS="-C target-feature=+crt-static $(REMAP)" $(CARGO) build --release --locked --target $(STATIC_TARGET)
+	@$(call prove-static,$(STATIC))
+	@test $$(stat -c %s $(STATIC)) -le 3145728 || { echo "it is over its budget of 3 MiB" >&2; exit 1; }
+
+define prove-static
+if readelf --program-headers --dynamic $(1) | grep -E 'INTERP|NEEDED'; then \
+	echo "$(1) is not static" >&2; exit 1; \
+fi; \
+echo "$(1) is static, $$(stat -c %s $(1)) bytes"
+endef
+
+# Debian's own Rust toolchain builds for musl where rustup's has no such target. Needs root.
+MUSL_ROOT ?= /var/tmp/k6u-musl-root
+MUSL_TARGET := $(ARCH)-unknown-linux-musl
+STATIC_MUSL := target/$(MUSL_TARGET)/release/k6u
+
+.PHONY: static-musl
+static-musl: $(MUSL_ROOT)/ready ## build the musl binary in a Debian sid root (needs root and debootstrap)
+	mkdir -p $(MUSL_ROOT)/build target/$(MUSL_TARGET)/release
+	tar -c --exclude=./target --exclude=./.git . | tar -x -C $(MUSL_ROOT)/build
+	chroot $(MUSL_ROOT) env -i HOME=/root PATH=/usr/bin:/bin K6U_COMMIT=$(K6U_COMMIT) \
+		SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt \
+		RUSTC_BOOTSTRAP=1 CC_$(subst -,_,$(MUSL_TARGET))=musl-gcc \
+		CARGO_TARGET_$(shell echo $(MUSL_TARGET) | tr a-z- A-Z_)_LINKER=musl-gcc \
+		RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -L /musl" \
+		cargo build --manifest-path /build/Cargo.toml --target-dir /target --release --locked \
+		-Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target $(MUSL_TARGET)
+	cp $(MUSL_ROOT)/target/$(MUSL_TARGET)/release/k6u $(STATIC_MUSL)
+	@$(call prove-static,$(STATIC_MUSL))
+	@test $$(stat -c %s $(STATIC_MUSL)) -le 2097152 || { echo "it is over its budget of 2 MiB" >&2; exit 1; }
+
+$(MUSL_ROOT)/ready:
+	debootstrap --variant=minbase --include=rustc,cargo,rust-src,musl-tools,gcc,libc6-dev sid $(MUSL_ROOT)
+	mkdir -p $(MUSL_ROOT)/musl $(MUSL_ROOT)/etc/ssl/certs
+	cp /etc/ssl/certs/ca-certificates.crt $(MUSL_ROOT)/etc/ssl/certs/
+	cp /etc/resolv.conf $(MUSL_ROOT)/etc/resolv.conf
+	# std asks for libunwind. panic=abort never unwinds, so gcc's own with a stub in place of glibc's part will do.
+	echo 'int _dl_find_object(void *pc, void *result) { (void)pc; (void)result; return -1; }' > $(MUSL_ROOT)/musl/stub.c
+	chroot $(MUSL_ROOT) sh -c 'cd /musl && musl-gcc -c stub.c && cp $$(gcc -print-file-name=libgcc_eh.a) libunwind.a && ar r libunwind.a stub.o'
+	touch $@
+
+.PHONY: test-musl
+test-musl: static-musl ## run the scenario tests and the image test on the musl binary
+	K6U_BIN=$(CURDIR)/$(STATIC_MUSL) $(CARGO) test --locked --test scenarios
+	$(MAKE) test-image BINARY=$(STATIC_MUSL)
+
+IMAGE_REPO ?= registry.fuwafuwatime.moe/concord/k6u
+IMAGE_TAG ?= $(VERSION)
+PLATFORMS ?= linux/amd64,linux/arm64,linux/arm/v7
+IMAGE := $(IMAGE_REPO):$(IMAGE_TAG)
+# Whichever is there; podman and docker take the same words for all that is needed of them here.
+ENGINE ?= $(notdir $(firstword $(shell command -v podman buildah docker 2>/dev/null)))
+IMAGE_ARGS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(K6U_COMMIT)
+
+.PHONY: engine
+engine:
+	@test -n "$(ENGINE)" || { echo "no podman, buildah or docker is here: install one of them" >&2; exit 1; }
+
+.PHONY: image
+image: engine ## build the image for this machine's platform (IMAGE_REPO, IMAGE_TAG)
+	$(ENGINE) build $(IMAGE_ARGS) -f Containerfile -t $(IMAGE) .
+
+.PHONY: push
+push: engine ## push the image, or the manifest list of image-all
+ifeq ($(ENGINE),docker)
+	docker push $(IMAGE)
+else
+	if $(ENGINE) manifest inspect $(IMAGE) >/dev/null 2>&1; \
+	then $(ENGINE) manifest push --all $(IMAGE) docker://$(IMAGE); \
+	else $(ENGINE) push $(IMAGE); fi
+endif
+
+.PHONY: image-all
+image-all: engine ## build a manifest list of PLATFORMS; foreign ones need qemu's binfmt handlers
+ifeq ($(ENGINE),docker)
+	docker buildx build --platform $(PLATFORMS) $(IMAGE_ARGS) -f Containerfile -t $(IMAGE) .
+else
+	$(ENGINE) manifest rm $(IMAGE) 2>/dev/null || true
+	$(ENGINE) build --platform $(PLATFORMS) $(IMAGE_ARGS) -f Containerfile --manifest $(IMAGE) .
+endif
+
+# The binary that the image test puts into the image.
+BINARY ?= $(STATIC)
+IMAGE_TEST := localhost/k6u-test:$(VERSION)
+
+.PHONY: test-image
+test-image: $(if $(filter $(STATIC),$(BINARY)),static) ## run the image's last stage, with a local static binary, in a real container (needs root)
+	@if command -v buildah >/dev/null && command -v podman >/dev/null; then \
+		rm -rf target/image && install -D $(BINARY) target/image/image/k6u && \
+		sed -n '/^FROM scratch/,$$p' Containerfile | sed 's/--from=build //' > target/image/Containerfile && \
+		buildah --storage-driver=vfs build --isolation=chroot $(IMAGE_ARGS) -t $(IMAGE_TEST) target/image >target/image/log 2>&1 \
+			|| { cat target/image/log; exit 1; }; \
+		buildah --storage-driver=vfs images $(IMAGE_TEST); \
+		$(CARGO) run --quiet --locked -p k6u-testkit --bin image-test -- $(IMAGE_TEST) $(VERSION); \
+	else \
+		echo "SKIPPED, NOT PASSED: buildah and podman are needed to test the image" >&2; \
+	fi
+
+# In the order of manifests/kustomization.yaml; the tag is the version.
+INSTALL := crds.yaml rbac.yaml daemonset.yaml
+
+target/dist/install.yaml: $(addprefix manifests/,$(INSTALL)) Cargo.toml Makefile
+	mkdir -p target/dist
+	{ first=1; for file in $(INSTALL); do \
+		[ "$$first" ] || echo '---'; first=; sed 's|\(image: .*\):latest|\1:$(VERSION)|' manifests/$$file; \
+	done; } > $@
+
+.PHONY: check-install
+check-install: target/dist/install.yaml ## check that install.yaml is what kustomize makes of manifests/
+	@if command -v $(KUBECTL) >/dev/null; then \
+		rm -rf target/kustomize && mkdir -p target/kustomize && cp $< target/kustomize/ && \
+		printf 'resources: [install.yaml]\n' > target/kustomize/kustomization.yaml && \
+		$(KUBECTL) kustomize manifests | sed 's|\(image: .*\):latest|\1:$(VERSION)|' > target/kustomize/expected && \
+		$(KUBECTL) kustomize target/kustomize > target/kustomize/actual && \
+		diff target/kustomize/expected target/kustomize/actual && echo "install.yaml is what kustomize makes"; \
+	else echo "SKIPPED, NOT PASSED: kubectl is needed to compare install.yaml with kustomize's output" >&2; fi
+
+CYCLONEDX := target/tools/bin/cargo-cyclonedx
+DIST_NAME := k6u-$(VERSION)-linux-$(ARCH)
+# The time of everything in the archives: that of the last commit.
+EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+$(CYCLONEDX):
+	$(CARGO) install --quiet --locked --root target/tools --version 0.5.9 cargo-cyclonedx
+
+.PHONY: dist
+dist: static check-install $(CYCLONEDX) ## write archives, install.yaml, SBOM and SHA256SUMS to dist/; the same bytes wherever it runs
+	rm -rf dist target/dist/$(DIST_NAME) && mkdir -p dist target/dist/$(DIST_NAME)
+	SOURCE_DATE_EPOCH=$(EPOCH) $(CYCLONEDX) cyclonedx --quiet --format json --no-build-deps --target $(STATIC_TARGET) --override-filename k6u.cdx
+	sed 's|$(CURDIR)|/k6u|g; /"serialNumber"/d' k6u.cdx.json > dist/k6u-$(VERSION).cdx.json
+	rm k6u.cdx.json
+	rm -f tests/support/k6u.cdx.json
+	cp target/dist/install.yaml dist/install.yaml
+	cp $(STATIC) LICENSE.md target/dist/install.yaml target/dist/$(DIST_NAME)/
+	tar --sort=name --mtime=@$(EPOCH) --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w \
+		-C target/dist -c $(DIST_NAME) | gzip -n9 > dist/$(DIST_NAME).tar.gz
+	cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+.PHONY: check-dist
+check-dist: $(CYCLONEDX) ## build dist twice, in two folders, and compare the bytes
+	rm -rf target/twice && mkdir -p target/twice
+	git clone -q . target/twice/one && git clone -q . target/twice/another-folder
+	for folder in one another-folder; do \
+		$(MAKE) -C target/twice/$$folder dist CYCLONEDX=$(CURDIR)/$(CYCLONEDX) >/dev/null || exit 1; \
+	done
+	sha256sum target/twice/*/dist/SHA256SUMS
+	diff -r target/twice/one/dist target/twice/another-folder/dist && echo "both are the same to the byte"
+
 .PHONY: ci
-ci: ci-tools lint test demo ## install what is missing, then everything that a change has to pass
+ci: ci-tools lint test demo test-image check-install ## install what is missing, then everything that a change has to pass
+
+# Where Debian's package manager is not there or fails, whoever needs the package says that it was skipped.
+have = ( for tool in $(1); do command -v $$tool >/dev/null || exit 1; done )
+install = { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1) >/dev/null; } || true
 
 .PHONY: ci-tools
 ci-tools:
-	@command -v cc >/dev/null || (apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev)
+	@$(call have,cc readelf) || $(call install,gcc libc6-dev binutils)
+	@$(call have,podman buildah runc) || $(call install,podman buildah runc)
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
 
