@@ -11,7 +11,7 @@ use log::{debug, info, warn};
 use serde_json::{Value, json};
 
 use crate::groups::{self, Groups};
-use crate::interface::Observation;
+use crate::interface::{Observation, Watch};
 use crate::journal::Journal;
 use crate::kube::objects::{CidrGroup, List, Object};
 use crate::kube::{Cause, Client, Error};
@@ -25,7 +25,7 @@ use crate::time::Timestamp;
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 
 /// What a round needs from outside: a look at an interface.
-pub type Look<'a> = &'a mut dyn FnMut(&str) -> io::Result<Observation>;
+pub type Look<'a> = &'a mut dyn FnMut(&Watch) -> io::Result<Observation>;
 
 /// Why a round did not come to its end.
 #[derive(Debug)]
@@ -59,8 +59,7 @@ pub struct Operator {
     reporter: String,
     labels: Option<Labels>,
     groups: Groups,
-    interfaces: BTreeSet<String>,
-    seen: BTreeMap<String, Observation>,
+    seen: BTreeMap<Watch, Observation>,
     idle: Option<bool>,
     /// What is wrong at the moment.
     pub journal: Journal,
@@ -87,7 +86,6 @@ impl Operator {
             reporter,
             labels: None,
             groups: Groups::default(),
-            interfaces: BTreeSet::new(),
             seen: BTreeMap::new(),
             idle: None,
             journal: Journal::default(),
@@ -101,11 +99,10 @@ impl Operator {
 
     /// Whether the interfaces look other than in the last round.
     pub fn sees_change(&self, look: Look) -> bool {
-        self.interfaces.iter().any(|interface| match look(interface) {
-            Ok(seen) => self.seen.get(interface) != Some(&seen),
-            // The round says what is wrong.
-            Err(_) => true,
-        })
+        // If the kernel does not answer, the round says so.
+        self.seen
+            .iter()
+            .any(|(watch, before)| look(watch).map_or(true, |seen| !seen.is_like(before)))
     }
 
     /// One round.
@@ -117,7 +114,7 @@ impl Operator {
         let mut node_configs = self.client.get::<List<NodeConfig>>(NODE_CONFIGS)?.items;
         let now = self.now();
         let selected = self.selected(&node_configs, now)?;
-        let seen = self.observe(&node_configs, &selected, look)?;
+        let seen = self.observe(&node_configs, &selected, look, now)?;
         self.publish(&mut node_configs, &seen, now)?;
         self.say_whether_idle(selected.is_empty());
         if selected.is_empty() {
@@ -196,71 +193,80 @@ impl Operator {
         Ok(selected.map(|config| config.metadata.name.clone()).collect())
     }
 
-    /// Looks at the interfaces of the selected node configs; logs what changed.
+    /// Looks at the interfaces of the selected node configs, and logs what changed. Gives what this
+    /// node has to publish in each of them.
     fn observe(
         &mut self,
         node_configs: &[NodeConfig],
         selected: &BTreeSet<String>,
         look: Look,
-    ) -> Result<BTreeMap<String, Observation>, Failure> {
-        let mut by_config = BTreeMap::new();
-        let mut by_interface = BTreeMap::new();
+        now: Timestamp,
+    ) -> Result<BTreeMap<String, NodeEntry>, Failure> {
+        let (mut entries, mut seen) = (BTreeMap::new(), BTreeMap::new());
         for config in node_configs
             .iter()
             .filter(|config| selected.contains(&config.metadata.name))
         {
             let subject = format!("IP6UpdateNodeConfig {}", config.metadata.name);
-            let observation = match &config.spec.interface {
-                Ok(interface) => {
-                    let seen = look(interface).map_err(|e| {
+            let observation = match &config.spec.watch {
+                Ok(watch) => {
+                    let interface = &watch.interface;
+                    let observation = look(watch).map_err(|e| {
                         Failure::Addresses(format!("the kernel does not say what addresses {interface} has: {e}"))
                     })?;
                     self.journal.works(&subject);
-                    by_interface.insert(interface.clone(), seen.clone());
-                    seen
+                    self.log_change(interface, self.seen.get(watch), &observation);
+                    seen.insert(watch.clone(), observation.clone());
+                    observation
                 }
                 Err(problem) => {
                     self.journal.fails(&subject, problem);
                     Observation::default()
                 }
             };
-            by_config.insert(config.metadata.name.clone(), observation);
+            let published = config.nodes().get(&self.node);
+            entries.insert(
+                config.metadata.name.clone(),
+                plan::entry(config, &observation, published, now),
+            );
         }
-        for (interface, seen) in &by_interface {
-            let before = self.seen.get(interface);
-            if before.map(|b| &b.prefixes) != Some(&seen.prefixes) || before.map(|b| b.absent) != Some(seen.absent) {
-                let old = before.map_or("unknown".to_string(), |b| join(&b.prefixes));
-                let why = seen.message(interface);
-                let why = if why.is_empty() { why } else { format!(" ({why})") };
-                info!("{interface}: prefixes {old} -> {}{why}", join(&seen.prefixes));
-            }
+        self.seen = seen;
+        Ok(entries)
+    }
+
+    fn log_change(&self, interface: &str, before: Option<&Observation>, seen: &Observation) {
+        let facts = |o: &Observation| (o.prefixes.clone(), o.absent);
+        if before.map(facts) != Some(facts(seen)) {
+            let old = before.map_or("unknown".to_string(), |before| join(&before.prefixes));
+            let message = seen.message(interface);
+            let why = if message.is_empty() {
+                message
+            } else {
+                format!(" ({message})")
+            };
+            info!("{interface}: prefixes {old} -> {}{why}", join(&seen.prefixes));
         }
-        self.interfaces = by_interface.keys().cloned().collect();
-        self.seen = by_interface;
-        Ok(by_config)
     }
 
     /// Publishes what is seen where that is due, in the cluster and in `node_configs`.
     fn publish(
         &mut self,
         node_configs: &mut [NodeConfig],
-        seen: &BTreeMap<String, Observation>,
+        seen: &BTreeMap<String, NodeEntry>,
         now: Timestamp,
     ) -> Result<(), Failure> {
         for config in node_configs {
-            let Some(observation) = seen.get(&config.metadata.name) else {
+            let Some(entry) = seen.get(&config.metadata.name) else {
                 continue;
             };
-            let entry = NodeEntry {
-                prefixes: observation.prefixes.clone(),
-                observed_time: Some(now),
-                message: plan::observation_message(config, observation),
-            };
-            if !must_publish(config.nodes().get(&self.node), &entry) {
+            if !must_publish(config.nodes().get(&self.node), entry) {
                 continue;
             }
+            let deprecated = entry.deprecated.iter();
+            let deprecated = deprecated.map(|d| json!({"prefix": d.prefix.to_string(), "since": d.since.to_string()}));
             let published = json!({
                 "prefixes": texts(&entry.prefixes),
+                "deprecated": deprecated.collect::<Vec<_>>(),
                 "observedTime": now.to_string(),
                 "message": entry.message,
             });
@@ -273,7 +279,7 @@ impl Operator {
                 Err(e) if e.is_absent_object() => debug!("{e}"),
                 published => published?,
             }
-            config.status.0.nodes.0.insert(self.node.clone(), entry);
+            config.status.0.nodes.0.insert(self.node.clone(), entry.clone());
         }
         Ok(())
     }
@@ -294,7 +300,7 @@ impl Operator {
         &self,
         configs: &[Config],
         node_configs: &[NodeConfig],
-        seen: &BTreeMap<String, Observation>,
+        seen: &BTreeMap<String, NodeEntry>,
         now: Timestamp,
     ) -> Plan {
         plan::plan(&Known {

@@ -2,7 +2,7 @@
 //!
 //! getifaddrs(3) lists them, rtnetlink tells how alive each one is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io;
@@ -12,14 +12,31 @@ use std::ptr;
 use crate::netlink::{Life, Netlink};
 use crate::prefix::{LINK_LENGTH, Prefix};
 
+/// The longest interval at which a router announces (RFC 4861 section 6.2.1, MaxRtrAdvInterval).
+pub const DEFAULT_STALE_AFTER: u32 = 1800;
+/// A message names at most so many things.
+const MOST_PARTS: usize = 8;
 /// At most this many prefixes of one interface are published; more are an attack or a mistake.
 pub const MOST_PREFIXES: usize = 64;
+
+/// What to look at, and how.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watch {
+    /// The interface's name.
+    pub interface: String,
+    /// A prefix is stale when it was last announced so many seconds before another one; 0 is never.
+    pub stale_after: u32,
+}
 
 /// What is seen on one interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
     /// The /64 prefixes that count, sorted, each once, at most [`MOST_PREFIXES`].
     pub prefixes: Vec<Prefix>,
+    /// The /64 prefixes that are valid, but deprecated, sorted, at most [`MOST_PREFIXES`].
+    pub deprecated: Vec<Prefix>,
+    /// Those of them that were stale before: to them nobody holds a connection any more.
+    pub long_gone: Vec<Prefix>,
     /// Every address that does not count, and why.
     pub left_out: Vec<(Ipv6Addr, Why)>,
     /// Prefixes beyond [`MOST_PREFIXES`].
@@ -37,69 +54,151 @@ pub enum Why {
     Deprecated,
     /// Another host has it (duplicate address detection failed, RFC 4862 section 5.4).
     Duplicate,
+    /// The router announces another prefix, but no longer this one (flash renumbering, RFC 8978).
+    Stale {
+        /// Seconds since this prefix was last announced.
+        seconds: u32,
+        /// The prefix that was announced last.
+        newest: Prefix,
+        /// Seconds since that.
+        newest_seconds: u32,
+    },
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Why::NotGlobal => "not global unicast (2000::/3)",
-            Why::Deprecated => "deprecated",
-            Why::Duplicate => "duplicate address detection failed",
-        })
+        match self {
+            Why::NotGlobal => f.write_str("not global unicast (2000::/3)"),
+            Why::Deprecated => f.write_str("deprecated"),
+            Why::Duplicate => f.write_str("duplicate address detection failed"),
+            Why::Stale {
+                seconds,
+                newest,
+                newest_seconds,
+            } => {
+                let (since, newest_since) = (Age(*seconds), Age(*newest_seconds));
+                write!(f, "not refreshed for {since}, while {newest} was {newest_since} ago")
+            }
+        }
+    }
+}
+
+/// Seconds as a person says them.
+struct Age(u32);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            seconds @ 0..120 => write!(f, "{seconds} s"),
+            seconds @ 120..7200 => write!(f, "{} min", seconds / 60),
+            seconds => write!(f, "{} h", seconds / 3600),
+        }
     }
 }
 
 impl Observation {
-    /// Why there is no prefix, or that there are too many; empty when all is well.
-    ///
-    /// Stable as long as what is seen is: it is published.
+    /// Whether this says the same as `earlier`, as far as anything follows from it.
+    pub fn is_like(&self, earlier: &Observation) -> bool {
+        let facts = |o: &Observation| (o.absent, o.excess);
+        facts(self) == facts(earlier) && self.prefixes == earlier.prefixes && self.deprecated == earlier.deprecated
+    }
+
+    /// Why there is no prefix, or too many, and which global prefixes were left out; empty when all is well.
     pub fn message(&self, interface: &str) -> String {
+        let mut parts = Vec::new();
         if self.excess > 0 {
-            return format!(
-                "{interface} has {} prefixes; only the first {MOST_PREFIXES} count",
-                self.prefixes.len() + self.excess
-            );
+            let all = self.prefixes.len() + self.excess;
+            parts.push(format!(
+                "{interface} has {all} prefixes; only the first {MOST_PREFIXES} count"
+            ));
         }
-        if !self.prefixes.is_empty() {
-            return String::new();
+        if self.prefixes.is_empty() {
+            parts.push(self.why_none(interface));
         }
+        let mut told = BTreeSet::new();
+        for (address, why) in &self.left_out {
+            let prefix = Prefix::of(*address, LINK_LENGTH);
+            if *why != Why::NotGlobal && !self.prefixes.contains(&prefix) && told.insert(prefix) {
+                parts.push(format!("{prefix} left out: {why}"));
+            }
+        }
+        parts.truncate(MOST_PARTS);
+        parts.join("; ")
+    }
+
+    fn why_none(&self, interface: &str) -> String {
         if self.absent {
             return format!("there is no interface {interface}");
         }
-        if self.left_out.is_empty() {
-            return format!("{interface} has no IPv6 address");
+        match self.left_out.first() {
+            None => format!("{interface} has no IPv6 address"),
+            Some((first, Why::NotGlobal)) => {
+                // The last in order is the most global one: fd00::/8 rather than ::1, but fe80::/10 is above both.
+                let not_link_local = |(a, why): &&(Ipv6Addr, Why)| *why == Why::NotGlobal && !a.is_unicast_link_local();
+                let shown = self
+                    .left_out
+                    .iter()
+                    .rfind(not_link_local)
+                    .map_or(first, |(address, _)| address);
+                format!(
+                    "{interface} has no global IPv6 address in use: {shown} is {}",
+                    Why::NotGlobal
+                )
+            }
+            Some(_) => format!("{interface} has no global IPv6 address in use"),
         }
-        let whys: Vec<String> = [Why::Deprecated, Why::Duplicate, Why::NotGlobal]
-            .iter()
-            .filter_map(|why| {
-                let (first, _) = self.left_out.iter().find(|(_, w)| w == why)?;
-                Some(format!("{first} is {why}"))
-            })
-            .collect();
-        format!("{interface} has no global IPv6 address in use: {}", whys.join("; "))
     }
 }
 
+/// What of a message stays the same while only time passes.
+pub fn substance(message: &str) -> impl Iterator<Item = &str> {
+    message
+        .split("; ")
+        .map(|part| part.split(": not refreshed for ").next().unwrap_or(part))
+}
+
 /// Which of the addresses count. Tentative and temporary ones do: it is the prefix that matters.
-pub fn select(addresses: &[Life]) -> Observation {
-    let mut prefixes = BTreeSet::new();
-    let mut left_out = Vec::new();
+///
+/// Among announced addresses a prefix is stale that was last announced more than `stale_after`
+/// seconds before the one that was announced last. To announce it as deprecated is to announce it: so
+/// a router that stops does not hand the group to a prefix that was stale before. Static addresses
+/// and those of DHCPv6 are never stale, and temporary ones are no evidence.
+///
+/// `now` is in hundredths of a second since the system started, as are the addresses' time stamps;
+/// it serves messages only.
+pub fn select(addresses: &[Life], stale_after: u32, now: u32) -> Observation {
+    let refreshed = last_announced(addresses);
+    let stale = stale_prefixes(&refreshed, stale_after, now);
+    let (mut prefixes, mut deprecated, mut left_out) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for life in addresses {
+        let prefix = Prefix::of(life.address, LINK_LENGTH);
+        // What announced a prefix once, or derives from that, goes with it; other addresses stand for themselves.
+        let derives = life.is_announced() || life.is_temporary();
         let why = if !is_global_unicast(life.address) {
             Why::NotGlobal
         } else if life.is_duplicate() {
             Why::Duplicate
         } else if life.is_deprecated() {
+            deprecated.insert(prefix);
             Why::Deprecated
+        } else if let Some(why) = stale.get(&prefix).filter(|_| derives) {
+            *why
         } else {
-            prefixes.insert(Prefix::of(life.address, LINK_LENGTH));
+            prefixes.insert(prefix);
             continue;
         };
         left_out.push((life.address, why));
     }
     left_out.sort_by_key(|(address, _)| *address);
     let excess = prefixes.len().saturating_sub(MOST_PREFIXES);
+    let deprecated: Vec<Prefix> = deprecated.difference(&prefixes).copied().take(MOST_PREFIXES).collect();
     Observation {
+        long_gone: deprecated
+            .iter()
+            .filter(|prefix| stale.contains_key(prefix))
+            .copied()
+            .collect(),
+        deprecated,
         prefixes: prefixes.into_iter().take(MOST_PREFIXES).collect(),
         left_out,
         excess,
@@ -107,8 +206,61 @@ pub fn select(addresses: &[Life]) -> Observation {
     }
 }
 
+/// When each announced prefix was last announced.
+fn last_announced(addresses: &[Life]) -> BTreeMap<Prefix, u32> {
+    let mut refreshed = BTreeMap::new();
+    for life in addresses
+        .iter()
+        .filter(|life| is_global_unicast(life.address) && life.is_announced())
+    {
+        let last = refreshed
+            .entry(Prefix::of(life.address, LINK_LENGTH))
+            .or_insert(life.updated);
+        if is_later(life.updated, *last) {
+            *last = life.updated;
+        }
+    }
+    refreshed
+}
+
+fn stale_prefixes(refreshed: &BTreeMap<Prefix, u32>, stale_after: u32, now: u32) -> BTreeMap<Prefix, Why> {
+    let newest = refreshed
+        .iter()
+        .reduce(|newest, other| if is_later(*other.1, *newest.1) { other } else { newest });
+    let Some((newest, newest_at)) = newest.filter(|_| stale_after > 0) else {
+        return BTreeMap::new();
+    };
+    let seconds = |from: u32, to: u32| to.wrapping_sub(from) / 100;
+    let stale = refreshed
+        .iter()
+        .filter(|(_, at)| seconds(**at, *newest_at) > stale_after);
+    let why = |at: u32| Why::Stale {
+        seconds: seconds(at, now),
+        newest: *newest,
+        newest_seconds: seconds(*newest_at, now),
+    };
+    stale.map(|(prefix, at)| (*prefix, why(*at))).collect()
+}
+
+/// Whether one time stamp is later than another. They wrap after 497 days.
+fn is_later(one: u32, other: u32) -> bool {
+    one != other && one.wrapping_sub(other) < u32::MAX / 2
+}
+
 fn is_global_unicast(address: Ipv6Addr) -> bool {
     address.segments()[0] & 0xe000 == 0x2000
+}
+
+/// Hundredths of a second since the system started, not counting sleep: the clock of the kernel's
+/// time stamps (net/ipv6/addrconf.c `cstamp_delta`).
+fn hundredths_since_start() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    if status != 0 {
+        return 0;
+    }
+    (time.tv_sec as u64 * 100 + time.tv_nsec as u64 / 10_000_000) as u32
 }
 
 /// Looks at interfaces.
@@ -132,7 +284,8 @@ impl Observer {
     ///
     /// # Errors
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.
-    pub fn observe(&mut self, interface: &str) -> io::Result<Observation> {
+    pub fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        let interface = &watch.interface;
         let absent = Observation {
             absent: true,
             ..Observation::default()
@@ -144,7 +297,7 @@ impl Observer {
         let mut lives = self.netlink.addresses()?;
         // An address in one list only came or went in between: the next wake-up tells.
         lives.retain(|life| life.interface == index && listed.contains(&life.address));
-        Ok(select(&lives))
+        Ok(select(&lives, watch.stale_after, hundredths_since_start()))
     }
 
     /// The interfaces with at least one address that counts, in the kernel's order.
@@ -160,8 +313,12 @@ impl Observer {
         }
         let mut with_prefix = Vec::new();
         for name in names {
-            if !self.observe(&name)?.prefixes.is_empty() {
-                with_prefix.push(name);
+            let watch = Watch {
+                interface: name,
+                stale_after: DEFAULT_STALE_AFTER,
+            };
+            if !self.observe(&watch)?.prefixes.is_empty() {
+                with_prefix.push(watch.interface);
             }
         }
         Ok(with_prefix)
@@ -245,124 +402,4 @@ fn ipv6_of(entry: &libc::ifaddrs) -> Option<(String, Ipv6Addr)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn life(address: &str) -> Life {
-        Life {
-            interface: 2,
-            address: address.parse().unwrap(),
-            prefix_length: 64,
-            flags: 0,
-            preferred: 3600,
-            valid: 7200,
-            updated: 0,
-        }
-    }
-
-    fn texts(observation: &Observation) -> Vec<String> {
-        observation.prefixes.iter().map(Prefix::to_string).collect()
-    }
-
-    #[test]
-    fn only_global_unicast_counts() {
-        let addresses = [
-            "::1",
-            "fe80::1",
-            "fd00::1",
-            "fc00::1",
-            "ff02::1",
-            "1fff::1",
-            "4000::1",
-            "64:ff9b::192.0.2.1",
-            "2000::1",
-            "3fff:ffff::1",
-            "2001:db8:1:2::3",
-        ];
-        let seen = select(&addresses.map(life));
-        assert_eq!(texts(&seen), ["2000::/64", "2001:db8:1:2::/64", "3fff:ffff::/64"]);
-        assert_eq!(seen.left_out.len(), 8);
-        assert!(seen.left_out.iter().all(|(_, why)| *why == Why::NotGlobal));
-        assert_eq!(seen.message("eth0"), "");
-    }
-
-    #[test]
-    fn deprecated_and_duplicate_addresses_do_not_count() {
-        let mut deprecated = life("2001:db8:1::1");
-        deprecated.flags = libc::IFA_F_DEPRECATED;
-        let mut over = life("2001:db8:2::1");
-        over.preferred = 0;
-        let mut duplicate = life("2001:db8:3::1");
-        duplicate.flags = libc::IFA_F_DADFAILED | libc::IFA_F_TENTATIVE;
-        let seen = select(&[deprecated, over, duplicate]);
-        assert_eq!(texts(&seen), [""; 0]);
-        let whys: Vec<Why> = seen.left_out.iter().map(|(_, why)| *why).collect();
-        assert_eq!(whys, [Why::Deprecated, Why::Deprecated, Why::Duplicate]);
-        assert_eq!(
-            seen.message("eth0"),
-            "eth0 has no global IPv6 address in use: 2001:db8:1::1 is deprecated; \
-             2001:db8:3::1 is duplicate address detection failed"
-        );
-    }
-
-    #[test]
-    fn tentative_and_temporary_addresses_and_a_128_count() {
-        let mut tentative = life("2001:db8:1::1");
-        tentative.flags = libc::IFA_F_TENTATIVE;
-        let mut temporary = life("2001:db8:2::1");
-        temporary.flags = libc::IFA_F_TEMPORARY;
-        let mut dhcp = life("2001:db8:3::1");
-        dhcp.prefix_length = 128;
-        let seen = select(&[dhcp, temporary, tentative]);
-        assert_eq!(texts(&seen), ["2001:db8:1::/64", "2001:db8:2::/64", "2001:db8:3::/64"]);
-    }
-
-    #[test]
-    fn one_prefix_with_a_living_and_a_deprecated_address_counts() {
-        let mut deprecated = life("2001:db8:1::1");
-        deprecated.preferred = 0;
-        let seen = select(&[deprecated, life("2001:db8:1::2")]);
-        assert_eq!(texts(&seen), ["2001:db8:1::/64"]);
-    }
-
-    #[test]
-    fn duplicates_fold_and_order_does_not_matter() {
-        let (a, b, c) = (life("2001:db8:2::1"), life("2001:db8:1::1"), life("2001:db8:2::2"));
-        assert_eq!(select(&[a, b, c]), select(&[c, b, a]));
-        assert_eq!(texts(&select(&[a, b, c])), ["2001:db8:1::/64", "2001:db8:2::/64"]);
-    }
-
-    #[test]
-    fn at_most_64_prefixes_count_and_the_rest_is_reported() {
-        let flood: Vec<Life> = (0..1000).map(|n| life(&format!("2001:db8:{n:x}::1"))).collect();
-        let seen = select(&flood);
-        assert_eq!((seen.prefixes.len(), seen.excess), (64, 936));
-        assert_eq!(seen.message("eth0"), "eth0 has 1000 prefixes; only the first 64 count");
-        assert_eq!(select(&flood[..64]).excess, 0);
-    }
-
-    #[test]
-    fn messages_say_what_is_there_instead() {
-        let mut absent = Observation::default();
-        assert_eq!(absent.message("eth0"), "eth0 has no IPv6 address");
-        absent.absent = true;
-        assert_eq!(absent.message("eth0"), "there is no interface eth0");
-        assert_eq!(
-            select(&[life("fe80::1"), life("fd00::1")]).message("eth0"),
-            "eth0 has no global IPv6 address in use: fd00::1 is not global unicast (2000::/3)"
-        );
-    }
-
-    #[test]
-    fn an_unknown_interface_is_an_observation() {
-        let seen = Observer::new().unwrap().observe("k6u-nowhere").unwrap();
-        assert!(seen.absent && seen.prefixes.is_empty());
-        assert!(Observer::new().unwrap().observe("nul\0").unwrap().absent);
-    }
-
-    #[test]
-    fn loopback_has_no_prefix() {
-        let seen = Observer::new().unwrap().observe("lo").unwrap();
-        assert!(!seen.absent && seen.prefixes.is_empty());
-    }
-}
+mod tests;

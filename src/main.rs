@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k6u::apply::{Failure, Operator, Outcome};
 use k6u::crds::{self, Deployed};
-use k6u::interface::{Observation, Observer};
+use k6u::interface::{Observation, Observer, Watch};
 use k6u::kube::{Client, Error};
 use k6u::objects::GROUP;
 use k6u::pace::{Ended, Pace, dice};
@@ -162,10 +162,7 @@ impl Work {
                 match sleeper.sleep_until(due) {
                     Woken::TimeOver => break,
                     Woken::AddressChange => {
-                        if self
-                            .operator
-                            .sees_change(&mut |interface| self.observer.observe(interface))
-                        {
+                        if self.operator.sees_change(&mut |watch| self.observer.observe(watch)) {
                             due = pace.after_change(Instant::now(), due);
                         }
                     }
@@ -197,7 +194,7 @@ impl Work {
                 self.wait_for(&format!("the API server does not serve {name} yet"));
                 return (Ended::NotYet(Some(Duration::from_millis(200))), false);
             }
-            Ok(Deployed::Established) => self.operator.round(&mut |interface| self.observer.observe(interface)),
+            Ok(Deployed::Established) => self.operator.round(&mut |watch| self.observer.observe(watch)),
             Err(e) => Err(e.into()),
         };
         let requests = self.operator.client().requests() - requests;
@@ -269,8 +266,8 @@ impl Work {
 struct ThisMachine(Observer);
 
 impl Interfaces for ThisMachine {
-    fn observe(&mut self, interface: &str) -> io::Result<Observation> {
-        self.0.observe(interface)
+    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        self.0.observe(watch)
     }
 
     fn with_prefix(&mut self) -> io::Result<Vec<String>> {

@@ -58,6 +58,17 @@ impl Life {
         self.flags & libc::IFA_F_DEPRECATED != 0 || self.preferred == 0
     }
 
+    /// Whether a router announced its prefix, or a program that listens to routers did so for the kernel:
+    /// such addresses have lifetimes that end, unless they are renewed.
+    pub fn is_announced(&self) -> bool {
+        self.valid != u32::MAX && self.prefix_length == 64 && !self.is_temporary()
+    }
+
+    /// Whether it is a privacy address (RFC 8981), made from a prefix that was announced once.
+    pub fn is_temporary(&self) -> bool {
+        self.flags & libc::IFA_F_TEMPORARY != 0
+    }
+
     /// Whether duplicate address detection found another owner (RFC 4862 section 5.4).
     pub fn is_duplicate(&self) -> bool {
         self.flags & libc::IFA_F_DADFAILED != 0

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::interface::{DEFAULT_STALE_AFTER, Watch};
 use crate::kube::objects::{Condition, Metadata};
 use crate::kube::scalars::{Bounded, FromMap, Text};
 use crate::prefix::{LINK_LENGTH, Prefix, highest_id};
@@ -23,6 +24,11 @@ pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconf
 
 /// Cilium compiles a group into a policy map, which holds 16384 entries unless told otherwise.
 pub const MOST_CIDRS_IN_GROUP: usize = 16_384;
+
+/// A prefix that a router takes back stays valid for two hours at most (RFC 4862 section 5.5.3 e).
+const MOST_KEEP_DEPRECATED: u64 = 7200;
+/// A week: longer than any router is silent.
+const MOST_STALE_AFTER: u64 = 604_800;
 
 /// IP6UpdateConfig: which groups follow the delegated prefix, and with which prefix ids.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -44,6 +50,8 @@ pub struct ConfigSpec {
     pub delegated_prefix_length: u8,
     /// Only delegated prefixes inside one of these count; `None` lets all count.
     pub allowed_prefixes: Option<Vec<Prefix>>,
+    /// How long a deprecated prefix stays in the groups, 0 to 7200 seconds.
+    pub keep_deprecated: i64,
     /// The groups, each name once.
     pub groups: Vec<GroupSpec>,
 }
@@ -95,8 +103,8 @@ pub struct NodeConfig {
 pub struct NodeSpec {
     /// Labels that a node must have; `None` if unreadable, which no node matches.
     pub selector: Option<BTreeMap<String, String>>,
-    /// The interface, or what is wrong with its name.
-    pub interface: Result<String, String>,
+    /// The interface and when a prefix on it is stale, or what is wrong with that.
+    pub watch: Result<Watch, String>,
 }
 
 /// The status of an IP6UpdateNodeConfig.
@@ -112,10 +120,21 @@ pub struct NodeConfigStatus {
 pub struct NodeEntry {
     /// The /64 prefixes that it saw.
     pub prefixes: Vec<Prefix>,
+    /// Those that it saw deprecated, but still valid, and since when.
+    pub deprecated: Vec<Deprecated>,
     /// When, by the API server's clock; `None` if unreadable.
     pub observed_time: Option<Timestamp>,
     /// Why there is none, when there is none.
     pub message: String,
+}
+
+/// A deprecated prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deprecated {
+    /// The /64.
+    pub prefix: Prefix,
+    /// When the node first saw it so, by the API server's clock.
+    pub since: Timestamp,
 }
 
 impl NodeConfig {
@@ -149,14 +168,10 @@ impl NodeSpec {
             }
             _ => None,
         };
-        let interface = match &spec["interface"] {
-            Value::String(name) if is_interface_name(name) => Ok(name.clone()),
-            other => Err(format!(
-                "spec.interface is {}, but it must be the name of a network interface, 1 to 15 characters",
-                shown(other)
-            )),
-        };
-        NodeSpec { selector, interface }
+        NodeSpec {
+            selector,
+            watch: watch(spec),
+        }
     }
 }
 
@@ -169,11 +184,13 @@ impl ConfigSpec {
         let mut bad = BadSpec::default();
         let length = delegated_prefix_length(&spec["delegatedPrefixLength"], &mut bad.problems);
         let allowed_prefixes = allowed_prefixes(&spec["allowedPrefixes"], &mut bad.problems);
+        let keep_deprecated = keep_deprecated(&spec["keepDeprecatedSeconds"], &mut bad.problems);
         let groups = groups(&spec["ciliumCIDRGroups"], length, &mut bad.problems);
         match length {
             Some(delegated_prefix_length) if bad.problems.is_empty() => Ok(ConfigSpec {
                 delegated_prefix_length,
                 allowed_prefixes,
+                keep_deprecated,
                 groups,
             }),
             _ => {
@@ -219,6 +236,20 @@ fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Pre
         }
     }
     Some(allowed)
+}
+
+fn keep_deprecated(value: &Value, problems: &mut Vec<String>) -> i64 {
+    if value.is_null() {
+        return 0;
+    }
+    let seconds = whole_number(value, MOST_KEEP_DEPRECATED);
+    if seconds.is_none() {
+        let found = shown(value);
+        problems.push(format!(
+            "spec.keepDeprecatedSeconds is {found}, but it must be a whole number from 0 to {MOST_KEEP_DEPRECATED}"
+        ));
+    }
+    seconds.unwrap_or(0) as i64
 }
 
 fn groups(value: &Value, length: Option<u8>, problems: &mut Vec<String>) -> Vec<GroupSpec> {
@@ -291,6 +322,30 @@ fn shown(value: &Value) -> String {
     }
 }
 
+fn watch(spec: &Value) -> Result<Watch, String> {
+    let interface = match &spec["interface"] {
+        Value::String(name) if is_interface_name(name) => name.clone(),
+        other => {
+            return Err(format!(
+                "spec.interface is {}, but it must be the name of a network interface, 1 to 15 characters",
+                shown(other)
+            ));
+        }
+    };
+    let stale_after = match &spec["staleAfterSeconds"] {
+        Value::Null => DEFAULT_STALE_AFTER,
+        value => whole_number(value, MOST_STALE_AFTER).ok_or_else(|| {
+            let found = shown(value);
+            format!("spec.staleAfterSeconds is {found}, but it must be a whole number from 0 to {MOST_STALE_AFTER}")
+        })? as u32,
+    };
+    Ok(Watch { interface, stale_after })
+}
+
+fn whole_number(value: &Value, most: u64) -> Option<u64> {
+    value.as_u64().filter(|number| *number <= most)
+}
+
 /// What the kernel takes for a name (net/core/dev.c `dev_valid_name`).
 fn is_interface_name(name: &str) -> bool {
     let fits = (1..=15).contains(&name.len());
@@ -348,6 +403,7 @@ impl<'de> Deserialize<'de> for NodeEntry {
         };
         Ok(NodeEntry {
             prefixes: prefixes(field("prefixes")),
+            deprecated: deprecated(field("deprecated")),
             observed_time: field("observedTime").as_str().and_then(Timestamp::from_rfc3339),
             message: field("message").as_str().unwrap_or_default().to_string(),
         })
@@ -358,6 +414,17 @@ impl<'de> Deserialize<'de> for NodeEntry {
 fn prefixes(list: &Value) -> Vec<Prefix> {
     let items = list.as_array().into_iter().flatten();
     items.filter_map(|item| item.as_str()?.parse().ok()).collect()
+}
+
+/// Deprecated prefixes in a list that k6u itself wrote.
+fn deprecated(list: &Value) -> Vec<Deprecated> {
+    let read = |item: &Value| {
+        Some(Deprecated {
+            prefix: item["prefix"].as_str()?.parse().ok()?,
+            since: Timestamp::from_rfc3339(item["since"].as_str()?)?,
+        })
+    };
+    list.as_array().into_iter().flatten().filter_map(read).collect()
 }
 
 #[cfg(test)]
@@ -512,7 +579,11 @@ mod tests {
 
     #[test]
     fn interface_names() {
-        let read = |name: Value| NodeSpec::read(&json!({"interface": name})).interface;
+        let read = |name: Value| {
+            NodeSpec::read(&json!({"interface": name}))
+                .watch
+                .map(|watch| watch.interface)
+        };
         for name in ["e", "eth0", "enp0s31f6.1000", "br-lan", "wg_0"] {
             assert_eq!(read(json!(name)).unwrap(), name);
         }
@@ -527,6 +598,30 @@ mod tests {
         ] {
             assert!(read(name.clone()).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn seconds_in_range_and_beyond() {
+        let watch = |seconds: Value| NodeSpec::read(&json!({"interface": "eth0", "staleAfterSeconds": seconds})).watch;
+        let stale_after = |seconds: Value| watch(seconds).map(|watch| watch.stale_after);
+        assert_eq!(stale_after(json!(null)), Ok(1800));
+        assert_eq!(stale_after(json!(0)), Ok(0));
+        assert_eq!(stale_after(json!(604_800)), Ok(604_800));
+        let keep = |seconds: Value| {
+            let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [], "keepDeprecatedSeconds": seconds});
+            ConfigSpec::read(&spec)
+                .map(|spec| spec.keep_deprecated)
+                .map_err(|bad| bad.problems.len())
+        };
+        assert_eq!(
+            (keep(json!(null)), keep(json!(0)), keep(json!(7200))),
+            (Ok(0), Ok(0), Ok(7200))
+        );
+        for bad in [json!(-1), json!(604_801), json!(1.5), json!("60"), json!([])] {
+            assert!(watch(bad.clone()).is_err(), "{bad}");
+            assert_eq!(keep(bad), Err(1));
+        }
+        assert_eq!(keep(json!(7201)), Err(1));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::interface::Observation;
-use crate::objects::{Config, ConfigSpec, MOST_CIDRS_IN_GROUP, NodeConfig, NodeEntry};
+use crate::interface::{Observation, substance};
+use crate::objects::{Config, ConfigSpec, Deprecated, MOST_CIDRS_IN_GROUP, NodeConfig, NodeEntry};
 use crate::prefix::{Prefix, join};
 use crate::time::Timestamp;
 
@@ -25,7 +25,7 @@ pub struct Known<'a> {
     /// The name of this node.
     pub node: &'a str,
     /// What this node sees right now, by the name of the IP6UpdateNodeConfig that selects it.
-    pub seen: &'a BTreeMap<String, Observation>,
+    pub seen: &'a BTreeMap<String, NodeEntry>,
     /// By the API server's clock.
     pub now: Timestamp,
 }
@@ -104,11 +104,38 @@ pub fn plan(known: &Known) -> Plan {
                 bad.problems.join("; ")
             ),
         },
-        Ok(spec) => follow(config, spec, &fresh, &owners),
+        Ok(spec) => follow(config, spec, &fresh, &owners, known.now),
     };
     Plan {
         verdicts: known.configs.iter().map(verdict).collect(),
         stale: stale_entries(known),
+    }
+}
+
+/// What this node has to say of an observation, given what it published before.
+pub fn entry(config: &NodeConfig, seen: &Observation, published: Option<&NodeEntry>, now: Timestamp) -> NodeEntry {
+    let known = published.map_or(&[][..], |entry| &entry.deprecated);
+    let deprecated = seen
+        .deprecated
+        .iter()
+        .filter_map(|prefix| match known.iter().find(|d| d.prefix == *prefix) {
+            // Since when is in the cluster, so a restart of k6u does not restart that clock.
+            Some(known) => Some(*known),
+            // It left the groups when it became stale; that its lifetime is over now is no news.
+            None if seen.long_gone.contains(prefix) => None,
+            None => Some(Deprecated {
+                prefix: *prefix,
+                since: now,
+            }),
+        });
+    NodeEntry {
+        prefixes: seen.prefixes.clone(),
+        deprecated: deprecated.collect(),
+        observed_time: Some(now),
+        message: match &config.spec.watch {
+            Ok(watch) => seen.message(&watch.interface),
+            Err(problem) => problem.clone(),
+        },
     }
 }
 
@@ -117,7 +144,9 @@ pub fn must_publish(published: Option<&NodeEntry>, seen: &NodeEntry) -> bool {
     let (Some(published), Some(now)) = (published, seen.observed_time) else {
         return true;
     };
-    let same = published.prefixes == seen.prefixes && published.message == seen.message;
+    let same = published.prefixes == seen.prefixes
+        && published.deprecated == seen.deprecated
+        && substance(&published.message).eq(substance(&seen.message));
     // An entry from the future was written by another clock; it would never become old.
     !same
         || published
@@ -128,41 +157,27 @@ pub fn must_publish(published: Option<&NodeEntry>, seen: &NodeEntry) -> bool {
 /// An entry that counts, and where it is from.
 struct Fresh<'a> {
     node: &'a str,
-    prefixes: &'a [Prefix],
-    message: String,
+    entry: &'a NodeEntry,
 }
 
 fn fresh_entries<'a>(known: &Known<'a>) -> Vec<Fresh<'a>> {
     let mut fresh = Vec::new();
     for config in known.node_configs {
         // What this node sees right now counts more than what it published, or did not publish yet.
-        if let Some(seen) = known.seen.get(&config.metadata.name) {
+        if let Some(entry) = known.seen.get(&config.metadata.name) {
             fresh.push(Fresh {
                 node: known.node,
-                prefixes: &seen.prefixes,
-                message: observation_message(config, seen),
+                entry,
             });
         }
         for (node, entry) in config.nodes() {
             if node != known.node && is_fresh(entry, known.now) {
-                fresh.push(Fresh {
-                    node,
-                    prefixes: &entry.prefixes,
-                    message: entry.message.clone(),
-                });
+                fresh.push(Fresh { node, entry });
             }
         }
     }
     fresh.sort_by_key(|entry| entry.node);
     fresh
-}
-
-/// What a node says of its interface when it has no prefix to show.
-pub fn observation_message(config: &NodeConfig, seen: &Observation) -> String {
-    match &config.spec.interface {
-        Ok(interface) => seen.message(interface),
-        Err(problem) => problem.clone(),
-    }
 }
 
 fn is_fresh(entry: &NodeEntry, now: Timestamp) -> bool {
@@ -209,8 +224,14 @@ fn claims(config: &Config) -> Vec<&str> {
     }
 }
 
-fn follow(config: &Config, spec: &ConfigSpec, fresh: &[Fresh], owners: &BTreeMap<&str, &str>) -> Verdict {
-    let delegated = delegated_prefixes(spec, fresh);
+fn follow(
+    config: &Config,
+    spec: &ConfigSpec,
+    fresh: &[Fresh],
+    owners: &BTreeMap<&str, &str>,
+    now: Timestamp,
+) -> Verdict {
+    let delegated = delegated_prefixes(spec, fresh, now);
     if delegated.is_empty() {
         return Verdict::Keep {
             reason: Reason::NoPrefix,
@@ -237,11 +258,16 @@ fn follow(config: &Config, spec: &ConfigSpec, fresh: &[Fresh], owners: &BTreeMap
     }
 }
 
-/// The distinct prefixes of all fresh nodes, cut to the delegated length, if they are allowed.
-fn delegated_prefixes(spec: &ConfigSpec, fresh: &[Fresh]) -> Vec<Prefix> {
-    let all = fresh.iter().flat_map(|entry| entry.prefixes);
-    let cut = all.map(|prefix| prefix.cut(spec.delegated_prefix_length));
-    let distinct: BTreeSet<Prefix> = cut.filter(|prefix| is_allowed(spec, *prefix)).collect();
+/// The distinct prefixes of all fresh nodes, cut to the delegated length, if they are allowed; and those
+/// that are kept after their deprecation. Without any living prefix nothing is known, and so none is given.
+fn delegated_prefixes(spec: &ConfigSpec, fresh: &[Fresh], now: Timestamp) -> Vec<Prefix> {
+    let cut = |prefix: &Prefix| Some(prefix.cut(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));
+    let mut distinct: BTreeSet<Prefix> = fresh.iter().flat_map(|f| &f.entry.prefixes).filter_map(cut).collect();
+    if !distinct.is_empty() {
+        let is_kept = |d: &&Deprecated| now.since(d.since) < spec.keep_deprecated;
+        let deprecated = fresh.iter().flat_map(|f| &f.entry.deprecated).filter(is_kept);
+        distinct.extend(deprecated.filter_map(|d| cut(&d.prefix)));
+    }
     distinct.into_iter().collect()
 }
 
@@ -274,7 +300,7 @@ fn no_prefix(spec: &ConfigSpec, fresh: &[Fresh]) -> String {
             FRESH_SECONDS / 60
         );
     }
-    let outside: BTreeSet<Prefix> = fresh.iter().flat_map(|entry| entry.prefixes).copied().collect();
+    let outside: BTreeSet<Prefix> = fresh.iter().flat_map(|f| &f.entry.prefixes).copied().collect();
     if !outside.is_empty() {
         let list: Vec<Prefix> = outside.into_iter().take(8).collect();
         let allowed = spec.allowed_prefixes.as_deref().unwrap_or_default();
@@ -288,7 +314,13 @@ fn no_prefix(spec: &ConfigSpec, fresh: &[Fresh]) -> String {
     let reports: Vec<String> = fresh
         .iter()
         .take(4)
-        .map(|entry| format!("{}: {}", entry.node, entry.message))
+        .map(|f| {
+            format!(
+                "{}: {}",
+                f.node,
+                substance(&f.entry.message).collect::<Vec<_>>().join("; ")
+            )
+        })
         .collect();
     format!(
         "No node sees a global IPv6 prefix ({}). {KEEP}; check the router and the interface.",

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::interface::{Observation, select};
+use crate::interface::{DEFAULT_STALE_AFTER, Observation, Watch, select};
 use crate::kube::scalars::{Bounded, decode, reset_allowance};
 use crate::netlink::Life;
 use crate::objects::{Config, ConfigSpec, GROUP, NodeConfig, NodeConfigStatus};
@@ -24,7 +24,7 @@ pub trait Interfaces {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    fn observe(&mut self, interface: &str) -> io::Result<Observation>;
+    fn observe(&mut self, watch: &Watch) -> io::Result<Observation>;
 
     /// The interfaces that show a prefix.
     ///
@@ -78,12 +78,19 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
         )
     };
     let node_configs = seen.keys().map(stand_in).collect::<Result<Vec<NodeConfig>, String>>()?;
+    let now = Timestamp(0);
+    let entry = |config: &NodeConfig| {
+        let name = config.metadata.name.clone();
+        let entry = plan::entry(config, &seen[&name], None, now);
+        (name, entry)
+    };
+    let entries = node_configs.iter().map(entry).collect();
     let plan = plan::plan(&Known {
         configs: &objects.configs,
         node_configs: &node_configs,
         node: "this machine",
-        seen: &seen,
-        now: Timestamp(0),
+        seen: &entries,
+        now,
     });
     preview.ready = true;
     for (config, verdict) in objects.configs.iter().zip(&plan.verdicts) {
@@ -174,7 +181,7 @@ impl Objects {
             self.configs.push(decoded(&object, &value)?);
         } else {
             let mut config: NodeConfig = decoded(&object, &value)?;
-            if let Err(problem) = &config.spec.interface {
+            if let Err(problem) = &config.spec.watch {
                 return Err(format!("{object}: {problem}"));
             }
             config.status.0 = NodeConfigStatus::default();
@@ -192,7 +199,7 @@ fn decoded<T: DeserializeOwned>(object: &str, value: &Value) -> Result<T, String
 /// What the addresses from the command line show.
 fn given(addresses: &[Ipv6Addr], notes: &mut String) -> BTreeMap<String, Observation> {
     let lives: Vec<Life> = addresses.iter().map(|address| Life::of_preferred(*address)).collect();
-    let seen = select(&lives);
+    let seen = select(&lives, DEFAULT_STALE_AFTER, 0);
     explain("the command line", &seen, notes);
     BTreeMap::from([("command-line".to_string(), seen)])
 }
@@ -211,9 +218,10 @@ fn look_around(
         seen.insert(name, observation);
     }
     for config in node_configs {
-        let Ok(interface) = &config.spec.interface else {
+        let Ok(watch) = &config.spec.watch else {
             continue;
         };
+        let interface = &watch.interface;
         if config.spec.needs_labels() {
             let name = &config.metadata.name;
             line(
@@ -221,7 +229,7 @@ fn look_around(
                 &format!("IP6UpdateNodeConfig {name}: taken as if its nodeSelector selected this machine"),
             );
         }
-        let mut observation = interfaces.observe(interface).map_err(silent)?;
+        let mut observation = interfaces.observe(watch).map_err(silent)?;
         if observation.absent {
             line(notes, &format!("there is no interface {interface} on this machine"));
             (_, observation) = some_interface(interfaces, notes).map_err(silent)?;
@@ -248,7 +256,10 @@ fn some_interface(interfaces: &mut dyn Interfaces, notes: &mut String) -> io::Re
         n => format!("the first of {n} that have"),
     };
     line(notes, &format!("using {name} instead, {others} a global IPv6 address"));
-    let seen = interfaces.observe(name)?;
+    let seen = interfaces.observe(&Watch {
+        interface: name.clone(),
+        stale_after: DEFAULT_STALE_AFTER,
+    })?;
     explain(name, &seen, notes);
     Ok((name.clone(), seen))
 }
@@ -272,8 +283,8 @@ mod tests {
     struct Machine(Vec<(&'static str, Vec<&'static str>)>);
 
     impl Interfaces for Machine {
-        fn observe(&mut self, interface: &str) -> io::Result<Observation> {
-            let found = self.0.iter().find(|(name, _)| *name == interface);
+        fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+            let found = self.0.iter().find(|(name, _)| *name == watch.interface);
             Ok(match found {
                 None => Observation {
                     absent: true,
@@ -284,7 +295,7 @@ mod tests {
                         .iter()
                         .map(|a| Life::of_preferred(a.parse().unwrap()))
                         .collect();
-                    select(&lives)
+                    select(&lives, DEFAULT_STALE_AFTER, 0)
                 }
             })
         }
@@ -293,7 +304,13 @@ mod tests {
             let names: Vec<String> = self.0.iter().map(|(name, _)| name.to_string()).collect();
             Ok(names
                 .into_iter()
-                .filter(|name| !self.observe(name).unwrap().prefixes.is_empty())
+                .filter(|name| {
+                    let watch = Watch {
+                        interface: name.clone(),
+                        stale_after: DEFAULT_STALE_AFTER,
+                    };
+                    !self.observe(&watch).unwrap().prefixes.is_empty()
+                })
                 .collect())
         }
     }

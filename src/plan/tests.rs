@@ -62,10 +62,17 @@ fn sees(prefixes: &[&str]) -> Observation {
 }
 
 fn run(configs: &[Config], node_configs: &[NodeConfig], seen: &[(&str, Observation)]) -> Plan {
-    let seen = seen
-        .iter()
-        .map(|(name, observation)| (name.to_string(), observation.clone()))
-        .collect();
+    let config = |name: &str| {
+        node_configs
+            .iter()
+            .find(|config| config.metadata.name == name)
+            .expect("a node config")
+    };
+    let seen = seen.iter().map(|(name, observation)| {
+        let published = config(name).nodes().get("me");
+        (name.to_string(), entry(config(name), observation, published, NOW))
+    });
+    let seen = seen.collect();
     plan(&Known {
         configs,
         node_configs,
@@ -177,7 +184,7 @@ fn every_node_computes_the_same() {
             .find(|(node, ..)| *node == me)
             .map(|(_, prefixes, _)| sees(prefixes))
             .unwrap();
-        let seen = BTreeMap::from([("n".to_string(), seen)]);
+        let seen = BTreeMap::from([("n".to_string(), entry(&node_config("n", &[]), &seen, None, NOW))]);
         let (configs, node_configs) = ([lan()], [node_config("n", &entries)]);
         plan(&Known {
             configs: &configs,
@@ -397,6 +404,7 @@ fn a_published_prefix_shorter_than_the_delegated_length_counts_for_nothing() {
 fn when_to_publish() {
     let entry = |prefixes: &[&str], time: i64, message: &str| NodeEntry {
         prefixes: prefixes.iter().map(|text| prefix(text)).collect(),
+        deprecated: Vec::new(),
         observed_time: Some(Timestamp(time)),
         message: message.into(),
     };
@@ -409,6 +417,18 @@ fn when_to_publish() {
     assert!(must_publish(Some(&published(-1)), &seen), "an entry from the future");
     assert!(must_publish(Some(&entry(&["2001:db8:1::/64"], 1000, "")), &seen));
     assert!(must_publish(Some(&entry(&["2001:db8::/64"], 1000, "x")), &seen));
+    // That time passes is no news.
+    let old = entry(
+        &[],
+        1000,
+        "x; 2001:db8::/64 left out: not refreshed for 34 min, while a was 1 s ago",
+    );
+    let new = entry(
+        &[],
+        1001,
+        "x; 2001:db8::/64 left out: not refreshed for 35 min, while a was 2 s ago",
+    );
+    assert!(!must_publish(Some(&old), &new));
     assert!(must_publish(
         Some(&NodeEntry {
             observed_time: None,
@@ -416,6 +436,76 @@ fn when_to_publish() {
         }),
         &seen
     ));
+}
+
+/// A node that sees this prefix living and that one deprecated.
+fn sees_deprecated(living: &[&str], deprecated: &[&str]) -> Observation {
+    Observation {
+        deprecated: deprecated.iter().map(|text| prefix(text)).collect(),
+        ..sees(living)
+    }
+}
+
+fn keeping(seconds: u32) -> Config {
+    let mut spec = spec(60, &[("lan", &[0])]);
+    spec["keepDeprecatedSeconds"] = json!(seconds);
+    config_with("a", "", spec)
+}
+
+#[test]
+fn a_deprecated_prefix_is_kept_as_long_as_the_config_says() {
+    let both = ["2001:db8:1::/64", "2001:db8:2::/64"];
+    let group_after = |keep, age: i64| {
+        let mut nodes = node_config("n", &[("b", &["2001:db8:2::/64"], 5)]);
+        let since = Timestamp(NOW.0 - age);
+        let deprecated = Deprecated {
+            prefix: prefix("2001:db8:1::/64"),
+            since,
+        };
+        nodes.status.0.nodes.0.get_mut("b").unwrap().deprecated = vec![deprecated];
+        group(&run(&[keeping(keep)], &[nodes], &[]).verdicts[0])
+    };
+    assert_eq!(group_after(0, 0), both[1..], "at once by default");
+    assert_eq!(group_after(600, 0), both);
+    assert_eq!(group_after(600, 599), both);
+    assert_eq!(group_after(600, 600), both[1..]);
+}
+
+#[test]
+fn a_restart_does_not_restart_the_clock_of_a_deprecated_prefix() {
+    let seen = sees_deprecated(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+    let config = node_config("n", &[]);
+    let first = entry(&config, &seen, None, NOW);
+    assert_eq!(first.deprecated[0].since, NOW);
+    let later = Timestamp(NOW.0 + 500);
+    assert_eq!(entry(&config, &seen, Some(&first), later).deprecated, first.deprecated);
+    // Preferred again, and deprecated once more: that is another deprecation.
+    let alive = entry(&config, &sees(&["2001:db8:1::/64"]), Some(&first), later);
+    assert_eq!(alive.deprecated, []);
+    assert_eq!(entry(&config, &seen, Some(&alive), later).deprecated[0].since, later);
+}
+
+#[test]
+fn a_prefix_that_was_stale_before_does_not_come_back_deprecated() {
+    let mut seen = sees_deprecated(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+    let first = entry(&node_config("n", &[]), &seen, None, NOW);
+    seen.long_gone = seen.deprecated.clone();
+    assert_eq!(entry(&node_config("n", &[]), &seen, None, NOW).deprecated, []);
+    // But one that is kept stays kept, though nobody announces it any more.
+    assert_eq!(
+        entry(&node_config("n", &[]), &seen, Some(&first), NOW).deprecated,
+        first.deprecated
+    );
+}
+
+#[test]
+fn deprecated_prefixes_alone_are_no_knowledge() {
+    let plan = run(
+        &[keeping(600)],
+        &[node_config("n", &[])],
+        &[("n", sees_deprecated(&[], &["2001:db8:1::/64"]))],
+    );
+    assert_eq!(reason(&plan.verdicts[0]), Reason::NoPrefix);
 }
 
 proptest! {
