@@ -22,6 +22,10 @@ demo: build ## show the main job on an embedded API server (20 s, no root)
 test: ## run all tests that need no root, no network and no cluster
 	$(CARGO) test --locked --workspace
 
+.PHONY: test-routers
+test-routers: ## run the tests with real routers: radvd, dnsmasq, dhcpcd
+	$(CARGO) test --locked --test routers
+
 .PHONY: lint
 lint: ## check format, clippy and documentation; warnings are errors
 	$(CARGO) fmt --all --check
@@ -189,7 +193,7 @@ check-dist: $(CYCLONEDX) ## build dist twice, in two folders, and compare the by
 	diff -r target/twice/one/dist target/twice/another-folder/dist && echo "both are the same to the byte"
 
 .PHONY: ci
-ci: ci-tools lint test demo test-image check-install ## install what is missing, then everything that a change has to pass
+ci: ci-tools lint test test-routers demo test-image check-install ## install what is missing, then everything that a change has to pass
 
 # Where Debian's package manager is not there or fails, whoever needs the package says that it was skipped.
 have = ( for tool in $(1); do command -v $$tool >/dev/null || exit 1; done )
@@ -199,6 +203,7 @@ install = { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install
 ci-tools:
 	@$(call have,cc readelf) || $(call install,gcc libc6-dev binutils)
 	@$(call have,podman buildah runc) || $(call install,podman buildah runc)
+	@$(call have,radvd dnsmasq dhcpcd ip nsenter) || $(call install,radvd dnsmasq-base dhcpcd-base iproute2 util-linux)
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
 

@@ -33,7 +33,8 @@ pub enum Ended {
 pub struct Pace {
     interval: Duration,
     failures: u32,
-    last_round: Option<Instant>,
+    /// When the last round for a change was, or will be.
+    change_round: Option<Instant>,
     changes_count: bool,
 }
 
@@ -43,15 +44,14 @@ impl Pace {
         Pace {
             interval,
             failures: 0,
-            last_round: None,
+            change_round: None,
             changes_count: true,
         }
     }
 
-    /// A round started at `start` and ended so. Gives the time of the next one.
+    /// A round ended at `now`, and so. Gives the time of the next one.
     /// `dice` is a random number in 0..1: nodes must not come back all at once.
-    pub fn after_round(&mut self, start: Instant, ended: Ended, dice: f64) -> Instant {
-        self.last_round = Some(start);
+    pub fn after_round(&mut self, now: Instant, ended: Ended, dice: f64) -> Instant {
         self.failures = match ended {
             Ended::Failed { .. } => self.failures.saturating_add(1),
             Ended::NotYet(_) => self.failures,
@@ -68,17 +68,19 @@ impl Pace {
                 retry_after,
             } => self.backoff(wants_rest, retry_after, dice),
         };
-        start + pause
+        now + pause
     }
 
     /// The address of an interface changed at `now`. Gives the time of the round for it, if that is
     /// before `due`, when the next one is due anyway.
-    pub fn after_change(&self, now: Instant, due: Instant) -> Instant {
+    pub fn after_change(&mut self, now: Instant, due: Instant) -> Instant {
         if !self.changes_count {
             return due;
         }
-        let earliest = self.last_round.map_or(now, |last| last + BETWEEN_CHANGES);
-        earliest.max(now).min(due)
+        let earliest = self.change_round.map_or(now, |last| now.max(last + BETWEEN_CHANGES));
+        let round = earliest.min(due);
+        self.change_round = Some(round);
+        round
     }
 
     fn backoff(&self, wants_rest: bool, retry_after: Option<Duration>, dice: f64) -> Duration {
@@ -167,11 +169,29 @@ mod tests {
     fn the_first_change_acts_at_once_and_then_one_a_second() {
         let (mut pace, start) = (Pace::new(INTERVAL), Instant::now());
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        assert_eq!(pace.after_change(at(0.0), at(10.0)), at(0.0));
         let due = pace.after_round(at(0.0), Ended::Well, 0.0);
-        assert_eq!(pace.after_change(at(0.3), due), at(1.0));
-        assert_eq!(pace.after_change(at(5.0), due), at(5.0));
-        assert_eq!(pace.after_change(at(11.0), due), at(10.0));
+        assert_eq!(
+            pace.after_change(at(0.3), due),
+            at(0.3),
+            "however short ago an ordinary round was"
+        );
+        let due = pace.after_round(at(0.4), Ended::Well, 0.0);
+        let due = pace.after_change(at(0.5), due);
+        assert_eq!(due, at(1.3));
+        assert_eq!(
+            pace.after_change(at(0.9), due),
+            at(1.3),
+            "further changes share that round"
+        );
+        let due = pace.after_round(at(1.4), Ended::Well, 0.0);
+        assert_eq!(pace.after_change(at(1.5), due), at(2.3));
+        let due = pace.after_round(at(2.4), Ended::Well, 0.0);
+        assert_eq!(pace.after_change(at(9.0), due), at(9.0));
+        assert_eq!(
+            pace.after_change(at(13.0), due),
+            at(12.4),
+            "not later than what is due anyway"
+        );
     }
 
     #[test]

@@ -28,6 +28,11 @@ pub const ALL: &[Scenario] = &[
         the_interface_disappears_and_comes_back,
     ),
     ("the_interface_is_renamed", the_interface_is_renamed),
+    (
+        "a_prefix_moves_between_two_interfaces",
+        a_prefix_moves_between_two_interfaces,
+    ),
+    ("a_thousand_prefixes_of_an_attacker", a_thousand_prefixes_of_an_attacker),
 ];
 
 const OLD: &str = "2001:db8:1234:5671::10";
@@ -183,6 +188,43 @@ fn a_flood_of_changes_costs_one_round_a_second() {
         (2..=2 * 5).contains(&lists),
         "{lists} lists of configs for {number} changes"
     );
+}
+
+fn a_prefix_moves_between_two_interfaces() {
+    let site = Site::with_address(OLD);
+    let second = Interface::new();
+    let node_config = NODE_CONFIG
+        .replace("eth0", &second.name)
+        .replace("ip6-update-node1", "ip6-update-node1-second");
+    site.server.create(&node_config);
+    let node = site.run(3600);
+    site.wait_lan("2001:db8:1234:567");
+    site.interface.remove(OLD);
+    second.add(OLD);
+    node.wait_log(
+        &format!("{}: prefixes none -> 2001:db8:1234:5671::/64", second.name),
+        SOON,
+    );
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let history = site.group_history(GROUP);
+    assert_eq!(history.len(), 1, "the group was never anything else: {history:?}");
+}
+
+fn a_thousand_prefixes_of_an_attacker() {
+    let (site, node) = Site::settled(1);
+    let allowed = json!({"spec": {"allowedPrefixes": ["2001:db8:1234::/48"]}});
+    site.patch(&format!("{}/{CONFIG_NAME}", crate::site::CONFIGS), allowed);
+    for number in 0..1000 {
+        site.interface.add(&format!("2a00:{number:x}:bad:bad::10"));
+    }
+    node.wait_log("has 1001 prefixes; only the first 64 count", SOON);
+    site.wait_rounds(2);
+    let entry = site
+        .object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
+        .unwrap();
+    assert_eq!(entry["status"]["nodes"][NODE]["prefixes"].as_array().unwrap().len(), 64);
+    site.wait_lan("2001:db8:1234:567");
+    assert_eq!(site.group_history(GROUP).len(), 1, "{:?}", site.group_history(GROUP));
 }
 
 fn the_interface_disappears_and_comes_back() {

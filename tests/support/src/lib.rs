@@ -9,6 +9,7 @@ pub mod namespace;
 pub mod node;
 pub mod rbac;
 pub mod route;
+pub mod router;
 pub mod schema;
 pub mod server;
 pub mod store;

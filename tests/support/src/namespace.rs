@@ -12,12 +12,42 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// # Errors
 /// Where the machine forbids it: tests that need it are then skipped.
 pub fn enter() -> io::Result<()> {
+    enter_user(libc::CLONE_NEWNET)
+}
+
+/// The same with mounts of its own: /run and /var/lib/dhcpcd are empty and writable.
+///
+/// # Errors
+/// Where the machine forbids it.
+pub fn enter_with_mounts() -> io::Result<()> {
+    enter_user(libc::CLONE_NEWNET | libc::CLONE_NEWNS)?;
+    for folder in [c"/run", c"/var/lib/dhcpcd"] {
+        // SAFETY: all four strings end in NUL and outlive the call; tmpfs takes no data.
+        let status = unsafe {
+            libc::mount(
+                c"tmpfs".as_ptr(),
+                folder.as_ptr(),
+                c"tmpfs".as_ptr(),
+                0,
+                std::ptr::null(),
+            )
+        };
+        let error = io::Error::last_os_error();
+        // A folder that is not there belongs to a program that is not installed.
+        if status != 0 && error.kind() != io::ErrorKind::NotFound {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn enter_user(namespaces: libc::c_int) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let user = unsafe { libc::getuid() };
     // SAFETY: no pointers are passed.
     let group = unsafe { libc::getgid() };
     // SAFETY: no pointers are passed; the process has one thread yet.
-    let status = unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) };
+    let status = unsafe { libc::unshare(libc::CLONE_NEWUSER | namespaces) };
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -81,6 +111,17 @@ impl Interface {
             index(end).and_then(set_up).expect("an end that is up");
         }
         Interface { name: name.into() }
+    }
+
+    /// Moves the other end of its cable into the network namespace of a process.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn give_peer_to(&self, process: u32) {
+        let peer = index(&format!("{}p", self.name)).expect("the other end");
+        let mut link = link_header(peer, 0);
+        attribute(&mut link, libc::IFLA_NET_NS_PID, &process.to_ne_bytes());
+        ask(libc::RTM_NEWLINK, 0, &link).expect("the other end moves");
     }
 
     /// Adds an address that is preferred and valid for ever.

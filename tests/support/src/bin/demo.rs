@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use k6u_testkit::namespace::{self, Interface};
 use k6u_testkit::node::{Account, Node, Start};
+use k6u_testkit::router::{Announced, Router, is_installed};
 use k6u_testkit::server::{ApiServer, Cilium, cidrs, cidrs_of};
 use k6u_testkit::store::Store;
 
@@ -17,8 +18,10 @@ const NODE_CONFIG: &str = include_str!("../../../../manifests/examples/nodeconfi
 
 const NODE: &str = "node1.example.com";
 const GROUP: &str = "ip6-local-lan";
-/// No step takes as long; all three together stay below 20 s.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Scaled down, as the tests with routers do.
+const STALE_AFTER: u32 = 2;
+/// No step takes as long; all of them together stay below 20 s.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 fn main() -> ExitCode {
     let Some(binary) = std::env::args_os().nth(1).map(PathBuf::from) else {
@@ -68,7 +71,7 @@ fn tell(binary: &Path) -> Result<(), String> {
     // The administrator applies the two objects; the CRDs must be there for that, so they come first.
     server.apply_crds(CRDS, "kubectl");
     server.create(CONFIG);
-    server.create(NODE_CONFIG);
+    server.create(&format!("{NODE_CONFIG}  staleAfterSeconds: {STALE_AFTER}\n"));
 
     println!(
         "An API server runs on {}, with Cilium's CRD, node {NODE} and two objects:",
@@ -86,7 +89,7 @@ fn tell(binary: &Path) -> Result<(), String> {
         &account,
         NODE,
     );
-    let mut node = start.spawn();
+    let mut node = start.with("UPDATE_INTERVAL", "2").spawn();
     step.end("from start to group", "2001:db8:1234:567", &node)?;
 
     println!(
@@ -94,21 +97,47 @@ fn tell(binary: &Path) -> Result<(), String> {
     );
     pause();
     step = Step::begin(&server);
-    interface.add("2001:db8:9876:5431::10");
+    // With lifetimes, as an announced address has.
+    interface.set("2001:db8:9876:5431::10", 64, 600, 7200);
     interface.deprecate("2001:db8:1234:5671::10");
     step.end("from address to group", "2001:db8:9876:543", &node)?;
 
-    println!("3. The provider renumbers without a word: the old address is gone, 2001:db8:aaaa:bbb1::/64 is there.");
     pause();
     step = Step::begin(&server);
-    interface.remove("2001:db8:9876:5431::10");
-    interface.add("2001:db8:aaaa:bbb1::10");
-    step.end("from address to group", "2001:db8:aaaa:bbb", &node)?;
+    let third = Announced {
+        prefix: "2001:db8:aaaa:bbb1::/64".into(),
+        preferred: 600,
+    };
+    let radvd;
+    if ["radvd", "nsenter", "unshare"]
+        .iter()
+        .all(|program| is_installed(program))
+    {
+        println!(
+            "3. The router crashes, and then announces 2001:db8:aaaa:bbb1::/64 only (radvd). Nobody takes the old"
+        );
+        println!(
+            "   prefix back: it stays preferred for ten minutes, but is stale after {STALE_AFTER} s here (1800 s by default)."
+        );
+        let router = Router::behind(&interface);
+        radvd = Some((router.radvd("demo", "0.2", "0.3", &[third]), router));
+        step.end("from the crash to the group", "2001:db8:aaaa:bbb", &node)?;
+    } else {
+        println!(
+            "3. The provider renumbers without a word: the old address is gone, 2001:db8:aaaa:bbb1::/64 is there."
+        );
+        println!("   (With radvd installed, this would be a router that crashes.)");
+        radvd = None;
+        interface.remove("2001:db8:9876:5431::10");
+        interface.add("2001:db8:aaaa:bbb1::10");
+        step.end("from address to group", "2001:db8:aaaa:bbb", &node)?;
+    }
 
     let events = |store: &Store| store.objects.keys().filter(|key| key.resource == "events").count();
-    let told = server.wait(PATIENCE, |store| (events(store) == 3).then_some(()));
-    told.ok_or("k6u did not report each of the three prefixes by an Event")?;
+    let told = server.wait(PATIENCE, |store| (events(store) >= 3).then_some(()));
+    told.ok_or("k6u did not report each change of prefix by an Event")?;
 
+    drop(radvd);
     println!("4. k6u gets SIGTERM.");
     let sent = Instant::now();
     node.signal(libc::SIGTERM);
@@ -125,7 +154,9 @@ fn tell(binary: &Path) -> Result<(), String> {
     for line in node.log() {
         println!("   {line}");
     }
-    println!("\nIt also wrote three Events and the status of both objects: kubectl would show them.");
+    println!(
+        "\nIt also wrote an Event for each change of prefix, and the status of both objects: kubectl would show them."
+    );
     io::stdout().flush().map_err(|e| e.to_string())
 }
 

@@ -39,6 +39,9 @@ const RESTRICTIONS: &[&str] = &[
     "--ulimit=nproc=1024:1024",
 ];
 
+/// A test of an image whose binary has this version.
+type Test = fn(&str, &str);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [image, version] = &arguments[..] else {
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
     if probe.status.code() == Some(125) {
         return skipped(&String::from_utf8_lossy(&probe.stderr));
     }
-    let tests: [(&str, fn(&str, &str)); 3] = [
+    let tests: [(&str, Test); 3] = [
         ("version", says_its_version),
         ("preview", previews),
         ("renumbering", renumbers),

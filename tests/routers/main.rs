@@ -1,0 +1,310 @@
+//! Real router software on the other side of a link: radvd, and dnsmasq as a second implementation.
+//! SLAAC is the kernel's, DHCPv6 is dhcpcd's. Lifetimes and intervals are scaled down to seconds.
+//!
+//! `make test-routers` runs these. Where a program is missing, they are reported as skipped, loudly.
+
+#[allow(dead_code, reason = "the scenarios use more of it")]
+#[path = "../scenarios/site.rs"]
+mod site;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use k6u_testkit::namespace;
+use k6u_testkit::router::{Announced, Router, is_installed};
+use libtest_mimic::{Arguments, Trial};
+use serde_json::json;
+
+use site::{CONFIG_NAME, GROUP, NODE_CONFIGS, Running, SOON, Site};
+
+/// A test's name, the programs that it needs, and what it does.
+type Case = (&'static str, &'static [&'static str], fn());
+
+const ALL: &[Case] = &[
+    ("case_1_by_the_book_radvd", &["radvd"], case_1_by_the_book_radvd),
+    ("case_1_by_the_book_dnsmasq", &["dnsmasq"], case_1_by_the_book_dnsmasq),
+    (
+        "case_2_flash_renumbering_radvd",
+        &["radvd"],
+        case_2_flash_renumbering_radvd,
+    ),
+    ("case_3_router_restart_radvd", &["radvd"], case_3_router_restart_radvd),
+    ("case_4_two_uplinks_radvd", &["radvd"], case_4_two_uplinks_radvd),
+    ("case_4_two_uplinks_dnsmasq", &["dnsmasq"], case_4_two_uplinks_dnsmasq),
+    ("case_5_dhcpv6_only", &["dnsmasq", "dhcpcd"], case_5_dhcpv6_only),
+    (
+        "case_6_privacy_addresses_radvd",
+        &["radvd"],
+        case_6_privacy_addresses_radvd,
+    ),
+    (
+        "case_8_frequent_and_rare_announcements_radvd",
+        &["radvd"],
+        case_8_frequent_and_rare_announcements_radvd,
+    ),
+    ("keep_deprecated_radvd", &["radvd"], keep_deprecated_radvd),
+];
+
+fn binary() -> PathBuf {
+    std::env::var_os("K6U_BIN").map_or_else(|| env!("CARGO_BIN_EXE_k6u").into(), PathBuf::from)
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(4);
+    let entered = namespace::enter_with_mounts();
+    if let Err(e) = &entered {
+        eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user, network and mount namespaces ({e}).\n");
+    }
+    let missing = |programs: &[&str]| {
+        let missing: Vec<&str> = programs
+            .iter()
+            .copied()
+            .filter(|program| !is_installed(program))
+            .collect();
+        (!missing.is_empty()).then(|| missing.join(" and "))
+    };
+    let trial = |(name, programs, case): &Case| {
+        let missing = missing(&[programs, &["nsenter", "unshare"][..]].concat());
+        if let Some(missing) = &missing {
+            eprintln!("SKIPPED, NOT PASSED: {name} needs {missing}, which is not installed");
+        }
+        let case = *case;
+        let run = move || {
+            case();
+            Ok(())
+        };
+        Trial::test(*name, run).with_ignored_flag(entered.is_err() || missing.is_some())
+    };
+    libtest_mimic::run(&arguments, ALL.iter().map(trial).collect()).exit_code()
+}
+
+/// The first, the second and the third delegated prefix that the provider gives.
+const FIRST: &str = "2001:db8:1:567";
+const SECOND: &str = "2001:db8:2:567";
+const ZEROTH: &str = "2001:db8:a:567";
+
+/// The link's prefix in a delegated prefix.
+fn link(delegated: &str) -> String {
+    format!("{delegated}1::/64")
+}
+
+fn alive(delegated: &str) -> Announced {
+    Announced {
+        prefix: link(delegated),
+        preferred: 600,
+    }
+}
+
+fn gone(delegated: &str) -> Announced {
+    Announced {
+        prefix: link(delegated),
+        preferred: 0,
+    }
+}
+
+/// A node on a link with a router, and k6u on it.
+struct Home {
+    site: Site,
+    router: Router,
+}
+
+impl Home {
+    fn new(stale_after: u32) -> Self {
+        let site = Site::new();
+        let patch = json!({"spec": {"staleAfterSeconds": stale_after}});
+        site.patch(&format!("{NODE_CONFIGS}/ip6-update-node1"), patch);
+        let router = Router::behind(&site.interface);
+        Home { site, router }
+    }
+
+    fn run(&self) -> Running {
+        self.site.run(1)
+    }
+
+    /// Waits until the group follows both; the first is lower in order.
+    fn wait_both(&self, low: &str, high: &str) {
+        let both: Vec<String> = [low, high]
+            .iter()
+            .flat_map(|start| [0, 1, 2].map(|id| format!("{start}{id}::/64")))
+            .collect();
+        let both: Vec<&str> = both.iter().map(String::as_str).collect();
+        self.site.wait_group(GROUP, &both);
+    }
+}
+
+/// Tells how long a wrong prefix stayed, for the table in the documentation.
+fn tell(case: &str, since: Instant) {
+    println!(
+        "{case}: the old prefix was out of the group after {:.2} s",
+        since.elapsed().as_secs_f64()
+    );
+}
+
+fn case_1_by_the_book_radvd() {
+    let home = Home::new(60);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let _node = home.run();
+    home.site.wait_lan(FIRST);
+    let changed = Instant::now();
+    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    home.site.wait_lan(SECOND);
+    tell("case 1, radvd", changed);
+}
+
+fn case_1_by_the_book_dnsmasq() {
+    let home = Home::new(60);
+    let dnsmasq = home.router.dnsmasq(&[alive(FIRST)]);
+    let _node = home.run();
+    home.site.wait_lan(FIRST);
+    drop(dnsmasq);
+    let changed = Instant::now();
+    let _dnsmasq = home.router.dnsmasq(&[gone(FIRST), alive(SECOND)]);
+    home.site.wait_lan(SECOND);
+    tell("case 1, dnsmasq", changed);
+}
+
+fn case_2_flash_renumbering_radvd() {
+    let home = Home::new(2);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let node = home.run();
+    home.site.wait_lan(FIRST);
+    radvd.crash();
+    let changed = Instant::now();
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    home.wait_both(FIRST, SECOND);
+    home.site.wait_lan(SECOND);
+    tell("case 2, radvd, staleAfterSeconds 2", changed);
+    node.wait_log(&format!("{} left out: not refreshed for ", link(FIRST)), SOON);
+}
+
+fn case_3_router_restart_radvd() {
+    let home = Home::new(2);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(ZEROTH)]);
+    let _node = home.run();
+    home.site.wait_lan(ZEROTH);
+    // The zeroth prefix is lost without a word, so it stays preferred for ten minutes.
+    radvd.crash();
+    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[alive(FIRST)]);
+    home.site.wait_lan(FIRST);
+    let before = home.site.group_history(GROUP).len();
+    radvd.stop();
+    home.site.wait_reason(CONFIG_NAME, "NoPrefix");
+    home.site.wait_rounds(4);
+    home.site.wait_lan(FIRST);
+    let _radvd = home.router.radvd("c", "0.2", "0.3", &[alive(FIRST)]);
+    home.site.wait_reason(CONFIG_NAME, "Updated");
+    home.site.wait_rounds(2);
+    assert_eq!(
+        home.site.group_history(GROUP).len(),
+        before,
+        "the group was neither emptied nor taken back"
+    );
+}
+
+/// Both are in the group, and nothing changes any more for some rounds.
+fn stays_with_both(home: &Home) {
+    home.wait_both(FIRST, SECOND);
+    let before = home.site.group_history(GROUP).len();
+    for _ in 0..3 {
+        home.site.wait_rounds(2);
+    }
+    assert_eq!(home.site.group_history(GROUP).len(), before, "nothing flaps");
+}
+
+fn case_4_two_uplinks_radvd() {
+    let home = Home::new(4);
+    let _often = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let _seldom = home.router.radvd("b", "1.4", "2", &[alive(SECOND)]);
+    let _node = home.run();
+    stays_with_both(&home);
+}
+
+fn case_4_two_uplinks_dnsmasq() {
+    let home = Home::new(6);
+    let _dnsmasq = home.router.dnsmasq(&[alive(FIRST), alive(SECOND)]);
+    let _node = home.run();
+    stays_with_both(&home);
+}
+
+fn case_5_dhcpv6_only() {
+    let home = Home::new(1);
+    let _dnsmasq = home.router.dnsmasq_managed(&link(FIRST));
+    let _dhcpcd = home.router.dhcpcd(&home.site.interface);
+    let _node = home.run();
+    home.site.wait_lan(FIRST);
+    // It is not renewed for minutes, and stays all the same.
+    home.site.wait_rounds(3);
+    home.site.wait_lan(FIRST);
+    let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
+    let name = &home.site.interface.name;
+    let dhcp = addresses
+        .lines()
+        .any(|l| l.ends_with(&format!(" {name}")) && l.split_whitespace().nth(2) == Some("80"));
+    assert!(dhcp, "there is no /128 on {name}: {addresses}");
+}
+
+fn case_6_privacy_addresses_radvd() {
+    let home = Home::new(2);
+    let name = &home.site.interface.name;
+    fs::write(format!("/proc/sys/net/ipv6/conf/{name}/use_tempaddr"), "2").expect("privacy addresses");
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let node = home.run();
+    home.site.wait_lan(FIRST);
+    radvd.crash();
+    let changed = Instant::now();
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    home.site.wait_lan(SECOND);
+    tell("case 6, radvd, staleAfterSeconds 2", changed);
+    // IFA_F_TEMPORARY is 1: the old prefix has a temporary address that is still preferred.
+    let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
+    let temporary = |l: &str| l.starts_with("20010db800015671") && l.split_whitespace().nth(4) == Some("01");
+    assert!(
+        addresses
+            .lines()
+            .any(|l| l.ends_with(&format!(" {name}")) && temporary(l)),
+        "{addresses}"
+    );
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+fn case_8_frequent_and_rare_announcements_radvd() {
+    for (least, most) in [("0.07", "0.1"), ("2.2", "3")] {
+        let home = Home::new(4);
+        let _radvd = home.router.radvd("a", least, most, &[alive(FIRST)]);
+        let node = home.run();
+        home.site.wait_lan(FIRST);
+        let requests = home.site.server.store().log.len();
+        home.site.wait_rounds(5);
+        assert_eq!(home.site.group_history(GROUP).len(), 1, "every {most} s: nothing flaps");
+        let requests = home.site.server.store().log.len() - requests;
+        assert!(
+            requests <= 7 * 3,
+            "every {most} s: {requests} requests in five rounds: announcements cost some"
+        );
+        assert_eq!(node.complaints(), [""; 0]);
+    }
+}
+
+fn keep_deprecated_radvd() {
+    let home = Home::new(60);
+    home.site.patch(
+        &format!("{}/{CONFIG_NAME}", site::CONFIGS),
+        json!({"spec": {"keepDeprecatedSeconds": 3600}}),
+    );
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let node = home.run();
+    home.site.wait_lan(FIRST);
+    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    home.wait_both(FIRST, SECOND);
+    // A restart of k6u does not restart the clock, which is the API server's.
+    drop(node);
+    home.site.server.advance_clock(Duration::from_secs(3590));
+    let _node = home.run();
+    home.site.wait_rounds(3);
+    home.wait_both(FIRST, SECOND);
+    home.site.server.advance_clock(Duration::from_secs(20));
+    home.site.wait_lan(SECOND);
+}

@@ -1,0 +1,250 @@
+//! A router: a network namespace of its own, with the other end of a node's cable, and what runs there.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::namespace::Interface;
+
+/// A prefix in a router advertisement.
+pub struct Announced {
+    /// The /64 of the link.
+    pub prefix: String,
+    /// Its preferred lifetime in seconds; 0 deprecates it.
+    pub preferred: u32,
+}
+
+/// A router on the other end of an interface's cable.
+pub struct Router {
+    /// Keeps the namespace.
+    holder: Program,
+    /// The router's interface.
+    name: String,
+    folder: PathBuf,
+}
+
+/// A program that ends with the test.
+pub struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running radvd.
+pub struct Radvd {
+    program: Program,
+    conf: PathBuf,
+    head: String,
+}
+
+/// Whether there is such a program.
+pub fn is_installed(program: &str) -> bool {
+    [
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+        "/usr/local/sbin",
+        "/usr/local/bin",
+    ]
+    .iter()
+    .any(|folder| PathBuf::from(folder).join(program).exists())
+}
+
+fn spawn(command: &mut Command, log: PathBuf) -> Program {
+    let log = fs::File::create(log).expect("a log file");
+    let error = log.try_clone().expect("the same file");
+    command
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(error);
+    Program(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
+}
+
+impl Router {
+    /// Moves the other end of the interface's cable into a namespace of its own.
+    pub fn behind(interface: &Interface) -> Self {
+        let name = format!("{}p", interface.name);
+        let folder = std::env::temp_dir().join(format!("k6u-router-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let mut unshare = Command::new("unshare");
+        let holder = spawn(unshare.args(["--net", "sleep", "600"]), folder.join("holder.log"));
+        let id = holder.0.id();
+        let of = |id: &str| fs::read_link(format!("/proc/{id}/ns/net")).ok();
+        while of(&id.to_string()) == of("self") {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        interface.give_peer_to(id);
+        // The node's end: addresses at once, without looking for duplicates first.
+        let setting = format!("/proc/sys/net/ipv6/conf/{}/accept_dad", interface.name);
+        fs::write(setting, "0").expect("no duplicate address detection");
+        let router = Router { holder, name, folder };
+        let name = &router.name;
+        router.shell(&format!(
+            "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; echo 0 > /proc/sys/net/ipv6/conf/{name}/accept_dad; \
+             ip link set {name} up"
+        ));
+        router
+    }
+
+    /// A command in the router's namespace.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.holder.0.id().to_string(), "--net", program]);
+        command
+    }
+
+    fn shell(&self, script: &str) {
+        let output = self.command("sh").args(["-ec", script]).output().expect("a shell");
+        assert!(
+            output.status.success(),
+            "{script}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// radvd that announces at intervals between `least` and `most` seconds.
+    pub fn radvd(&self, id: &str, least: &str, most: &str, prefixes: &[Announced]) -> Radvd {
+        let head = format!(
+            "interface {} {{\n  AdvSendAdvert on;\n  AdvIntervalOpt on;\n  MinDelayBetweenRAs 0.03;\n  \
+             MinRtrAdvInterval {least};\n  MaxRtrAdvInterval {most};\n",
+            self.name
+        );
+        let conf = self.folder.join(format!("radvd-{id}.conf"));
+        write_conf(&conf, &head, prefixes);
+        let mut command = self.command("radvd");
+        command
+            .args(["--nodaemon", "--logmethod", "stderr", "--config"])
+            .arg(&conf);
+        command
+            .arg("--pidfile")
+            .arg(self.folder.join(format!("radvd-{id}.pid")));
+        Radvd {
+            program: spawn(&mut command, self.folder.join(format!("radvd-{id}.log"))),
+            conf,
+            head,
+        }
+    }
+
+    /// dnsmasq that announces these for SLAAC.
+    pub fn dnsmasq(&self, prefixes: &[Announced]) -> Program {
+        let mut command = self.dnsmasq_command();
+        for announced in prefixes {
+            let network = self.own_address(&announced.prefix);
+            let life = if announced.preferred == 0 {
+                "deprecated".into()
+            } else {
+                format!("{}s", announced.preferred)
+            };
+            command.arg(format!("--dhcp-range={network},ra-only,64,{life}"));
+        }
+        spawn(&mut command, self.folder.join("dnsmasq.log"))
+    }
+
+    /// dnsmasq that gives addresses by DHCPv6 only.
+    pub fn dnsmasq_managed(&self, prefix: &str) -> Program {
+        let network = self.own_address(prefix);
+        let mut command = self.dnsmasq_command();
+        command.arg(format!("--dhcp-range={network}100,{network}1ff,64,10m"));
+        spawn(&mut command, self.folder.join("dnsmasq.log"))
+    }
+
+    /// The router has an address in what it announces; gives the prefix as dnsmasq writes it.
+    fn own_address(&self, prefix: &str) -> String {
+        let network = prefix.trim_end_matches("/64");
+        self.shell(&format!("ip -6 address replace {network}1/64 dev {}", self.name));
+        network.to_string()
+    }
+
+    fn dnsmasq_command(&self) -> Command {
+        let mut command = self.command("dnsmasq");
+        command.args([
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--enable-ra",
+            "--user=root",
+            "--pid-file=",
+        ]);
+        command
+            .arg(format!("--interface={}", self.name))
+            .arg(format!("--ra-param={},4", self.name));
+        command.arg(format!("--dhcp-leasefile={}", self.folder.join("leases").display()));
+        command
+    }
+
+    /// dhcpcd on the node's end, for DHCPv6 only.
+    pub fn dhcpcd(&self, interface: &Interface) -> Program {
+        let conf = self.folder.join("dhcpcd.conf");
+        let text = format!(
+            "duid\nipv6only\nnohook resolv.conf\ninterface {}\nia_na 1\n",
+            interface.name
+        );
+        fs::write(&conf, text).expect("a configuration");
+        let mut command = Command::new("dhcpcd");
+        command
+            .args(["--nobackground", "--debug", "--ipv6only", "--config"])
+            .arg(conf)
+            .arg(&interface.name);
+        spawn(&mut command, self.folder.join("dhcpcd.log"))
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+                let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                eprintln!("{}:\n{text}", entry.path().display());
+            }
+        }
+        // What is left in a temporary folder harms nobody.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Radvd {
+    /// Announces these from now on.
+    pub fn announce(&mut self, prefixes: &[Announced]) {
+        write_conf(&self.conf, &self.head, prefixes);
+        self.signal(libc::SIGHUP);
+    }
+
+    /// Dies without a word.
+    pub fn crash(&mut self) {
+        self.signal(libc::SIGKILL);
+        self.wait();
+    }
+
+    /// Stops as the administrator stops it: it announces all its prefixes as deprecated.
+    pub fn stop(&mut self) {
+        self.signal(libc::SIGTERM);
+        self.wait();
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: no pointers are passed; the child was not waited for, so its id is its own.
+        unsafe { libc::kill(self.program.0.id() as libc::pid_t, signal) };
+    }
+
+    fn wait(&mut self) {
+        self.program.0.wait().expect("radvd ends");
+    }
+}
+
+fn write_conf(conf: &PathBuf, head: &str, prefixes: &[Announced]) {
+    let mut text = head.to_string();
+    for Announced { prefix, preferred } in prefixes {
+        text += &format!(
+            "  prefix {prefix} {{\n    AdvAutonomous on;\n    AdvValidLifetime 7200;\n    \
+             AdvPreferredLifetime {preferred};\n    DeprecatePrefix on;\n  }};\n"
+        );
+    }
+    fs::write(conf, text + "};\n").expect("a configuration");
+}
