@@ -1,0 +1,60 @@
+//! `make bench`: what k6u costs, against the budget.
+//!
+//! Arguments: the static binary, the static `rounds` example, the number of crates, and `full` or `short`.
+//! The short form leaves out what depends on the machine's speed.
+
+mod measure;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use k6u_testkit::namespace;
+
+use measure::Subject;
+use report::Report;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [binary, rounds, crates, form] = &arguments[..] else {
+        eprintln!("bench: name the binary, the rounds example, the number of crates, and full or short");
+        return ExitCode::from(2);
+    };
+    let crates: f64 = crates.parse().expect("a number of crates");
+    let subject = Subject {
+        binary: PathBuf::from(binary),
+        rounds: PathBuf::from(rounds),
+        full: form == "full",
+    };
+    if let Err(e) = namespace::enter() {
+        eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user and network namespaces ({e}).\n");
+        return ExitCode::SUCCESS;
+    }
+    let mut report = Report::default();
+    let musl = binary.contains("musl");
+    let size = std::fs::metadata(&subject.binary).expect("the binary").len() as f64;
+    report.add(
+        "size of the static binary",
+        "KiB",
+        &[size / 1024.0],
+        Some(if musl { 2048.0 } else { 3072.0 }),
+    );
+    report.add("crates in the normal dependency tree", "", &[crates], Some(50.0));
+    subject.memory(&mut report);
+    subject.rounds(&mut report);
+    subject.instructions(&mut report);
+    subject.system_calls(&mut report);
+    subject.growth(&mut report);
+    if subject.full {
+        subject.latency(&mut report);
+        subject.latency_limited(&mut report);
+        subject.exit(&mut report);
+    }
+    report.print();
+    report.write("target/bench");
+    if report.missed() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,380 @@
+//! The measurements.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use k6u_testkit::namespace::Interface;
+use k6u_testkit::node::{Account, Node, Start};
+use k6u_testkit::server::{ApiServer, Cilium, cidrs_of};
+use k6u_testkit::store::Store;
+use serde_json::{Value, json};
+
+use crate::report::Report;
+
+const CRDS: &str = include_str!("../../../../../manifests/crds.yaml");
+const RBAC: &str = include_str!("../../../../../manifests/rbac.yaml");
+const CONFIG: &str = include_str!("../../../../../manifests/examples/config.yaml");
+const NODE_CONFIG: &str = include_str!("../../../../../manifests/examples/nodeconfig.yaml");
+const NODE: &str = "node1.example.com";
+const GROUP: &str = "ip6-local-lan";
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Instructions of an idle round, as measured when the code was last looked at for them.
+const BASELINE: &str = include_str!("../../../../data/bench-baseline.json");
+
+/// What is measured.
+pub struct Subject {
+    pub binary: PathBuf,
+    pub rounds: PathBuf,
+    pub full: bool,
+}
+
+/// A cluster with one interface.
+struct Site {
+    server: ApiServer,
+    account: Account,
+    interface: Interface,
+}
+
+impl Site {
+    /// One config with so many groups, and `configs` of them; `nodes` other nodes in the status.
+    fn new(groups: usize, configs: usize, nodes: usize) -> Self {
+        let server = ApiServer::start("127.0.0.1", Some(Cilium::Both), RBAC).expect("a server");
+        let account = Account::new(&server);
+        let interface = Interface::new();
+        interface.add("2001:db8:1234:5671::10");
+        server.apply_crds(CRDS, "kubectl");
+        let extra: String = (1..groups)
+            .map(|n| format!("  - ciliumCIDRGroupName: group-{n}\n    prefixIds: [{}]\n", n % 16))
+            .collect();
+        server.create(&format!("{CONFIG}{extra}"));
+        for number in 1..configs {
+            let config = CONFIG.replace("ip6-update-config", &format!("config-{number}"));
+            server.create(&config.replace(GROUP, &format!("of-config-{number}")));
+        }
+        server.create(&NODE_CONFIG.replace("eth0", &interface.name));
+        let time = k6u_testkit::api::timestamp(server.now());
+        let entry = |n: usize| {
+            let entry = json!({"prefixes": [format!("2001:db8:1234:567{:x}::/64", n % 16)], "deprecated": [],
+                "observedTime": time, "message": ""});
+            (format!("other{n}.example.com"), entry)
+        };
+        let others: serde_json::Map<String, Value> = (1..nodes).map(entry).collect();
+        let path = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs/ip6-update-node1/status";
+        server.admin(
+            "PATCH",
+            path,
+            "application/merge-patch+json",
+            &json!({"status": {"nodes": others}}),
+        );
+        Site {
+            server,
+            account,
+            interface,
+        }
+    }
+
+    fn start(&self, binary: &Path) -> Start {
+        Start::new(binary, &self.server, &self.account, NODE)
+    }
+
+    /// Waits until the group follows; gives the milliseconds since `begun`.
+    fn follows(&self, begun: Instant, start: &str, node: &Node) -> f64 {
+        let wanted = [0, 1, 2].map(|id| format!("{start}{id}::/64"));
+        let written = |store: &Store| {
+            let past = store.history.iter().rev().find(|past| past.key.name == GROUP)?;
+            (cidrs_of(past.object.as_ref()?) == wanted).then_some(past.at)
+        };
+        let at = self.server.wait(PATIENCE, written);
+        at.unwrap_or_else(|| panic!("{:#?}", node.log()))
+            .duration_since(begun)
+            .as_secs_f64()
+            * 1e3
+    }
+}
+
+/// A field of /proc/PID/status or smaps_rollup in KiB.
+fn kib(process: u32, file: &str, field: &str) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{process}/{file}")).expect("the process lives");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .expect("the field");
+    line.split_whitespace()
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("a number")
+}
+
+impl Subject {
+    fn runs(&self) -> usize {
+        if self.full { 20 } else { 3 }
+    }
+
+    /// Runs the rounds example; gives its line.
+    fn run_rounds(&self, site: &Site, rounds: u64, before: &[&str]) -> Value {
+        let start = site.start(&self.rounds);
+        let mut words: Vec<String> = before.iter().map(|word| word.to_string()).collect();
+        words.push(self.rounds.display().to_string());
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .arg(rounds.to_string())
+            .envs(start.environment.clone());
+        let output = command.stderr(Stdio::piped()).output().expect("the example starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let mut line: Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text}{stderr}"));
+        line["stderr"] = json!(stderr);
+        line
+    }
+
+    /// Resident memory of the real binary after its start, split, and its threads.
+    pub fn memory(&self, report: &mut Report) {
+        let (mut resident, mut anonymous, mut file, mut peak, mut threads) = (vec![], vec![], vec![], vec![], vec![]);
+        for _ in 0..self.runs() {
+            let site = Site::new(1, 1, 1);
+            let begun = Instant::now();
+            let node = site.start(&self.binary).with("UPDATE_INTERVAL", "1").spawn();
+            site.follows(begun, "2001:db8:1234:567", &node);
+            std::thread::sleep(Duration::from_millis(1100));
+            resident.push(kib(node.id(), "smaps_rollup", "Rss:"));
+            anonymous.push(kib(node.id(), "smaps_rollup", "Anonymous:"));
+            file.push(kib(node.id(), "status", "RssFile:"));
+            peak.push(kib(node.id(), "status", "VmHWM:"));
+            threads.push(kib(node.id(), "status", "Threads:"));
+        }
+        report.add("resident memory after start", "KiB", &resident, Some(3072.0));
+        report.add("  of it anonymous", "KiB", &anonymous, None);
+        report.add("  of it file-backed", "KiB", &file, None);
+        report.add("peak of resident memory", "KiB", &peak, Some(4096.0));
+        report.add("threads", "", &threads, Some(1.0));
+    }
+
+    /// A thousand idle rounds: processor time, memory, requests, bytes, writes, connections.
+    pub fn rounds(&self, report: &mut Report) {
+        const ROUNDS: u64 = 1000;
+        let (mut cpu, mut resident, mut requests, mut connections) = (vec![], vec![], vec![], vec![]);
+        let (mut writes, mut bytes) = (vec![], vec![]);
+        for _ in 0..self.runs() {
+            let site = Site::new(1, 1, 1);
+            let line = self.run_rounds(&site, ROUNDS, &[]);
+            let number = |field: &str| line[field].as_f64().expect("a number");
+            cpu.push(number("cpu_us") / ROUNDS as f64);
+            resident.push(number("resident_kib"));
+            requests.push(number("requests") / ROUNDS as f64);
+            connections.push(number("connections"));
+            let store = site.server.store();
+            let idle = &store.log[store.log.len() - (ROUNDS as usize) * 3..];
+            writes.push(idle.iter().filter(|logged| !logged.line.starts_with("GET ")).count() as f64);
+            bytes.push(idle.iter().map(|logged| logged.bytes.0 + logged.bytes.1).sum::<usize>() as f64 / ROUNDS as f64);
+        }
+        report.add("resident memory after 1000 rounds", "KiB", &resident, Some(3072.0));
+        if self.full {
+            report.add("CPU of an idle round", "us", &cpu, Some(1000.0));
+        }
+        report.add("requests of an idle round", "", &requests, Some(3.0));
+        report.add("bytes received in an idle round", "B", &bytes, None);
+        report.add("writes in 1000 idle rounds", "", &writes, Some(0.0));
+        report.add("connections in 1000 rounds", "", &connections, Some(1.0));
+    }
+
+    /// Instructions of an idle round, which do not depend on what else the machine does.
+    pub fn instructions(&self, report: &mut Report) {
+        if !installed("valgrind") {
+            eprintln!("SKIPPED, NOT PASSED: valgrind is not installed, so no instructions are counted");
+            return;
+        }
+        let site = Site::new(1, 1, 1);
+        let count = |rounds| {
+            let words = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
+            let line = self.run_rounds(&site, rounds, &words);
+            let stderr = line["stderr"].as_str().unwrap_or_default().to_string();
+            let refs = stderr.lines().find_map(|line| line.split("Collected :").nth(1));
+            refs.and_then(|n| n.trim().parse::<f64>().ok())
+                .unwrap_or_else(|| panic!("no count in {stderr}"))
+        };
+        let per_round = (count(300) - count(100)) / 200.0;
+        let baseline: Value = serde_json::from_str(BASELINE).expect("JSON");
+        let baseline = baseline["instructionsPerIdleRound"].as_f64().expect("a number");
+        report.add(
+            "instructions of an idle round",
+            "",
+            &[per_round],
+            Some((baseline * 1.05).round()),
+        );
+    }
+
+    /// System calls of an idle round.
+    pub fn system_calls(&self, report: &mut Report) {
+        if !installed("strace") {
+            eprintln!("SKIPPED, NOT PASSED: strace is not installed, so no system calls are counted");
+            return;
+        }
+        let site = Site::new(1, 1, 1);
+        let count = |rounds| {
+            let line = self.run_rounds(&site, rounds, &["strace", "-c"]);
+            let stderr = line["stderr"].as_str().unwrap_or_default().to_string();
+            let total = stderr.lines().find(|line| line.trim_end().ends_with("total"));
+            // % time, seconds, usecs/call, calls.
+            total
+                .and_then(|line| line.split_whitespace().nth(3)?.parse::<f64>().ok())
+                .expect("a total")
+        };
+        report.add(
+            "system calls of an idle round",
+            "",
+            &[(count(300) - count(100)) / 200.0],
+            None,
+        );
+    }
+
+    /// What grows with groups, configs and nodes.
+    pub fn growth(&self, report: &mut Report) {
+        for (what, sites) in [
+            ("groups", [[1, 1, 1], [10, 1, 1], [100, 1, 1]]),
+            ("configs", [[1, 1, 1], [1, 10, 1], [1, 100, 1]]),
+            ("nodes", [[1, 1, 1], [1, 1, 10], [1, 1, 100]]),
+        ] {
+            for [groups, configs, nodes] in sites {
+                let site = Site::new(groups, configs, nodes);
+                let line = self.run_rounds(&site, 100, &[]);
+                let number = |field: &str| line[field].as_f64().expect("a number");
+                let label = format!("with {} {what}", groups.max(configs).max(nodes));
+                report.add(&format!("{label}: requests"), "", &[number("requests") / 100.0], None);
+                if self.full {
+                    report.add(&format!("{label}: CPU"), "us", &[number("cpu_us") / 100.0], None);
+                }
+                report.add(&format!("{label}: resident"), "KiB", &[number("resident_kib")], None);
+            }
+        }
+    }
+
+    /// From the address to the group, and from the start to the group.
+    pub fn latency(&self, report: &mut Report) {
+        let mut starts = vec![];
+        for _ in 0..self.runs() {
+            let site = Site::new(1, 1, 1);
+            let begun = Instant::now();
+            let node = site.start(&self.binary).spawn();
+            starts.push(site.follows(begun, "2001:db8:1234:567", &node));
+        }
+        report.add("from start to the first right group", "ms", &starts, None);
+        let site = Site::new(1, 1, 1);
+        let node = site.start(&self.binary).with("UPDATE_INTERVAL", "3600").spawn();
+        let changes = renumberings(&site, &node, 40);
+        report.add("from address to group, p50", "ms", &changes, Some(10.0));
+        report.add(
+            "from address to group, p99",
+            "ms",
+            &[percentile(&changes, 0.99)],
+            Some(50.0),
+        );
+    }
+
+    /// The same under the pod's limits: what the kubelet makes of 8m CPU and 16Mi memory.
+    pub fn latency_limited(&self, report: &mut Report) {
+        let Some(limits) = Limits::make() else {
+            eprintln!("SKIPPED, NOT PASSED: no cgroup v1 can be made here (this needs root), so nothing is limited");
+            return;
+        };
+        let site = Site::new(1, 1, 1);
+        let begun = Instant::now();
+        let node = site.start(&self.binary).with("UPDATE_INTERVAL", "3600").spawn();
+        limits.take(node.id());
+        let first = site.follows(begun, "2001:db8:1234:567", &node);
+        let changes = renumberings(&site, &node, 20);
+        report.add("under the pod's limits: start to group", "ms", &[first], None);
+        report.add(
+            "under the pod's limits: address to group, p99",
+            "ms",
+            &[percentile(&changes, 0.99)],
+            Some(1000.0),
+        );
+        drop(node);
+    }
+
+    /// From SIGTERM to the end.
+    pub fn exit(&self, report: &mut Report) {
+        let mut times = vec![];
+        for _ in 0..self.runs() {
+            let site = Site::new(1, 1, 1);
+            let begun = Instant::now();
+            let mut node = site.start(&self.binary).spawn();
+            site.follows(begun, "2001:db8:1234:567", &node);
+            let sent = Instant::now();
+            node.signal(libc::SIGTERM);
+            node.wait(PATIENCE).expect("it ends");
+            times.push(sent.elapsed().as_secs_f64() * 1e3);
+        }
+        report.add("from SIGTERM to the end", "ms", &times, Some(100.0));
+    }
+}
+
+/// Lets the provider renumber so often; gives the milliseconds of each.
+fn renumberings(site: &Site, node: &Node, count: usize) -> Vec<f64> {
+    site.follows(Instant::now(), "2001:db8:1234:567", node);
+    let mut old = "2001:db8:1234:5671".to_string();
+    let mut times = Vec::new();
+    for number in 0..count {
+        // Changes closer together share a round.
+        std::thread::sleep(Duration::from_millis(1300));
+        let new = format!("2001:db8:{:x}:5671", 0x2000 + number);
+        let begun = Instant::now();
+        site.interface.add(&format!("{new}::10"));
+        site.interface.remove(&format!("{old}::10"));
+        times.push(site.follows(begun, new.strip_suffix('1').expect("it ends so"), node));
+        old = new;
+    }
+    times
+}
+
+fn percentile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * part).ceil() as usize]
+}
+
+fn installed(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
+}
+
+/// Two cgroups (v1) with the pod's limits.
+struct Limits([PathBuf; 2]);
+
+impl Limits {
+    fn make() -> Option<Self> {
+        let name = format!("k6u-bench-{}", std::process::id());
+        let folders = ["cpu", "memory"].map(|c| PathBuf::from(format!("/sys/fs/cgroup/{c}/{name}")));
+        let limits = Limits(folders);
+        for folder in &limits.0 {
+            fs::create_dir(folder).ok()?;
+        }
+        let set = |folder: &PathBuf, file: &str, value: &str| fs::write(folder.join(file), value).ok();
+        set(&limits.0[0], "cpu.cfs_period_us", "100000")?;
+        set(&limits.0[0], "cpu.cfs_quota_us", "1000")?;
+        set(&limits.0[1], "memory.limit_in_bytes", "16777216")?;
+        Some(limits)
+    }
+
+    fn take(&self, process: u32) {
+        for folder in &self.0 {
+            fs::write(folder.join("cgroup.procs"), process.to_string()).expect("the process moves");
+        }
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // It is empty once the process has ended.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
