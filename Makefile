@@ -188,6 +188,12 @@ check-install: target/dist/install.yaml ## check that install.yaml is what kusto
 		diff target/kustomize/expected target/kustomize/actual && echo "install.yaml is what kustomize makes"; \
 	else echo "SKIPPED, NOT PASSED: kubectl is needed to compare install.yaml with kustomize's output" >&2; fi
 
+.PHONY: check-monitoring
+check-monitoring: ## check the alert rules and what fires them (promtool)
+	@if command -v promtool >/dev/null; then \
+		promtool check rules manifests/monitoring/alerts.yaml && promtool test rules manifests/monitoring/alerts-test.yaml; \
+	else echo "SKIPPED, NOT PASSED: promtool (Debian: prometheus) is needed to check the alert rules" >&2; fi
+
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 DIST_NAME := k6u-$(VERSION)-linux-$(ARCH)
 # The time of everything in the archives: that of the last commit.
@@ -220,7 +226,7 @@ check-dist: $(CYCLONEDX) ## build dist twice, in two folders, and compare the by
 	diff -r target/twice/one/dist target/twice/another-folder/dist && echo "both are the same to the byte"
 
 .PHONY: ci
-ci: ci-tools lint test test-routers demo test-image check-install bench-short ## install what is missing, then everything that a change has to pass
+ci: ci-tools lint test test-routers demo test-image check-install check-monitoring bench-short ## install what is missing, then everything that a change has to pass
 
 # Where Debian's package manager is not there or fails, whoever needs the package says that it was skipped.
 have = ( for tool in $(1); do command -v $$tool >/dev/null || exit 1; done )
@@ -230,6 +236,7 @@ install = { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install
 ci-tools:
 	@$(call have,cc readelf) || $(call install,gcc libc6-dev binutils)
 	@$(call have,podman buildah runc) || $(call install,podman buildah runc)
+	@$(call have,promtool) || $(call install,prometheus)
 	@$(call have,valgrind strace) || $(call install,valgrind strace)
 	@$(call have,radvd dnsmasq dhcpcd ip nsenter) || $(call install,radvd dnsmasq-base dhcpcd-base iproute2 util-linux)
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt

@@ -26,6 +26,10 @@ pub const ALL: &[Scenario] = &[
         "sigterm_ends_it_while_a_request_hangs",
         sigterm_ends_it_while_a_request_hangs,
     ),
+    (
+        "the_readme_shows_what_is_shipped_and_what_works",
+        the_readme_shows_what_is_shipped_and_what_works,
+    ),
 ];
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -194,4 +198,63 @@ fn sigterm_ends_it_while_a_request_hangs() {
     assert_eq!(node.wait(SOON).expect("it ends").code(), Some(0));
     assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
     assert!(site.group(GROUP).is_none());
+}
+
+/// The indented blocks of the README, without their indentation.
+fn readme_blocks() -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in include_str!("../../README.md").lines() {
+        match line.strip_prefix("    ") {
+            Some(text) => *blocks.last_mut().unwrap() += &format!("{text}\n"),
+            None if !blocks.last().unwrap().is_empty() && line.is_empty() => blocks.last_mut().unwrap().push('\n'),
+            None if !blocks.last().unwrap().is_empty() => blocks.push(String::new()),
+            None => {}
+        }
+    }
+    blocks
+        .into_iter()
+        .map(|block| format!("{}\n", block.trim_end()))
+        .collect()
+}
+
+fn the_readme_shows_what_is_shipped_and_what_works() {
+    let blocks = readme_blocks();
+    for shipped in [CONFIG, NODE_CONFIG] {
+        assert!(
+            blocks.iter().any(|block| block == shipped),
+            "the README does not show this as it is shipped:\n{shipped}"
+        );
+    }
+    let policy = include_str!("../../manifests/examples/networkpolicy.yaml");
+    for line in ["  ingress:", "  - fromCIDRSet:", "    - cidrGroupRef: ip6-local-lan"] {
+        assert!(
+            policy.lines().any(|l| l == line) && blocks.iter().any(|block| block.contains(line)),
+            "{line}"
+        );
+    }
+    // Its offline commands run as they are written, in the project's folder, on a machine with a global address.
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let commands: Vec<&str> = blocks
+        .iter()
+        .flat_map(|b| b.lines())
+        .filter(|l| l.starts_with("k6u preview "))
+        .collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in commands {
+        let words = command.split_whitespace().skip(1);
+        let mut run = Command::new(binary());
+        let (status, stdout, stderr) = output(run.env_clear().current_dir(env!("CARGO_MANIFEST_DIR")).args(words));
+        assert_eq!(status, Some(0), "{command}: {stderr}");
+        assert!(stdout.contains("kind: CiliumCIDRGroup"), "{command}: {stdout}");
+    }
+    drop(site);
+    // And every make target that it names is there.
+    let makefile = include_str!("../../Makefile");
+    for line in include_str!("../../README.md")
+        .split('`')
+        .filter_map(|part| part.strip_prefix("make "))
+    {
+        let target = line.split_whitespace().next().unwrap();
+        assert!(makefile.contains(&format!("\n{target}:")), "make {target}");
+    }
 }

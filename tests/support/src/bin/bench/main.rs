@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     report.add("crates in the normal dependency tree", "", &[crates], Some(50.0));
     subject.memory(&mut report);
     subject.rounds(&mut report);
-    subject.instructions(&mut report);
+    subject.instructions(&mut report, !musl);
     subject.system_calls(&mut report);
     subject.growth(&mut report);
     if subject.full {
