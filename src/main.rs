@@ -36,6 +36,8 @@ POD_NAME, POD_NAMESPACE, KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT, SERVI
 const USAGE: u8 = 2;
 /// Killed by a signal, as a shell reports SIGTERM.
 const TERMINATED: i32 = 128 + libc::SIGTERM;
+/// While addresses keep changing, they are looked at this often at the most.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// What the API server sets up at the start takes about a second; longer is worth a warning.
 const PATIENCE: u32 = 10;
 /// `k6u once` gives up on others that write at the same time, or on CRDs, after so many tries.
@@ -155,6 +157,7 @@ struct Work {
 
 impl Work {
     fn for_ever(&mut self, sleeper: &Sleeper, pace: &mut Pace) -> ExitCode {
+        let mut next_look = Instant::now();
         loop {
             let (ended, _) = self.step();
             let mut due = pace.after_round(Instant::now(), ended, dice());
@@ -162,6 +165,9 @@ impl Work {
                 match sleeper.sleep_until(due) {
                     Woken::TimeOver => break,
                     Woken::AddressChange => {
+                        // Changes come in swarms, most of them of other interfaces: one look sees them all.
+                        std::thread::sleep(next_look.saturating_duration_since(Instant::now()));
+                        next_look = Instant::now() + BETWEEN_LOOKS;
                         if self.operator.sees_change(&mut |watch| self.observer.observe(watch)) {
                             due = pace.after_change(Instant::now(), due);
                         }

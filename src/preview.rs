@@ -71,20 +71,14 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
     };
 
     // Whatever the nodes of a cluster published, it is this machine that is asked.
-    let stand_in = |name: &String| {
-        decoded(
-            name,
-            &json!({"metadata": {"name": name}, "spec": {"interface": "preview"}}),
-        )
-    };
-    let node_configs = seen.keys().map(stand_in).collect::<Result<Vec<NodeConfig>, String>>()?;
     let now = Timestamp(0);
-    let entry = |config: &NodeConfig| {
-        let name = config.metadata.name.clone();
-        let entry = plan::entry(config, &seen[&name], None, now);
-        (name, entry)
-    };
-    let entries = node_configs.iter().map(entry).collect();
+    let (mut node_configs, mut entries) = (Vec::new(), BTreeMap::new());
+    for (name, (interface, observation)) in &seen {
+        let stand_in = json!({"metadata": {"name": name}, "spec": {"interface": interface}});
+        let config: NodeConfig = decoded(name, &stand_in)?;
+        entries.insert(name.clone(), plan::entry(&config, observation, None, now));
+        node_configs.push(config);
+    }
     let plan = plan::plan(&Known {
         configs: &objects.configs,
         node_configs: &node_configs,
@@ -196,12 +190,15 @@ fn decoded<T: DeserializeOwned>(object: &str, value: &Value) -> Result<T, String
     decode(&mut value.to_string().as_bytes()).map_err(|e| format!("{object}: {e}"))
 }
 
+/// By the name of the node config: the interface, and what is seen on it.
+type Seen = BTreeMap<String, (String, Observation)>;
+
 /// What the addresses from the command line show.
-fn given(addresses: &[Ipv6Addr], notes: &mut String) -> BTreeMap<String, Observation> {
+fn given(addresses: &[Ipv6Addr], notes: &mut String) -> Seen {
     let lives: Vec<Life> = addresses.iter().map(|address| Life::of_preferred(*address)).collect();
     let seen = select(&lives, DEFAULT_STALE_AFTER, 0);
     explain("the command line", &seen, notes);
-    BTreeMap::from([("command-line".to_string(), seen)])
+    BTreeMap::from([("command-line".to_string(), ("command-line".to_string(), seen))])
 }
 
 /// What the interfaces show that the node configs name.
@@ -209,13 +206,13 @@ fn look_around(
     node_configs: &[NodeConfig],
     interfaces: &mut dyn Interfaces,
     notes: &mut String,
-) -> Result<BTreeMap<String, Observation>, String> {
+) -> Result<Seen, String> {
     let silent = |e: io::Error| format!("the kernel does not say what addresses there are: {e}");
     let mut seen = BTreeMap::new();
     if node_configs.is_empty() {
         line(notes, "no IP6UpdateNodeConfig was read, which would name the interface");
         let (name, observation) = some_interface(interfaces, notes).map_err(silent)?;
-        seen.insert(name, observation);
+        seen.insert("no-node-config".into(), (name, observation));
     }
     for config in node_configs {
         let Ok(watch) = &config.spec.watch else {
@@ -229,14 +226,15 @@ fn look_around(
                 &format!("IP6UpdateNodeConfig {name}: taken as if its nodeSelector selected this machine"),
             );
         }
+        let mut place = interface.clone();
         let mut observation = interfaces.observe(watch).map_err(silent)?;
         if observation.absent {
             line(notes, &format!("there is no interface {interface} on this machine"));
-            (_, observation) = some_interface(interfaces, notes).map_err(silent)?;
+            (place, observation) = some_interface(interfaces, notes).map_err(silent)?;
         } else {
             explain(interface, &observation, notes);
         }
-        seen.insert(config.metadata.name.clone(), observation);
+        seen.insert(config.metadata.name.clone(), (place, observation));
     }
     Ok(seen)
 }

@@ -11,6 +11,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::error::Category;
 use ureq::http::{Method, Request, Response, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
@@ -188,7 +189,7 @@ impl Client {
         let first = self.try_once(verb, path, accept, content_type, body);
         let on_old_connection = opened > 0 && self.link.opened() == opened;
         match first {
-            // An idle connection may die unnoticed. A POST might have been carried out, so is not sent twice.
+            // An idle connection may die unnoticed; one that lives but does not answer is another matter. A POST might have been carried out, so is not sent twice.
             Err(Error {
                 cause: Cause::NoAnswer(_),
                 ..
@@ -229,7 +230,10 @@ impl Client {
         let request = request.body(body).map_err(|e| no_answer(&e))?;
         self.requests += 1;
         self.link.set_deadline(Instant::now() + REQUEST_TIME);
-        let mut response = session.agent.run(request).map_err(|e| no_answer(&explain(&e)))?;
+        let mut response = session.agent.run(request).map_err(|e| match e {
+            ureq::Error::Timeout(_) => failed(Cause::TimedOut(out_of_time())),
+            other => no_answer(&explain(&other)),
+        })?;
 
         self.server_time = header_of(&response, header::DATE)
             .and_then(Timestamp::from_http_date)
@@ -242,10 +246,10 @@ impl Client {
         let mut reader = response.body_mut().with_config().limit(MOST_BODY).reader();
         decode(&mut reader).map_err(|e| {
             let what = clean(&e.to_string(), &self.token);
-            failed(if e.is_io() {
-                Cause::NoAnswer(what)
-            } else {
-                Cause::Unclear(what)
+            failed(match e.classify() {
+                Category::Io if is_timeout(e) => Cause::TimedOut(out_of_time()),
+                Category::Io => Cause::NoAnswer(what),
+                _ => Cause::Unclear(what),
             })
         })
     }
@@ -341,10 +345,21 @@ fn retry_after(value: &str, now: Option<Timestamp>) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MOST_RETRY_AFTER))
 }
 
+fn out_of_time() -> String {
+    format!("nothing whole within {} s", REQUEST_TIME.as_secs())
+}
+
+/// Whether reading the body failed because the request's time was over.
+fn is_timeout(error: serde_json::Error) -> bool {
+    let source = io::Error::from(error)
+        .into_inner()
+        .and_then(|inner| inner.downcast::<ureq::Error>().ok());
+    source.is_some_and(|inner| matches!(*inner, ureq::Error::Timeout(_)))
+}
+
 /// What a failed connection means, in words that help.
 fn explain(error: &ureq::Error) -> String {
     match error {
-        ureq::Error::Timeout(_) => format!("nothing whole within {} s", REQUEST_TIME.as_secs()),
         ureq::Error::HostNotFound => "the host name of KUBERNETES_SERVICE_HOST cannot be resolved".into(),
         ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             "connection refused (is the API server running?)".into()

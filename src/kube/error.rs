@@ -21,8 +21,10 @@ pub struct Error {
 pub enum Cause {
     /// The service account's files cannot be used, so nothing was asked.
     Account(String),
-    /// No whole answer came.
+    /// No whole answer came: the connection failed.
     NoAnswer(String),
+    /// No whole answer came in time.
+    TimedOut(String),
     /// The answer is not what the API answers.
     Unclear(String),
     /// The API server refused.
@@ -129,8 +131,9 @@ impl Error {
     pub fn kind(&self) -> String {
         match &self.cause {
             Cause::Account(what) => what.clone(),
-            Cause::NoAnswer(what) if what.contains("certificate") => what.clone(),
-            Cause::NoAnswer(_) => "no answer".into(),
+            // What is wrong with a certificate, without the times that rustls names.
+            Cause::NoAnswer(what) if what.contains("certificate") => what.split(':').take(3).collect(),
+            Cause::NoAnswer(_) | Cause::TimedOut(_) => "no answer".into(),
             Cause::Unclear(_) => format!("unclear {}", self.path),
             Cause::Refused(refusal) if self.is_about_this_object() => format!("{} {}", refusal.status, self.path),
             Cause::Refused(refusal) => refusal.status.to_string(),
@@ -175,7 +178,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::Account(what) => write!(f, "the service account cannot be used: {what}"),
-            Cause::NoAnswer(what) => write!(f, "{} {}: no answer from the API server: {what}", self.verb, self.path),
+            Cause::NoAnswer(what) | Cause::TimedOut(what) => {
+                write!(f, "{} {}: no answer from the API server: {what}", self.verb, self.path)
+            }
             Cause::Unclear(what) => write!(f, "{} {}: the answer cannot be used: {what}", self.verb, self.path),
             Cause::Refused(refusal) => {
                 write!(f, "{} {}: {}", self.verb, self.path, refusal.status)?;

@@ -7,6 +7,7 @@ mod cilium;
 mod command_line;
 mod configs;
 mod failures;
+mod faults;
 mod nodes;
 mod renumbering;
 mod site;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         configs::ALL,
         cilium::ALL,
         failures::ALL,
+        faults::ALL,
     ];
     let trial = |(name, scenario): &Scenario| {
         let scenario = *scenario;
@@ -52,5 +54,13 @@ fn main() -> ExitCode {
         Trial::test(*name, run).with_ignored_flag(entered.is_err())
     };
     let trials = all.iter().flat_map(|module| module.iter()).map(trial).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Only all scenarios together show that a right is not needed.
+    let all_ran = conclusion.num_filtered_out == 0 && conclusion.num_ignored == 0 && !arguments.list;
+    let unused = if all_ran { site::unused_rights() } else { Vec::new() };
+    if !unused.is_empty() {
+        eprintln!("manifests/rbac.yaml grants what no scenario needed: {unused:#?}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
 }

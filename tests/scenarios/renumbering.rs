@@ -217,8 +217,14 @@ fn a_thousand_prefixes_of_an_attacker() {
     for number in 0..1000 {
         site.interface.add(&format!("2a00:{number:x}:bad:bad::10"));
     }
-    node.wait_log("has 1001 prefixes; only the first 64 count", SOON);
-    site.wait_rounds(2);
+    let told = |store: &k6u_testkit::store::Store| {
+        let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        let message = store.objects[&key]["status"]["nodes"][NODE]["message"].as_str()?;
+        message
+            .contains("has 1001 prefixes; only the first 64 count")
+            .then_some(())
+    };
+    assert!(site.server.wait(SOON, told).is_some(), "{:#?}", node.log());
     let entry = site
         .object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
         .unwrap();

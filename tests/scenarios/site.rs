@@ -1,10 +1,12 @@
 //! A site as users have it: a cluster, a node, an interface, the two objects.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use k6u_testkit::namespace::Interface;
 use k6u_testkit::node::{Account, Node, Start};
-use k6u_testkit::rbac::{Identity, cluster_role};
+use k6u_testkit::rbac::{Attempt, Identity, cluster_role};
 use k6u_testkit::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
 use k6u_testkit::store::{Key, Store};
 use serde_json::{Value, json};
@@ -155,12 +157,16 @@ impl Site {
 
     /// Takes a right away from k6u's service account.
     pub fn revoke(&self, verb: &str, resource: &str) {
-        let mut rules = cluster_role(RBAC);
-        for rule in rules
-            .iter_mut()
-            .filter(|rule| rule.resources.iter().any(|r| r == resource))
-        {
-            rule.verbs.retain(|v| v != verb);
+        let mut rules = Vec::new();
+        for mut rule in cluster_role(RBAC) {
+            if rule.resources.iter().any(|r| r == resource) {
+                let mut less = rule.clone();
+                less.resources.retain(|r| r == resource);
+                less.verbs.retain(|v| v != verb);
+                rules.push(less);
+                rule.resources.retain(|r| r != resource);
+            }
+            rules.push(rule);
         }
         self.server.set_token(TOKEN, Some(Identity::ServiceAccount(rules)));
     }
@@ -190,6 +196,55 @@ impl Site {
             .filter(|p| p.key == Key::new("cilium.io", "ciliumcidrgroups", name));
         of_group.filter_map(|past| past.object.as_ref()).map(cidrs_of).collect()
     }
+}
+
+/// What k6u asked for in all scenarios, and was allowed.
+static ASKED: Mutex<BTreeSet<Attempt>> = Mutex::new(BTreeSet::new());
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let store = self.server.store();
+        let allowed = store.log.iter().filter(|logged| ![401, 403].contains(&logged.status));
+        ASKED
+            .lock()
+            .expect("no panic meanwhile")
+            .extend(allowed.flat_map(|logged| logged.attempts.clone()));
+    }
+}
+
+/// Rights in rbac.yaml that no scenario needed. That each request was allowed, the server saw to.
+pub fn unused_rights() -> Vec<String> {
+    let asked = ASKED.lock().expect("no panic meanwhile");
+    let mut unused = Vec::new();
+    for rule in cluster_role(RBAC) {
+        for (verb, resource) in rule
+            .verbs
+            .iter()
+            .flat_map(|verb| rule.resources.iter().map(move |r| (verb, r)))
+        {
+            let names = if rule.names.is_empty() {
+                vec![None]
+            } else {
+                rule.names.iter().map(Some).collect()
+            };
+            for name in names {
+                let used = asked.iter().any(|attempt| {
+                    let named = name.is_none_or(|name| attempt.name == *name);
+                    attempt.verb == *verb
+                        && attempt.resource == *resource
+                        && rule.groups.contains(&attempt.group)
+                        && named
+                });
+                if !used {
+                    unused.push(format!("{verb} {resource} {}", name.map_or("", String::as_str)));
+                }
+            }
+        }
+    }
+    unused
 }
 
 /// k6u while it runs. When it goes, its log is searched for the token.

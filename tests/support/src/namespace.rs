@@ -85,7 +85,7 @@ impl Interface {
     /// If the kernel refuses: the namespace was entered, so it should not.
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("eth{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("lan{}", COUNT.fetch_add(1, Ordering::Relaxed));
         Interface::named(&name)
     }
 

@@ -1,0 +1,526 @@
+//! What goes wrong between k6u and the API server, on the node, and in its files: k6u keeps running,
+//! says once what is wrong and once that it is over, writes nothing wrong meanwhile, and is right soon after.
+
+use std::fs;
+use std::time::Duration;
+
+use k6u_testkit::certificates::{Authority, Certificate};
+use k6u_testkit::fault::{Fault, Plan};
+use k6u_testkit::http::Response;
+use k6u_testkit::node::Node;
+use k6u_testkit::server::TOKEN;
+use serde_json::{Value, json};
+
+use crate::Scenario;
+use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, Running, SOON, Site};
+
+pub const ALL: &[Scenario] = &[
+    ("answers_that_break_off", answers_that_break_off),
+    ("a_server_that_never_answers", a_server_that_never_answers),
+    (
+        "a_server_that_answers_a_byte_a_second",
+        a_server_that_answers_a_byte_a_second,
+    ),
+    ("overload_and_breakage", overload_and_breakage),
+    ("each_right_in_turn", each_right_in_turn),
+    ("a_conflict_five_times_in_a_row", a_conflict_five_times_in_a_row),
+    ("certificates_that_do_not_hold", certificates_that_do_not_hold),
+    ("a_new_ca", a_new_ca),
+    ("the_server_loses_all_objects", the_server_loses_all_objects),
+    (
+        "answers_that_are_not_what_they_should_be",
+        answers_that_are_not_what_they_should_be,
+    ),
+    ("answers_that_are_too_large", answers_that_are_too_large),
+    ("large_objects_that_are_fine", large_objects_that_are_fine),
+    (
+        "the_servers_reflection_of_the_token",
+        the_servers_reflection_of_the_token,
+    ),
+    ("account_files_that_are_no_good", account_files_that_are_no_good),
+    ("no_file_descriptors", no_file_descriptors),
+    ("what_the_process_holds", what_the_process_holds),
+];
+
+const LIST: &str = "GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
+const NEW: &str = "2001:db8:9876:5431::10";
+
+/// While the fault lasts the provider renumbers. Nothing wrong is written; one complaint that
+/// contains `complaint` is made; afterwards the group follows.
+fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
+    let (site, node) = Site::settled(1);
+    begin(&site);
+    site.interface.add(NEW);
+    site.interface.remove("2001:db8:1234:5671::10");
+    node.wait_log(complaint, Duration::from_secs(15));
+    std::thread::sleep(Duration::from_millis(1500));
+    end(&site);
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    node.wait_log("works again", SOON);
+    assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
+    let right = |cidrs: &Vec<String>| {
+        let start = if cidrs[0].starts_with("2001:db8:1234") {
+            "2001:db8:1234:567"
+        } else {
+            "2001:db8:9876:543"
+        };
+        cidrs.len() == 3 && cidrs.iter().all(|cidr| cidr.starts_with(start))
+    };
+    let history = site.group_history(GROUP);
+    assert!(history.iter().all(right), "{history:#?}");
+}
+
+fn fault(complaint: &str, fault: Fault) {
+    survives(
+        complaint,
+        |site| site.server.inject(Plan::on(LIST, usize::MAX, fault)),
+        |site| site.server.heal(),
+    );
+}
+
+fn answers_that_break_off() {
+    for fault in [
+        Fault::CutAt(0),
+        Fault::CutAt(20),
+        Fault::CutBodyAt(0),
+        Fault::CutBodyAt(100),
+    ] {
+        self::fault(
+            "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs: ",
+            fault,
+        );
+    }
+    // In the middle of a chunk: long answers are sent in chunks.
+    let large = |site: &Site| {
+        let config = format!(
+            "{CONFIG}  - ciliumCIDRGroupName: {}\n    prefixIds: [1]\n",
+            "a".repeat(250)
+        );
+        for number in 0..8 {
+            let config = config
+                .replace(CONFIG_NAME, &format!("filler-{number}"))
+                .replace(GROUP, &format!("filler-{number}"));
+            site.server
+                .create(&config.replace(&"a".repeat(250), &format!("{}-{number}", "a".repeat(240))));
+        }
+        site.wait_rounds(3);
+        site.server
+            .inject(Plan::on(&format!("GET {CONFIGS}"), usize::MAX, Fault::CutBodyAt(2100)));
+    };
+    survives(
+        "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs: ",
+        large,
+        |site| site.server.heal(),
+    );
+}
+
+fn a_server_that_never_answers() {
+    // The request that hangs ends after 10 s by itself, or when the server closes the connection.
+    let end = |site: &Site| {
+        site.server.heal();
+        site.server.close_connections();
+    };
+    survives(
+        "nothing whole within 10 s",
+        |s| s.server.inject(Plan::on(LIST, usize::MAX, Fault::Hang)),
+        end,
+    );
+}
+
+fn a_server_that_answers_a_byte_a_second() {
+    let drip = Fault::Drip(Duration::from_secs(1));
+    survives(
+        "nothing whole within 10 s",
+        |s| s.server.inject(Plan::on(LIST, usize::MAX, drip)),
+        |site| {
+            site.server.heal();
+            site.server.close_connections();
+        },
+    );
+}
+
+fn overload_and_breakage() {
+    let answer = |status, kind, body: &str| Response::new(status, kind, body);
+    let busy = json!({"kind": "Status", "reason": "TooManyRequests", "message": "too many requests", "code": 429});
+    for (complaint, response) in [
+        (
+            ": 429 TooManyRequests too many requests",
+            answer(429, "application/json", &busy.to_string()).with("Retry-After", "1"),
+        ),
+        (
+            ": 429 TooManyRequests too many requests",
+            answer(429, "application/json", &busy.to_string()),
+        ),
+        (": 503 shutting down", answer(503, "text/plain", "shutting down")),
+        (
+            ": 500 <html> <h1>Internal error</h1> </html>",
+            answer(500, "text/html", "<html>\n<h1>Internal error</h1>\n</html>"),
+        ),
+    ] {
+        fault(complaint, Fault::Answer(response));
+    }
+}
+
+fn each_right_in_turn() {
+    for (verb, resource, named) in [
+        (
+            "list",
+            "ip6updatenodeconfigs",
+            "list ip6updatenodeconfigs.apps.fuwafuwatime.moe",
+        ),
+        (
+            "list",
+            "ip6updateconfigs",
+            "list ip6updateconfigs.apps.fuwafuwatime.moe",
+        ),
+        (
+            "patch",
+            "ip6updatenodeconfigs/status",
+            "patch ip6updatenodeconfigs/status.apps.fuwafuwatime.moe",
+        ),
+        ("get", "ciliumcidrgroups", "get ciliumcidrgroups.cilium.io"),
+    ] {
+        let complaint = format!("k6u lacks the right to {named}");
+        let begin = |site: &Site| site.revoke(verb, resource);
+        if resource == "ciliumcidrgroups" {
+            // The status tells it as well, so there are two lines.
+            let (site, node) = Site::settled(1);
+            begin(&site);
+            site.wait_reason(CONFIG_NAME, "UpdateFailed");
+            node.wait_log(&complaint, SOON);
+            site.restore_rights();
+            site.wait_reason(CONFIG_NAME, "Updated");
+        } else {
+            survives(&complaint, begin, Site::restore_rights);
+        }
+    }
+    // Without a group there is one to create.
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.revoke("create", "ciliumcidrgroups");
+    let node = site.run(1);
+    node.wait_log("k6u lacks the right to create ciliumcidrgroups.cilium.io", SOON);
+    site.restore_rights();
+    site.wait_lan("2001:db8:1234:567");
+    // Events are worth a line, but no more.
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.revoke("create", "events");
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert!(node.wait_complaints(1)[0].contains("k6u lacks the right to create events.events.k8s.io"));
+    // The labels of the node.
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.revoke("get", "nodes");
+    let node = site.run(1);
+    node.wait_log("k6u lacks the right to get nodes,", SOON);
+    site.restore_rights();
+    site.wait_lan("2001:db8:1234:567");
+    // The status of the config: the groups are right all the same.
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.revoke("patch", "ip6updateconfigs/status");
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    assert!(node.wait_complaints(1)[0].contains("patch ip6updateconfigs/status.apps.fuwafuwatime.moe"));
+}
+
+fn a_conflict_five_times_in_a_row() {
+    let (site, node) = Site::settled(1);
+    let body = json!({"kind": "Status", "reason": "Conflict", "message": "modified", "details": {"name": GROUP}});
+    let conflict = Fault::Answer(Response::new(409, "application/json", body.to_string()));
+    site.server.inject(Plan::on("PATCH /apis/cilium.io", 5, conflict));
+    site.interface.add(NEW);
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+fn certificates_that_do_not_hold() {
+    let other = |names: &[&str]| Certificate {
+        names: names.iter().map(|n| n.to_string()).collect(),
+        expired: false,
+    };
+    let expired = Certificate {
+        expired: true,
+        ..Certificate::default()
+    };
+    for (complaint, foreign, certificate) in [
+        ("invalid peer certificate", true, Certificate::default()),
+        ("certificate expired", false, expired),
+        (
+            "certificate not valid for name",
+            false,
+            other(&["192.0.2.1", "kubernetes.example.com"]),
+        ),
+    ] {
+        let begin = |site: &Site| {
+            let stranger = Authority::new();
+            let authority = if foreign { &stranger } else { &site.server.authority };
+            site.server.set_tls(authority.server(&certificate));
+            site.server.close_connections();
+        };
+        survives(complaint, begin, |site| {
+            site.server
+                .set_tls(site.server.authority.server(&Certificate::default()));
+            site.server.close_connections();
+        });
+    }
+}
+
+fn a_new_ca() {
+    let (site, node) = Site::settled(1);
+    let authority = Authority::new();
+    site.account.write("ca.crt", authority.pem());
+    site.server.set_tls(authority.server(&Certificate::default()));
+    site.server.close_connections();
+    site.interface.add(NEW);
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_lan("2001:db8:9876:543");
+    assert!(node.complaints().len() <= 1, "{:#?}", node.complaints());
+}
+
+fn the_server_loses_all_objects() {
+    let (site, node) = Site::settled(1);
+    let ours = |key: &k6u_testkit::store::Key| !key.group.is_empty() && !key.name.contains("cilium");
+    site.server.store().objects.retain(|key, _| !ours(key));
+    node.wait_log(
+        "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs: 404",
+        SOON,
+    );
+    // k6u deploys its CRDs again by itself.
+    let crd = |store: &k6u_testkit::store::Store| {
+        store
+            .objects
+            .keys()
+            .find(|key| key.name == "ip6updatenodeconfigs.apps.fuwafuwatime.moe")
+            .cloned()
+    };
+    assert!(site.server.wait(SOON, crd).is_some());
+    site.wait_rounds(1);
+    site.server.create(CONFIG);
+    let node_config = crate::site::NODE_CONFIG.replace("eth0", &site.interface.name);
+    site.server.create(&node_config);
+    site.wait_lan("2001:db8:1234:567");
+    node.wait_log("API server: works again", SOON);
+}
+
+fn json_answer(body: &Value) -> Fault {
+    Fault::Answer(Response::new(200, "application/json", body.to_string()))
+}
+
+fn answers_that_are_not_what_they_should_be() {
+    fault(
+        "the answer cannot be used: expected",
+        Fault::Answer(Response::new(200, "text/html", "<html>hello</html>")),
+    );
+    fault("the answer cannot be used: ", json_answer(&json!({"items": {"a": 1}})));
+    fault("the answer cannot be used: ", json_answer(&json!([1, 2, 3])));
+    fault(
+        "the answer cannot be used: ",
+        Fault::Answer(Response::new(200, "application/json", "")),
+    );
+}
+
+/// The most that k6u ever had in memory, in KiB.
+fn peak(node: &Node) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.id())).expect("it runs");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a peak");
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The pod's limit, in KiB. This binary is not the stripped one of the image, so its own size is added.
+fn limit() -> u64 {
+    16 * 1024 + fs::metadata(crate::binary()).expect("the binary").len() / 1024
+}
+
+fn answers_that_are_too_large() {
+    let config = |n: usize| {
+        json!({"metadata": {"name": format!("config-{n}"), "uid": "u"}, "spec": {"delegatedPrefixLength": 60,
+        "ciliumCIDRGroups": [{"ciliumCIDRGroupName": format!("group-{n}"), "prefixIds": (0..16).collect::<Vec<_>>()}]}})
+    };
+    let many = json!({"items": (0..5000).map(config).collect::<Vec<_>>()});
+    let deep = format!("{{\"items\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for (complaint, fault) in [
+        ("it holds more than 100000 values", json_answer(&many)),
+        (
+            "the answer cannot be used: ",
+            Fault::Answer(Response::new(200, "application/json", deep)),
+        ),
+        (
+            "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs: ",
+            Fault::Endless(b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[".repeat(512)),
+        ),
+        (
+            "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs: ",
+            Fault::Endless(b" ".repeat(16_384)),
+        ),
+    ] {
+        let (site, node) = Site::settled(1);
+        site.server
+            .inject(Plan::on(&format!("GET {CONFIGS}"), usize::MAX, fault));
+        node.wait_log(complaint, Duration::from_secs(20));
+        assert!(peak(&node) < limit(), "{complaint}: {} KiB", peak(&node));
+        site.server.heal();
+        node.wait_log("works again", Duration::from_secs(20));
+        assert_eq!(site.group_history(GROUP).len(), 1);
+    }
+}
+
+fn large_objects_that_are_fine() {
+    let (site, node) = Site::settled(1);
+    // A group of somebody who wrote 100,000 CIDRs is overwritten.
+    let cidrs: Vec<String> = (0..100_000)
+        .map(|n| format!("2001:db8:{:x}:{:x}::/64", n / 65536, n % 65536))
+        .collect();
+    site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": cidrs}}),
+    );
+    site.wait_lan("2001:db8:1234:567");
+    // 10 MB of managedFields are skipped as they come.
+    let fields: Vec<Value> = (0..100_000)
+        .map(
+            |n| json!({"manager": format!("m{n}"), "fieldsV1": {"f:spec": {"f:x": {}}, "y": n, "pad": "x".repeat(40)}}),
+        )
+        .collect();
+    let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+    let mut config = site.server.store().objects[&key].clone();
+    config["metadata"]["managedFields"] = json!(fields);
+    site.server.store().put(key, config);
+    site.wait_rounds(2);
+    node.wait_log("DEBUG round: 3 requests", SOON);
+    assert!(peak(&node) < limit(), "{} KiB", peak(&node));
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+fn the_servers_reflection_of_the_token() {
+    // What a proxy's error page may do. `Running` searches the log when it goes.
+    let text = format!("you sent {TOKEN}\r\n\x1b[31mand\x07 that is wrong");
+    let echo = Response::new(403, "text/plain", text);
+    let (site, node) = Site::settled(1);
+    site.server
+        .inject(Plan::on("GET /apis/cilium.io", usize::MAX, Fault::Answer(echo)));
+    let condition = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let message = condition["message"].as_str().unwrap();
+    assert!(message.contains("you sent [token] [31mand that is wrong"), "{message}");
+    assert!(
+        site.events().iter().all(|(_, note)| !note.contains(TOKEN)),
+        "{:?}",
+        site.events()
+    );
+    assert!(
+        node.log()
+            .iter()
+            .all(|line| !line.contains(TOKEN) && !line.contains('\x1b'))
+    );
+    site.server.heal();
+    site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+fn account_files_that_are_no_good() {
+    let ca = |site: &Site| fs::read(site.account.folder.join("ca.crt")).expect("the CA");
+    type Break = fn(&Site);
+    let breaks: [(&str, Break); 7] = [
+        ("cannot open", |s| {
+            fs::remove_file(s.account.folder.join("token")).unwrap()
+        }),
+        ("token is empty", |s| s.account.write("token", " \n")),
+        ("token is longer than 65536 bytes", |s| {
+            s.account.write("token", "x".repeat(100_000))
+        }),
+        ("token holds no token", |s| s.account.write("token", "a\nb")),
+        ("cannot open", |s| {
+            fs::remove_file(s.account.folder.join("ca.crt")).unwrap()
+        }),
+        ("ca.crt holds no certificate", |s| s.account.write("ca.crt", "")),
+        ("ca.crt is longer than 524288 bytes", |s| {
+            s.account.write("ca.crt", "x".repeat(600_000))
+        }),
+    ];
+    for (complaint, break_it) in breaks {
+        let restore = |site: &Site| {
+            site.account.write("token", TOKEN);
+            site.account.write("ca.crt", site.server.authority.pem());
+        };
+        survives(complaint, break_it, restore);
+    }
+    survives(
+        "ca.crt ",
+        |site| {
+            let half = ca(site);
+            site.account.write("ca.crt", &half[..half.len() / 2]);
+        },
+        |site| site.account.write("ca.crt", site.server.authority.pem()),
+    );
+}
+
+fn no_file_descriptors() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    // Enough to start: standard streams, two netlink sockets; nothing is left for a connection or a file.
+    let k6u = site.start().with("UPDATE_INTERVAL", "1");
+    let script = format!("ulimit -Sn 5; exec {}", k6u.binary.display());
+    let shell = k6u_testkit::node::Start {
+        binary: "/bin/sh".into(),
+        ..k6u
+    };
+    let node = Running(shell.arguments(&["-c", &script]).spawn());
+    node.wait_log("Too many open files", SOON);
+    let more = libc::rlimit {
+        rlim_cur: 64,
+        rlim_max: 64,
+    };
+    // SAFETY: `more` outlives the call, and the old limit is not asked for.
+    let set = unsafe {
+        libc::prlimit(
+            node.id() as libc::pid_t,
+            libc::RLIMIT_NOFILE,
+            &more,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(set, 0);
+    site.wait_lan("2001:db8:1234:567");
+    node.wait_log("works again", SOON);
+    assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
+}
+
+fn what_the_process_holds() {
+    let (site, node) = Site::settled(1);
+    site.wait_rounds(3);
+    let proc = format!("/proc/{}", node.id());
+    let status = fs::read_to_string(format!("{proc}/status")).unwrap();
+    assert!(status.lines().any(|line| line == "Threads:\t1"), "{status}");
+    let children = fs::read_to_string(format!("{proc}/task/{}/children", node.id())).unwrap_or_default();
+    assert_eq!(children.trim(), "", "it has children");
+    let links = fs::read_dir(format!("{proc}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok());
+    let open: Vec<String> = links.map(|link| link.display().to_string()).collect();
+    let files: Vec<&String> = open
+        .iter()
+        .filter(|target| target.starts_with('/') && *target != "/dev/null")
+        .collect();
+    assert!(files.is_empty(), "it holds files open: {files:?}");
+    let kinds: Vec<String> = open
+        .into_iter()
+        .filter(|target| target.starts_with("socket:"))
+        .collect();
+    assert_eq!(kinds.len(), 3, "two netlink sockets and one connection: {kinds:?}");
+    // 0A is LISTEN.
+    for file in ["tcp", "tcp6"] {
+        let table = fs::read_to_string(format!("{proc}/net/{file}")).unwrap();
+        let inode = |line: &str| line.split_whitespace().nth(9).map(|inode| format!("socket:[{inode}]"));
+        let listens = |line: &&str| line.split_whitespace().nth(3) == Some("0A");
+        let own = table
+            .lines()
+            .filter(listens)
+            .filter_map(inode)
+            .any(|socket| kinds.contains(&socket));
+        assert!(!own, "it listens: {table}");
+    }
+}
