@@ -169,6 +169,35 @@ test-image: $(if $(filter $(STATIC),$(BINARY)),static) ## run the image's last s
 		echo "SKIPPED, NOT PASSED: buildah and podman are needed to test the image" >&2; \
 	fi
 
+.PHONY: e2e
+e2e: static ## run the main job on a real control plane: etcd and kube-apiserver from $$KUBEBUILDER_ASSETS
+	@$(CARGO) run --quiet --locked -p k6u-testkit --bin e2e -- $(STATIC)
+
+# A cluster in Docker, for forges that have one. CILIUM 1.17 serves v2alpha1 only, 1.18 both.
+CILIUM ?= 1.18.0
+KIND := kind-k6u-e2e
+E2E_CTL = $(KUBECTL) --context $(KIND)
+
+.PHONY: e2e-kind
+e2e-kind: ## run the main job on kind with Cilium (needs docker, kind, helm, kubectl; CILIUM=version)
+	printf '%s\n' 'kind: Cluster' 'apiVersion: kind.x-k8s.io/v1alpha4' \
+		'networking: {ipFamily: dual, disableDefaultCNI: true}' | kind create cluster --name k6u-e2e --config -
+	helm --kube-context $(KIND) install cilium cilium --repo https://helm.cilium.io --version $(CILIUM) \
+		--namespace kube-system --set ipv6.enabled=true --set operator.replicas=1 --wait
+	$(MAKE) image ENGINE=docker IMAGE_REPO=localhost/k6u IMAGE_TAG=e2e
+	kind load docker-image --name k6u-e2e localhost/k6u:e2e
+	$(KUBECTL) kustomize manifests | sed 's|image: .*|image: localhost/k6u:e2e|; s|imagePullPolicy: Always|imagePullPolicy: Never|' \
+		| $(E2E_CTL) apply -f -
+	$(E2E_CTL) wait --for=condition=Established crd -l app.kubernetes.io/name=k6u
+	sed '/nodeSelector:/,+1d' manifests/examples/nodeconfig.yaml | $(E2E_CTL) apply -f - -f manifests/examples/config.yaml
+	docker exec k6u-e2e-control-plane ip -6 address add 2001:db8:1234:5671::10/64 dev eth0
+	$(E2E_CTL) -n kube-system rollout status daemonset/k6u --timeout=120s
+	$(E2E_CTL) wait --for=condition=Ready ip6uc/ip6-update-config --timeout=60s
+	test "$$($(E2E_CTL) get ciliumcidrgroup ip6-local-lan -o jsonpath='{.spec.externalCIDRs}' | tr -d '[]"')" \
+		= 2001:db8:1234:5670::/64,2001:db8:1234:5671::/64,2001:db8:1234:5672::/64
+	$(E2E_CTL) apply -f manifests/examples/networkpolicy.yaml
+	kind delete cluster --name k6u-e2e
+
 # In the order of manifests/kustomization.yaml; the tag is the version.
 INSTALL := crds.yaml rbac.yaml daemonset.yaml
 

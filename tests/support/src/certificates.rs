@@ -75,6 +75,12 @@ impl Default for Authority {
     }
 }
 
+/// A private key and its public half as PEM, for signing tokens.
+pub fn signing_key() -> (String, String) {
+    let key = KeyPair::generate().expect("a key");
+    (key.serialize_pem(), key.public_key_pem())
+}
+
 fn named(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
