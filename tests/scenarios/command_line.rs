@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use k6u_testkit::fault::{Fault, Plan};
+use k6u_testkit::namespace::Interface;
 
 use crate::site::{CONFIG, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, SOON, Site};
 use crate::{Scenario, binary};
@@ -227,8 +228,9 @@ fn the_readme_shows_what_is_shipped_and_what_works() {
         );
     }
     assert!(policy.contains(&format!("cidrGroupRef: {GROUP}\n")) && CONFIG.contains(GROUP));
-    // Its offline commands run as they are written, in the project's folder, on a machine with a global address.
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    // Its offline commands run as they are written, in the project's folder, on a machine with that interface.
+    let interface = Interface::named("eth0");
+    interface.add("2001:db8:1234:5671::10");
     let commands: Vec<&str> = blocks
         .iter()
         .flat_map(|b| b.lines())
@@ -242,7 +244,6 @@ fn the_readme_shows_what_is_shipped_and_what_works() {
         assert_eq!(status, Some(0), "{command}: {stderr}");
         assert!(stdout.contains("kind: CiliumCIDRGroup"), "{command}: {stdout}");
     }
-    drop(site);
     // And every make target that it names is there.
     let makefile = include_str!("../../Makefile");
     for line in include_str!("../../README.md")

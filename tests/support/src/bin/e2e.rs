@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let mut cluster = Cluster::start(&assets);
     let interface = Interface::named("eth0");
     interface.add("2001:db8:1234:5671::10");
-    let tests: [(&str, &Test); 7] = [
+    let tests: [(&str, &Test); 8] = [
         ("upgrade_from_0_3", &|c| upgrade_from_0_3(c, &binary)),
         ("install_and_main_job", &|c| {
             install_and_main_job(c, &binary, &interface)
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         ("least_privilege", &|c| least_privilege(c)),
         ("drift_and_a_right_list", &|c| drift_and_a_right_list(c, &binary)),
         ("api_server_restart", &|c| api_server_restart(c, &binary, &interface)),
+        ("uninstall", &|c| uninstall(c)),
     ];
     for (name, test) in tests {
         test(&mut cluster);
@@ -493,4 +494,12 @@ fn api_server_restart(cluster: &mut Cluster, binary: &Path, interface: &Interfac
     cluster.wait_ready();
     cluster.wait_group("2001:db8:aaaa:bbb", &node);
     node.wait_log("API server: works again", PATIENCE);
+}
+
+/// As `make uninstall` does: k6u goes, the groups stay.
+fn uninstall(cluster: &mut Cluster) {
+    cluster.kubectl(&["delete", "--ignore-not-found", "-k", "manifests"]);
+    let crds = cluster.kubectl(&["get", "crd", "-o", "name"]);
+    assert!(!crds.contains("fuwafuwatime"), "{crds}");
+    cluster.kubectl(&["get", "ciliumcidrgroup", GROUP]);
 }
