@@ -4,25 +4,23 @@
 //! writes a group for it. And a group is written only after the other objects were read once more,
 //! later than the group: so whoever wrote that group, and named its new prefix before, is heard.
 
+mod publish;
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use log::{debug, info, warn};
-use serde_json::{Value, json};
+use log::{debug, info};
 
 use crate::groups::{self, Groups};
 use crate::interface::{Observation, Watch};
 use crate::journal::Journal;
 use crate::kube::objects::{CidrGroup, List, Object};
 use crate::kube::{Cause, Client, Error};
-use crate::objects::{CONFIGS, Config, GROUP, NODE_CONFIGS, NodeConfig, NodeEntry};
-use crate::plan::{self, Known, PUBLISH_SECONDS, Plan, Verdict, WantedGroup, must_publish};
-use crate::prefix::{join, texts};
-use crate::status::{self, Notice};
+use crate::objects::{CONFIGS, Config, NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::plan::{self, Known, PUBLISH_SECONDS, Plan, Verdict, WantedGroup};
+use crate::prefix::join;
 use crate::time::Timestamp;
-
-/// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
-const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 
 /// What a round needs from outside: a look at an interface.
 pub type Look<'a> = &'a mut dyn FnMut(&Watch) -> io::Result<Observation>;
@@ -193,97 +191,6 @@ impl Operator {
         Ok(selected.map(|config| config.metadata.name.clone()).collect())
     }
 
-    /// Looks at the interfaces of the selected node configs, and logs what changed. Gives what this
-    /// node has to publish in each of them.
-    fn observe(
-        &mut self,
-        node_configs: &[NodeConfig],
-        selected: &BTreeSet<String>,
-        look: Look,
-        now: Timestamp,
-    ) -> Result<BTreeMap<String, NodeEntry>, Failure> {
-        let (mut entries, mut seen) = (BTreeMap::new(), BTreeMap::new());
-        for config in node_configs
-            .iter()
-            .filter(|config| selected.contains(&config.metadata.name))
-        {
-            let subject = format!("IP6UpdateNodeConfig {}", config.metadata.name);
-            let observation = match &config.spec.watch {
-                Ok(watch) => {
-                    let interface = &watch.interface;
-                    let observation = look(watch).map_err(|e| {
-                        Failure::Addresses(format!("the kernel does not say what addresses {interface} has: {e}"))
-                    })?;
-                    self.journal.works(&subject);
-                    self.log_change(interface, self.seen.get(watch), &observation);
-                    seen.insert(watch.clone(), observation.clone());
-                    observation
-                }
-                Err(problem) => {
-                    self.journal.fails(&subject, problem);
-                    Observation::default()
-                }
-            };
-            let published = config.nodes().get(&self.node);
-            entries.insert(
-                config.metadata.name.clone(),
-                plan::entry(config, &observation, published, now),
-            );
-        }
-        self.seen = seen;
-        Ok(entries)
-    }
-
-    fn log_change(&self, interface: &str, before: Option<&Observation>, seen: &Observation) {
-        let facts = |o: &Observation| (o.prefixes.clone(), o.absent);
-        if before.map(facts) != Some(facts(seen)) {
-            let old = before.map_or("unknown".to_string(), |before| join(&before.prefixes));
-            let message = seen.message(interface);
-            let why = if message.is_empty() {
-                message
-            } else {
-                format!(" ({message})")
-            };
-            info!("{interface}: prefixes {old} -> {}{why}", join(&seen.prefixes));
-        }
-    }
-
-    /// Publishes what is seen where that is due, in the cluster and in `node_configs`.
-    fn publish(
-        &mut self,
-        node_configs: &mut [NodeConfig],
-        seen: &BTreeMap<String, NodeEntry>,
-        now: Timestamp,
-    ) -> Result<(), Failure> {
-        for config in node_configs {
-            let Some(entry) = seen.get(&config.metadata.name) else {
-                continue;
-            };
-            if !must_publish(config.nodes().get(&self.node), entry) {
-                continue;
-            }
-            let deprecated = entry.deprecated.iter();
-            let deprecated = deprecated.map(|d| json!({"prefix": d.prefix.to_string(), "since": d.since.to_string()}));
-            let published = json!({
-                "prefixes": texts(&entry.prefixes),
-                "deprecated": deprecated.collect::<Vec<_>>(),
-                "observedTime": now.to_string(),
-                "message": entry.message,
-            });
-            let patch = json!({"status": {"nodes": {self.node.as_str(): published}}});
-            match self
-                .client
-                .merge_patch(&status_path(NODE_CONFIGS, &config.metadata.name), &patch)
-            {
-                // Deleted since it was listed: nothing to publish to.
-                Err(e) if e.is_absent_object() => debug!("{e}"),
-                published => published?,
-            }
-            config.status.0.nodes.0.insert(self.node.clone(), entry.clone());
-        }
-        Ok(())
-    }
-
     fn say_whether_idle(&mut self, idle: bool) {
         if self.idle != Some(idle) && idle {
             info!(
@@ -370,82 +277,6 @@ impl Operator {
         }
     }
 
-    /// Writes the statuses that changed, and their Events; says whether somebody else was faster.
-    fn report(
-        &mut self,
-        configs: &[Config],
-        plan: &Plan,
-        failures: &BTreeMap<String, String>,
-        now: Timestamp,
-        all_ready: &mut bool,
-    ) -> Result<bool, Failure> {
-        let mut again = false;
-        for (config, verdict) in configs.iter().zip(&plan.verdicts) {
-            let (delegated, own_failures) = match verdict {
-                Verdict::Keep { .. } => (None, Vec::new()),
-                Verdict::Write { delegated, groups, .. } => {
-                    let own = groups.iter().filter_map(|group| failures.get(&group.name).cloned());
-                    (Some(delegated.as_slice()), own.collect())
-                }
-            };
-            let (reason, message) = status::judge(verdict, &own_failures);
-            *all_ready &= reason == plan::Reason::Updated;
-            let name = &config.metadata.name;
-            let subject = config_subject(name);
-            let Some(change) = status::change(config, reason, &message, delegated, now) else {
-                self.journal.works(&subject);
-                continue;
-            };
-            match self.client.merge_patch(&status_path(CONFIGS, name), &change.patch) {
-                Ok(()) => {
-                    self.journal.works(&subject);
-                    match change.turned {
-                        Some((plan::Reason::Updated, message)) => info!("IP6UpdateConfig {name} is Ready: {message}"),
-                        Some((reason, message)) => warn!("IP6UpdateConfig {name} is not Ready: {reason}: {message}"),
-                        None => {}
-                    }
-                    for notice in &change.events {
-                        self.send_event(config, notice, now);
-                    }
-                }
-                Err(e) if e.is_conflict() => again = true,
-                Err(e) if e.is_absent_object() => debug!("{e}"),
-                Err(e) if e.is_about_this_object() => {
-                    *all_ready = false;
-                    self.journal.fails(&subject, &e.to_string());
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(again)
-    }
-
-    /// Reports an Event. One that is lost is no reason to fail: the status says the same.
-    fn send_event(&mut self, config: &Config, notice: &Notice, now: Timestamp) {
-        let name = &config.metadata.name;
-        let seconds = now.to_string();
-        let event = json!({
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"generateName": format!("{name}-")},
-            "eventTime": seconds.replace('Z', ".000000Z"),
-            "reportingController": format!("{GROUP}/k6u"),
-            "reportingInstance": cut(&self.reporter, 128),
-            "action": "UpdateGroups",
-            "reason": notice.reason,
-            "type": notice.kind,
-            "note": notice.note,
-            "regarding": {
-                "apiVersion": format!("{GROUP}/v1"),
-                "kind": "IP6UpdateConfig",
-                "name": name,
-                "uid": config.metadata.uid,
-            },
-        });
-        let sent = self.client.create(EVENTS, &event);
-        self.journal.note("Events", sent);
-    }
-
     /// An idle node removes what it published when it was not idle, and leaves the rest to others.
     fn stale_of_idle(&self, node_configs: &[NodeConfig]) -> Vec<(String, String)> {
         let mine = node_configs
@@ -453,39 +284,6 @@ impl Operator {
             .filter(|config| config.nodes().contains_key(&self.node));
         mine.map(|config| (config.metadata.name.clone(), self.node.clone()))
             .collect()
-    }
-
-    /// Removes entries of nodes that fell silent.
-    fn remove_stale(&mut self, node_configs: &[NodeConfig], stale: &[(String, String)]) -> Result<(), Failure> {
-        for config in node_configs {
-            let nodes: serde_json::Map<String, Value> = stale
-                .iter()
-                .filter(|(name, _)| *name == config.metadata.name)
-                .map(|(_, node)| (node.clone(), Value::Null))
-                .collect();
-            if nodes.is_empty() {
-                continue;
-            }
-            let gone: Vec<&String> = nodes.keys().collect();
-            let gone = format!("{gone:?}");
-            // With the resourceVersion: if the node just came back, its new entry stays.
-            let patch = json!({
-                "metadata": {"resourceVersion": config.metadata.resource_version},
-                "status": {"nodes": nodes},
-            });
-            match self
-                .client
-                .merge_patch(&status_path(NODE_CONFIGS, &config.metadata.name), &patch)
-            {
-                Ok(()) => info!(
-                    "IP6UpdateNodeConfig {}: removed the stale entries of {gone}",
-                    config.metadata.name
-                ),
-                Err(e) if e.is_conflict() || e.is_absent_object() => debug!("{e}"),
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
     }
 
     /// Troubles end with the objects that they are about.
@@ -520,8 +318,4 @@ fn group_subject(name: &str) -> String {
 
 fn config_subject(name: &str) -> String {
     format!("IP6UpdateConfig {name}")
-}
-
-fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
 }

@@ -1,0 +1,254 @@
+//! What the fields of k6u's objects may hold, and what is said of those that do not.
+
+use super::*;
+use serde_json::json;
+
+fn problems(spec: Value) -> Vec<String> {
+    ConfigSpec::read(&spec).unwrap_err().problems
+}
+
+fn one_group(length: Value, ids: Value) -> Value {
+    json!({"delegatedPrefixLength": length, "ciliumCIDRGroups": [{"ciliumCIDRGroupName": "lan", "prefixIds": ids}]})
+}
+
+#[test]
+fn the_spec_that_users_have() {
+    let spec = ConfigSpec::read(&one_group(json!(60), json!([0, 1, 2]))).unwrap();
+    assert_eq!(spec.delegated_prefix_length, 60);
+    assert_eq!(spec.allowed_prefixes, None);
+    assert_eq!(spec.groups[0].name, "lan");
+    assert_eq!(spec.groups[0].prefix_ids, BTreeSet::from([0, 1, 2]));
+}
+
+#[test]
+fn an_id_that_does_not_fit_is_refused_at_every_length() {
+    for length in 1..=64u8 {
+        let highest = highest_id(length).unwrap();
+        assert!(
+            ConfigSpec::read(&one_group(json!(length), json!([0, highest]))).is_ok(),
+            "/{length}"
+        );
+        assert_eq!(
+            problems(one_group(json!(length), json!([0, highest + 1]))),
+            [format!(
+                "spec.ciliumCIDRGroups[0].prefixIds[1] is {}, but a /{length} holds the prefix ids 0 to {highest} only",
+                highest + 1
+            )]
+        );
+    }
+}
+
+#[test]
+fn lengths_out_of_range_or_of_another_type() {
+    for length in [
+        json!(0),
+        json!(65),
+        json!(-1),
+        json!(60.5),
+        json!("60"),
+        json!(null),
+        json!([60]),
+        json!(316),
+    ] {
+        let problems = problems(one_group(length.clone(), json!([0])));
+        assert!(
+            problems[0].starts_with("spec.delegatedPrefixLength is "),
+            "{length}: {problems:?}"
+        );
+        assert_eq!(problems.len(), 1);
+    }
+}
+
+#[test]
+fn ids_of_another_type() {
+    for id in [json!(-1), json!(1.5), json!("1"), json!(null), json!({}), json!(true)] {
+        assert_eq!(problems(one_group(json!(60), json!([id]))).len(), 1, "{id}");
+    }
+    assert!(
+        problems(one_group(json!(60), json!(3)))[0].ends_with("prefixIds is 3, but it must be a list of prefix ids")
+    );
+}
+
+#[test]
+fn no_ids_and_repeated_ids() {
+    let spec = ConfigSpec::read(&one_group(json!(60), json!([1, 1]))).unwrap();
+    assert_eq!(spec.groups[0].prefix_ids.len(), 1);
+    assert!(ConfigSpec::read(&one_group(json!(60), json!([]))).is_ok());
+}
+
+#[test]
+fn groups_that_are_none() {
+    for groups in [json!(null), json!("lan"), json!({}), json!(1)] {
+        let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": groups});
+        assert!(problems(spec)[0].starts_with("spec.ciliumCIDRGroups is "));
+    }
+    for name in [
+        json!(null),
+        json!(""),
+        json!("Lan"),
+        json!("a_b"),
+        json!(1),
+        json!("a".repeat(254)),
+    ] {
+        let group = json!({"ciliumCIDRGroupName": name, "prefixIds": [0]});
+        let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group]});
+        assert!(
+            problems(spec)[0].starts_with("spec.ciliumCIDRGroups[0].ciliumCIDRGroupName is "),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_spec_still_claims_its_groups() {
+    let group = |name: &str, id: u64| json!({"ciliumCIDRGroupName": name, "prefixIds": [id]});
+    let spec =
+        json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group("a", 200), group("b", 0), group("a", 1)]});
+    let bad = ConfigSpec::read(&spec).unwrap_err();
+    assert_eq!(bad.problems.len(), 2);
+    assert_eq!(
+        bad.problems[1],
+        "spec.ciliumCIDRGroups[2] names a again, but each group may have one entry only"
+    );
+    assert_eq!(bad.claims, ["a", "b"]);
+}
+
+#[test]
+fn allowed_prefixes_are_ipv6() {
+    let spec =
+        |allowed: Value| json!({"delegatedPrefixLength": 60, "allowedPrefixes": allowed, "ciliumCIDRGroups": []});
+    let allowed = ConfigSpec::read(&spec(json!(["2001:db8::/32"])))
+        .unwrap()
+        .allowed_prefixes
+        .unwrap();
+    assert_eq!(allowed, ["2001:db8::/32".parse().unwrap()]);
+    assert_eq!(
+        ConfigSpec::read(&spec(json!([]))).unwrap().allowed_prefixes,
+        Some(vec![])
+    );
+    for bad in [
+        json!(["192.0.2.0/24"]),
+        json!(["2001:db8::"]),
+        json!([1]),
+        json!("2001:db8::/32"),
+    ] {
+        assert_eq!(problems(spec(bad)).len(), 1);
+    }
+}
+
+#[test]
+fn selectors() {
+    let labels = BTreeMap::from([("a".to_string(), "1".to_string()), ("b".to_string(), "2".to_string())]);
+    let selects = |selector: Value| NodeSpec::read(&json!({"nodeSelector": selector})).selects(&labels);
+    assert!(selects(json!(null)) && selects(json!({})));
+    assert!(selects(json!({"a": "1"})) && selects(json!({"a": "1", "b": "2"})));
+    assert!(!selects(json!({"a": "2"})) && !selects(json!({"a": "1", "c": "3"})));
+    assert!(!selects(json!({"a": 1})) && !selects(json!("a")) && !selects(json!(["a"])));
+    assert!(!NodeSpec::read(&json!({})).needs_labels());
+}
+
+#[test]
+fn interface_names() {
+    let read = |name: Value| {
+        NodeSpec::read(&json!({"interface": name}))
+            .watch
+            .map(|watch| watch.interface)
+    };
+    for name in ["e", "eth0", "enp0s31f6.1000", "br-lan", "wg_0"] {
+        assert_eq!(read(json!(name)).unwrap(), name);
+    }
+    for name in [
+        json!(""),
+        json!("a234567890123456"),
+        json!("a/b"),
+        json!("a b"),
+        json!(".."),
+        json!(1),
+        json!(null),
+    ] {
+        assert!(read(name.clone()).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn seconds_in_range_and_beyond() {
+    let watch = |seconds: Value| NodeSpec::read(&json!({"interface": "eth0", "staleAfterSeconds": seconds})).watch;
+    let stale_after = |seconds: Value| watch(seconds).map(|watch| watch.stale_after);
+    assert_eq!(stale_after(json!(null)), Ok(1800));
+    assert_eq!(stale_after(json!(0)), Ok(0));
+    assert_eq!(stale_after(json!(604_800)), Ok(604_800));
+    let keep = |seconds: Value| {
+        let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [], "keepDeprecatedSeconds": seconds});
+        ConfigSpec::read(&spec)
+            .map(|spec| spec.keep_deprecated)
+            .map_err(|bad| bad.problems.len())
+    };
+    assert_eq!(
+        (keep(json!(null)), keep(json!(0)), keep(json!(7200))),
+        (Ok(0), Ok(0), Ok(7200))
+    );
+    for bad in [json!(-1), json!(604_801), json!(1.5), json!("60"), json!([])] {
+        assert!(watch(bad.clone()).is_err(), "{bad}");
+        assert_eq!(keep(bad), Err(1));
+    }
+    assert_eq!(keep(json!(7201)), Err(1));
+}
+
+#[test]
+fn a_config_with_the_status_of_release_0_3() {
+    let ready = |message: &str| {
+        json!({"type": "Ready", "status": "True", "reason": "Updated", "message": message,
+               "lastTransitionTime": "2025-01-01T00:00:00Z"})
+    };
+    let config: Config = serde_json::from_value(json!({
+        "metadata": {"name": "ip6-update-config", "generation": 2},
+        "spec": one_group(json!(60), json!([0])),
+        "status": {"conditions": [ready("a"), ready("b"), ready("c")]}
+    }))
+    .unwrap();
+    assert!(config.spec.is_ok());
+    assert_eq!(config.status.conditions.len(), 3);
+    assert_eq!(config.status.observed_generation, None);
+}
+
+#[test]
+fn statuses_of_other_types_count_as_empty() {
+    for status in [
+        json!(1),
+        json!("x"),
+        json!([]),
+        json!(null),
+        json!({"conditions": 1, "delegatedPrefixes": {}}),
+    ] {
+        let config: Config =
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {}, "status": status})).unwrap();
+        assert_eq!(config.status, ConfigStatus::default());
+    }
+    for status in [
+        json!(1),
+        json!({"nodes": 1}),
+        json!({"nodes": []}),
+        json!({"conditions": []}),
+    ] {
+        let config: NodeConfig = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).unwrap();
+        assert!(config.nodes().is_empty());
+    }
+}
+
+#[test]
+fn node_entries_whatever_they_hold() {
+    let config: NodeConfig = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"nodes": {
+        "good": {"prefixes": ["2001:db8::/64", "x", 1], "observedTime": "2026-11-23T05:28:45Z", "extra": [{}]},
+        "odd": {"prefixes": "2001:db8::/64", "observedTime": 3, "message": []},
+        "none": null, "list": [1, 2], "number": 7
+    }}}))
+    .unwrap();
+    assert_eq!(config.nodes()["good"].prefixes, ["2001:db8::/64".parse().unwrap()]);
+    assert_eq!(
+        config.nodes()["good"].observed_time,
+        Timestamp::from_rfc3339("2026-11-23T05:28:45Z")
+    );
+    for name in ["odd", "none", "list", "number"] {
+        assert_eq!(config.nodes()[name], NodeEntry::default(), "{name}");
+    }
+}
