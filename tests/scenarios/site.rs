@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use k6u_testkit::example::cidrs_for;
+pub use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC};
 use k6u_testkit::namespace::Interface;
 use k6u_testkit::node::{Account, Node, Start};
 use k6u_testkit::rbac::{Attempt, Identity, cluster_role};
@@ -11,15 +13,7 @@ use k6u_testkit::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
 use k6u_testkit::store::{Key, Store};
 use serde_json::{Value, json};
 
-/// What the project ships, and users apply.
-pub const CRDS: &str = include_str!("../../manifests/crds.yaml");
-pub const RBAC: &str = include_str!("../../manifests/rbac.yaml");
-pub const CONFIG: &str = include_str!("../../manifests/examples/config.yaml");
-pub const NODE_CONFIG: &str = include_str!("../../manifests/examples/nodeconfig.yaml");
-
-/// The node, the group and the config of the examples.
-pub const NODE: &str = "node1.example.com";
-pub const GROUP: &str = "ip6-local-lan";
+/// The config of the examples.
 pub const CONFIG_NAME: &str = "ip6-update-config";
 
 /// Longer than anything takes here that comes at all.
@@ -102,7 +96,7 @@ impl Site {
 
     /// Waits until the example's group follows this delegated prefix, given up to its last hex digit.
     pub fn wait_lan(&self, start: &str) {
-        let expected = [0, 1, 2].map(|id| format!("{start}{id}::/64"));
+        let expected = cidrs_for(start);
         self.wait_group(GROUP, &expected.each_ref().map(String::as_str));
     }
 

@@ -450,7 +450,7 @@ impl Call<'_> {
         let patch = self.body()?;
         match self.request.header("content-type") {
             "application/merge-patch+json" => self.merge_patch(route, resource, patch),
-            "application/apply-patch+yaml" => self.apply(route, resource, patch, identity),
+            "application/apply-patch+yaml" => self.apply(route, patch, identity),
             other => Err(failure(
                 415,
                 "UnsupportedMediaType",
@@ -503,8 +503,7 @@ impl Call<'_> {
     }
 
     /// Server-side apply, as far as CRDs need it: what is applied wins, lists are replaced.
-    fn apply(&mut self, route: &Route, resource: &Resource, applied: Value, identity: &Identity) -> Answer {
-        let _ = resource;
+    fn apply(&mut self, route: &Route, applied: Value, identity: &Identity) -> Answer {
         let Some(old) = self.store.objects.get(&key(route)).cloned() else {
             // A patch that creates needs the right to create, for this name.
             self.authorize(identity, "create", route)?;

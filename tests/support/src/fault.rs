@@ -26,8 +26,6 @@ pub enum Fault {
 /// Which requests a fault is for, and how many of them.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// `METHOD /path` starts with this.
-    pub line: String,
     /// `METHOD /path` contains this.
     pub part: String,
     /// How many requests are left; `usize::MAX` is all.
@@ -40,7 +38,6 @@ impl Plan {
     /// For every request.
     pub fn always(fault: Fault) -> Self {
         Plan {
-            line: String::new(),
             part: String::new(),
             times: usize::MAX,
             fault,
@@ -58,7 +55,7 @@ impl Plan {
 
     /// Takes this fault for the request, if it is for it.
     pub fn take(&mut self, line: &str) -> Option<Fault> {
-        if self.times == 0 || !line.starts_with(&self.line) || !line.contains(&self.part) {
+        if self.times == 0 || !line.contains(&self.part) {
             return None;
         }
         if self.times != usize::MAX {

@@ -5,19 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, cidrs_for, follows_since};
 use k6u_testkit::namespace::{self, Interface};
 use k6u_testkit::node::{Account, Node, Start};
 use k6u_testkit::router::{Announced, Router, is_installed};
-use k6u_testkit::server::{ApiServer, Cilium, cidrs, cidrs_of};
+use k6u_testkit::server::{ApiServer, Cilium, cidrs};
 use k6u_testkit::store::Store;
 
-const CRDS: &str = include_str!("../../../../manifests/crds.yaml");
-const RBAC: &str = include_str!("../../../../manifests/rbac.yaml");
-const CONFIG: &str = include_str!("../../../../manifests/examples/config.yaml");
-const NODE_CONFIG: &str = include_str!("../../../../manifests/examples/nodeconfig.yaml");
-
-const NODE: &str = "node1.example.com";
-const GROUP: &str = "ip6-local-lan";
 /// Scaled down, as the tests with routers do.
 const STALE_AFTER: u32 = 2;
 /// No step takes as long; all of them together stay below 20 s.
@@ -188,12 +182,8 @@ impl<'a> Step<'a> {
 
     /// Waits until the group holds the three prefixes that start so, and no other.
     fn end(&self, from: &str, start: &str, node: &Node) -> Result<(), String> {
-        let wanted = [0, 1, 2].map(|id| format!("{start}{id}::/64"));
-        let written = |store: &Store| {
-            let past = store.history.iter().rev().find(|past| past.key.name == GROUP)?;
-            (cidrs_of(past.object.as_ref()?) == wanted).then_some(past.at)
-        };
-        let Some(at) = self.server.wait(PATIENCE, written) else {
+        let wanted = cidrs_for(start);
+        let Some(at) = self.server.wait(PATIENCE, |store| follows_since(store, start)) else {
             let held = cidrs(&self.server.store(), GROUP);
             return Err(format!(
                 "{GROUP} holds {held:?} instead of {wanted:?}; k6u said: {:#?}",

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use k6u_testkit::certificates::signing_key;
+use k6u_testkit::example::{GROUP, NODE, cidrs_for};
 use k6u_testkit::namespace::{self, Interface};
 use k6u_testkit::node::Node;
 use serde_json::{Value, json};
@@ -17,8 +18,6 @@ const CRDS_OF_0_3: &str = "tests/data/crds-0.3.yaml";
 const CILIUM: &str = "tests/support/cilium/ciliumcidrgroups-1.18.yaml";
 const CONFIG: &str = "manifests/examples/config.yaml";
 const NODE_CONFIG: &str = "manifests/examples/nodeconfig.yaml";
-const NODE: &str = "node1.example.com";
-const GROUP: &str = "ip6-local-lan";
 const PORT: &str = "6443";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -175,7 +174,7 @@ impl Cluster {
 
     /// Waits until the group holds the three /64 of the delegated prefix that starts so.
     fn wait_group(&self, start: &str, node: &Node) {
-        let wanted = json!([0, 1, 2].map(|id| format!("{start}{id}::/64")));
+        let wanted = json!(cidrs_for(start));
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (_, text) = self.try_kubectl(&["get", "ciliumcidrgroup", GROUP, "-o", "json"], "");

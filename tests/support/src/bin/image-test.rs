@@ -8,18 +8,11 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, follows_since};
 use k6u_testkit::namespace::{self, Interface};
 use k6u_testkit::node::{Account, Node, Start};
-use k6u_testkit::server::{ApiServer, Cilium, cidrs, cidrs_of};
-use k6u_testkit::store::Store;
+use k6u_testkit::server::{ApiServer, Cilium, cidrs};
 
-const CRDS: &str = include_str!("../../../../manifests/crds.yaml");
-const RBAC: &str = include_str!("../../../../manifests/rbac.yaml");
-const CONFIG: &str = include_str!("../../../../manifests/examples/config.yaml");
-const NODE_CONFIG: &str = include_str!("../../../../manifests/examples/nodeconfig.yaml");
-
-const NODE: &str = "node1.example.com";
-const GROUP: &str = "ip6-local-lan";
 const NAME: &str = "k6u-image-test";
 /// A container with 1 ms of processor time in 100 ms is slow to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -186,12 +179,7 @@ fn renumbers(image: &str, _: &str) {
 
 /// Waits until the group follows the delegated prefix that starts so; gives the milliseconds since `begun`.
 fn follows(server: &ApiServer, begun: Instant, start: &str, node: &Node) -> f64 {
-    let wanted = [0, 1, 2].map(|id| format!("{start}{id}::/64"));
-    let written = |store: &Store| {
-        let past = store.history.iter().rev().find(|past| past.key.name == GROUP)?;
-        (cidrs_of(past.object.as_ref()?) == wanted).then_some(past.at)
-    };
-    let at = server.wait(PATIENCE, written);
+    let at = server.wait(PATIENCE, |store| follows_since(store, start));
     let at = at.unwrap_or_else(|| panic!("{GROUP}: {:?}, {:#?}", cidrs(&server.store(), GROUP), node.log()));
     at.duration_since(begun).as_secs_f64() * 1e3
 }

@@ -5,20 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, follows_since};
 use k6u_testkit::namespace::Interface;
 use k6u_testkit::node::{Account, Node, Start};
-use k6u_testkit::server::{ApiServer, Cilium, cidrs_of};
-use k6u_testkit::store::Store;
+use k6u_testkit::server::{ApiServer, Cilium};
 use serde_json::{Value, json};
 
 use crate::report::Report;
 
-const CRDS: &str = include_str!("../../../../../manifests/crds.yaml");
-const RBAC: &str = include_str!("../../../../../manifests/rbac.yaml");
-const CONFIG: &str = include_str!("../../../../../manifests/examples/config.yaml");
-const NODE_CONFIG: &str = include_str!("../../../../../manifests/examples/nodeconfig.yaml");
-const NODE: &str = "node1.example.com";
-const GROUP: &str = "ip6-local-lan";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Instructions of an idle round, as measured when the code was last looked at for them.
 const BASELINE: &str = include_str!("../../../../data/bench-baseline.json");
@@ -81,12 +75,7 @@ impl Site {
 
     /// Waits until the group follows; gives the milliseconds since `begun`.
     fn follows(&self, begun: Instant, start: &str, node: &Node) -> f64 {
-        let wanted = [0, 1, 2].map(|id| format!("{start}{id}::/64"));
-        let written = |store: &Store| {
-            let past = store.history.iter().rev().find(|past| past.key.name == GROUP)?;
-            (cidrs_of(past.object.as_ref()?) == wanted).then_some(past.at)
-        };
-        let at = self.server.wait(PATIENCE, written);
+        let at = self.server.wait(PATIENCE, |store| follows_since(store, start));
         at.unwrap_or_else(|| panic!("{:#?}", node.log()))
             .duration_since(begun)
             .as_secs_f64()
