@@ -15,6 +15,7 @@ use k6u_testkit::node::Node;
 use serde_json::{Value, json};
 
 const CRDS_OF_0_3: &str = "tests/data/crds-0.3.yaml";
+const CILIUM_POLICIES: &str = "tests/data/ciliumnetworkpolicies.yaml";
 const CILIUM: &str = "tests/support/cilium/ciliumcidrgroups-1.18.yaml";
 const CONFIG: &str = "manifests/examples/config.yaml";
 const NODE_CONFIG: &str = "manifests/examples/nodeconfig.yaml";
@@ -326,6 +327,23 @@ fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
         assert!(words.iter().all(|word| table.contains(word)), "{table}");
         print!("{table}");
     }
+    cluster.kubectl(&["apply", "-f", CILIUM_POLICIES]);
+    let policies = "crd/ciliumnetworkpolicies.cilium.io";
+    cluster.kubectl(&["wait", "--for=condition=Established", policies]);
+    let deadline = Instant::now() + PATIENCE;
+    let policy = [
+        "apply",
+        "--validate=strict",
+        "-f",
+        "manifests/examples/networkpolicy.yaml",
+    ];
+    while !cluster.try_kubectl(&policy, "").0 {
+        let (_, text) = cluster.try_kubectl(&policy, "");
+        assert!(Instant::now() < deadline, "{text}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let cnp = cluster.json(&["get", "ciliumnetworkpolicy", "web-from-lan"]);
+    assert_eq!(cnp["spec"]["ingress"][0]["fromCIDRSet"][0]["cidrGroupRef"], GROUP);
     let described = cluster.kubectl(&["describe", "ip6uc", "ip6-update-config"]);
     assert!(
         described.contains("2001:db8:1234:5670::/60 -> 2001:db8:9876:5430::/60"),
