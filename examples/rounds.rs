@@ -16,7 +16,7 @@ fn main() -> Result<(), String> {
     let settings = Settings::read(|name| std::env::var(name).ok(), hostname).map_err(|e| e.to_string())?;
     let mut observer = Observer::new().map_err(|e| e.to_string())?;
     let client = Client::new(settings.api_server, settings.service_account);
-    let mut operator = Operator::new(client, settings.node_name, settings.reporter);
+    let mut operator = Operator::new(client, settings.node_name, settings.reporter, settings.interval);
     operator.client().read_account().map_err(|e| e.to_string())?;
     while crds::deploy(operator.client()).map_err(|e| e.to_string())? != Deployed::Established {}
     // The first ones write; what follows is idle.

@@ -3,12 +3,16 @@
 //! Two rules keep nodes from undoing each other's work. A node publishes what it sees before it
 //! writes a group for it. And a group is written only after the other objects were read once more,
 //! later than the group: so whoever wrote that group, and named its new prefix before, is heard.
+//!
+//! Not every node does all of that in every round: see [`glance`].
 
+mod glance;
 mod publish;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 use log::{debug, info};
 
@@ -17,10 +21,12 @@ use crate::interface::{Observation, Watch};
 use crate::journal::Journal;
 use crate::kube::objects::{CidrGroup, List, Object};
 use crate::kube::{Cause, Client, Error};
-use crate::objects::{CONFIGS, Config, NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::objects::{CONFIGS, Config, NODE_CONFIGS, NodeConfig, NodeEntry, NodeSpec};
 use crate::plan::{self, Known, PUBLISH_SECONDS, Plan, Verdict, WantedGroup};
 use crate::prefix::join;
 use crate::time::Timestamp;
+use crate::turns::Place;
+use glance::{Glance, Standing};
 
 /// What a round needs from outside: a look at an interface.
 pub type Look<'a> = &'a mut dyn FnMut(&Watch) -> io::Result<Observation>;
@@ -47,6 +53,8 @@ pub struct Outcome {
     pub again: bool,
     /// Every config is Ready, as far as this node has to care.
     pub ready: bool,
+    /// It was made because it was this node's turn.
+    pub turn: bool,
 }
 
 /// Makes rounds, and remembers what need not be asked again.
@@ -55,6 +63,8 @@ pub struct Operator {
     client: Client,
     node: String,
     reporter: String,
+    interval: Duration,
+    standing: Option<Standing>,
     labels: Option<Labels>,
     groups: Groups,
     seen: BTreeMap<Watch, Observation>,
@@ -76,12 +86,14 @@ struct Due {
 }
 
 impl Operator {
-    /// An operator on this node; `reporter` is who Events are from.
-    pub fn new(client: Client, node: String, reporter: String) -> Self {
+    /// An operator on this node; `reporter` is who Events are from, `interval` is that between rounds.
+    pub fn new(client: Client, node: String, reporter: String, interval: Duration) -> Self {
         Operator {
             client,
             node,
             reporter,
+            interval,
+            standing: None,
             labels: None,
             groups: Groups::default(),
             seen: BTreeMap::new(),
@@ -103,39 +115,104 @@ impl Operator {
             .any(|(watch, before)| look(watch).map_or(true, |seen| !seen.is_like(before)))
     }
 
+    /// From now until this node's next turn; `None` if it has none, or every round is one.
+    pub fn until_turn(&self) -> Option<Duration> {
+        let place = self.standing.as_ref()?.place.filter(|place| !place.is_alone())?;
+        let now = self.now();
+        u64::try_from(place.next_turn(self.interval, now).since(now))
+            .ok()
+            .map(Duration::from_secs)
+    }
+
+    /// Over how long the reaction to a change should be spread, because other nodes may see it as well.
+    pub fn spread(&self) -> Duration {
+        let place = self.standing.as_ref().and_then(|standing| standing.place);
+        place.map_or(Duration::ZERO, |place| place.spread(self.interval))
+    }
+
     /// One round.
     ///
     /// # Errors
     /// When it could not come to its end. What concerns one config only is noted in its status.
     pub fn round(&mut self, look: Look) -> Result<Outcome, Failure> {
         self.client.read_account()?;
+        let mut turn = false;
+        if let Some(mut standing) = self.standing.take().filter(Standing::allows_glance) {
+            match self.glance(&mut standing, look) {
+                Ok(Glance::Same) => {
+                    let ready = standing.ready;
+                    self.standing = Some(standing);
+                    return Ok(Outcome {
+                        ready,
+                        ..Outcome::default()
+                    });
+                }
+                Ok(glance) => turn = glance == Glance::Turn,
+                Err(failure) => {
+                    self.standing = Some(standing);
+                    return Err(failure);
+                }
+            }
+        }
+        self.whole_round(look).map(|outcome| Outcome { turn, ..outcome })
+    }
+
+    fn whole_round(&mut self, look: Look) -> Result<Outcome, Failure> {
         let mut node_configs = self.client.get::<List<NodeConfig>>(NODE_CONFIGS)?.items;
         let now = self.now();
-        let selected = self.selected(&node_configs, now)?;
-        let seen = self.observe(&node_configs, &selected, look, now)?;
+        let specs = node_configs.iter().map(|c| (c.metadata.name.clone(), c.spec.clone()));
+        let specs: BTreeMap<String, NodeSpec> = specs.collect();
+        let selected = self.selected(&specs, now)?;
+        let published = self.own_entries(&node_configs);
+        let seen = self.observe(&specs, &selected, &published, look, now)?;
         self.publish(&mut node_configs, &seen, now)?;
         self.say_whether_idle(selected.is_empty());
+        let mut outcome = Outcome {
+            ready: true,
+            ..Outcome::default()
+        };
         if selected.is_empty() {
             self.remove_stale(&node_configs, &self.stale_of_idle(&node_configs))?;
-            return Ok(Outcome {
-                again: false,
-                ready: true,
+        } else {
+            self.follow(&mut node_configs, &seen, now, &mut outcome)?;
+        }
+        if !outcome.again {
+            let nodes = plan::publishers(&self.known(&[], &node_configs, &seen, now));
+            self.standing = Some(Standing {
+                place: Place::of(&self.node, &nodes),
+                published: self.own_entries(&node_configs),
+                specs,
+                selected,
+                round: now,
+                ready: outcome.ready,
             });
         }
+        Ok(outcome)
+    }
 
+    /// What this node published, by the name of the node config.
+    fn own_entries(&self, node_configs: &[NodeConfig]) -> BTreeMap<String, NodeEntry> {
+        let own = |config: &NodeConfig| Some((config.metadata.name.clone(), config.nodes().get(&self.node)?.clone()));
+        node_configs.iter().filter_map(own).collect()
+    }
+
+    /// Makes the groups what they should be, and tells of it.
+    fn follow(
+        &mut self,
+        node_configs: &mut Vec<NodeConfig>,
+        seen: &BTreeMap<String, NodeEntry>,
+        now: Timestamp,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
         let mut configs = self.client.get::<List<Config>>(CONFIGS)?.items;
-        let mut plan = self.plan(&configs, &node_configs, &seen, now);
+        let mut plan = plan::plan(&self.known(&configs, node_configs, seen, now));
         let mut failures = BTreeMap::new();
         let mut due = self.due(&plan, &mut failures)?;
-        let mut outcome = Outcome {
-            again: false,
-            ready: true,
-        };
         if !due.is_empty() {
             // The second look, later than the groups were read.
             configs = self.client.get::<List<Config>>(CONFIGS)?.items;
-            node_configs = self.client.get::<List<NodeConfig>>(NODE_CONFIGS)?.items;
-            plan = self.plan(&configs, &node_configs, &seen, now);
+            *node_configs = self.client.get::<List<NodeConfig>>(NODE_CONFIGS)?.items;
+            plan = plan::plan(&self.known(&configs, node_configs, seen, now));
             let still_due = |due: &Due| wanted_groups(&plan).any(|wanted| *wanted == due.wanted);
             outcome.again = !due.iter().all(still_due);
             due.retain(still_due);
@@ -145,11 +222,11 @@ impl Operator {
         }
         // A status tells of groups; until those are settled it is not known what to tell.
         if !outcome.again {
-            outcome.again |= self.report(&configs, &plan, &failures, now, &mut outcome.ready)?;
+            outcome.again = self.report(&configs, &plan, &failures, now, &mut outcome.ready)?;
         }
-        self.remove_stale(&node_configs, &plan.stale)?;
+        self.remove_stale(node_configs, &plan.stale)?;
         self.forget_troubles(&configs, &plan);
-        Ok(outcome)
+        Ok(())
     }
 
     /// The API server's clock, or, should it send none, this machine's.
@@ -158,13 +235,13 @@ impl Operator {
     }
 
     /// The names of the node configs that select this node.
-    fn selected(&mut self, node_configs: &[NodeConfig], now: Timestamp) -> Result<BTreeSet<String>, Failure> {
+    fn selected(&mut self, specs: &BTreeMap<String, NodeSpec>, now: Timestamp) -> Result<BTreeSet<String>, Failure> {
         // Labels change rarely: they are read when this node would publish anyway.
         let is_due = self
             .labels
             .as_ref()
             .is_none_or(|l| !(0..PUBLISH_SECONDS).contains(&now.since(l.read)));
-        if is_due && node_configs.iter().any(|config| config.spec.needs_labels()) {
+        if is_due && specs.values().any(NodeSpec::needs_labels) {
             let labels = match self
                 .client
                 .get_metadata::<Object>(&format!("/api/v1/nodes/{}", self.node))
@@ -187,8 +264,8 @@ impl Operator {
         }
         let none = BTreeMap::new();
         let labels = self.labels.as_ref().map_or(&none, |l| &l.labels);
-        let selected = node_configs.iter().filter(|config| config.spec.selects(labels));
-        Ok(selected.map(|config| config.metadata.name.clone()).collect())
+        let selected = specs.iter().filter(|(_, spec)| spec.selects(labels));
+        Ok(selected.map(|(name, _)| name.clone()).collect())
     }
 
     fn say_whether_idle(&mut self, idle: bool) {
@@ -203,20 +280,20 @@ impl Operator {
         self.idle = Some(idle);
     }
 
-    fn plan(
-        &self,
-        configs: &[Config],
-        node_configs: &[NodeConfig],
-        seen: &BTreeMap<String, NodeEntry>,
+    fn known<'a>(
+        &'a self,
+        configs: &'a [Config],
+        node_configs: &'a [NodeConfig],
+        seen: &'a BTreeMap<String, NodeEntry>,
         now: Timestamp,
-    ) -> Plan {
-        plan::plan(&Known {
+    ) -> Known<'a> {
+        Known {
             configs,
             node_configs,
             node: &self.node,
             seen,
             now,
-        })
+        }
     }
 
     /// The groups that differ from what is wanted. A group that cannot be read is a failure of its own.

@@ -19,4 +19,5 @@ pub mod preview;
 pub mod settings;
 pub mod status;
 pub mod time;
+pub mod turns;
 pub mod wake;

@@ -107,13 +107,13 @@ fn operate(once: bool) -> ExitCode {
         settings.api_server
     );
     let client = Client::new(settings.api_server, settings.service_account);
+    let mut pace = Pace::new(settings.interval);
     let mut work = Work {
-        operator: Operator::new(client, settings.node_name, settings.reporter),
+        operator: Operator::new(client, settings.node_name, settings.reporter, pace.interval()),
         observer,
         is_deployed: false,
         waits: 0,
     };
-    let mut pace = Pace::new(settings.interval);
     if once {
         work.once(&sleeper, &mut pace)
     } else {
@@ -161,6 +161,9 @@ impl Work {
         loop {
             let (ended, _) = self.step();
             let mut due = pace.after_round(Instant::now(), ended, dice());
+            if let (Ended::Well | Ended::Turn, Some(turn)) = (ended, self.operator.until_turn()) {
+                due = due.min(Instant::now() + turn);
+            }
             loop {
                 match sleeper.sleep_until(due) {
                     Woken::TimeOver => break,
@@ -169,7 +172,8 @@ impl Work {
                         std::thread::sleep(next_look.saturating_duration_since(Instant::now()));
                         next_look = Instant::now() + BETWEEN_LOOKS;
                         if self.operator.sees_change(&mut |watch| self.observer.observe(watch)) {
-                            due = pace.after_change(Instant::now(), due);
+                            let delay = self.operator.spread().mul_f64(dice());
+                            due = pace.after_change(Instant::now(), due, delay);
                         }
                     }
                 }
@@ -185,8 +189,8 @@ impl Work {
                     let due = pace.after_round(Instant::now(), ended, dice());
                     while sleeper.sleep_until(due) != Woken::TimeOver {}
                 }
-                Ended::Well if is_ready && self.operator.journal.is_clean() => return ExitCode::SUCCESS,
-                Ended::Well | Ended::Failed { .. } => return ExitCode::FAILURE,
+                Ended::Well | Ended::Turn if is_ready && self.operator.journal.is_clean() => return ExitCode::SUCCESS,
+                Ended::Well | Ended::Turn | Ended::Failed { .. } => return ExitCode::FAILURE,
             }
         }
         failure(&format!("gave up after {TRIES} tries"))
@@ -209,12 +213,17 @@ impl Work {
             start.elapsed().as_micros()
         );
         match result {
-            Ok(Outcome { again, ready }) => {
+            Ok(Outcome { again, ready, turn }) => {
                 self.waits = 0;
                 for subject in ["API server", "addresses", "start"] {
                     self.operator.journal.works(subject);
                 }
-                (if again { Ended::Again } else { Ended::Well }, ready)
+                let ended = match (again, turn) {
+                    (true, _) => Ended::Again,
+                    (false, true) => Ended::Turn,
+                    (false, false) => Ended::Well,
+                };
+                (ended, ready)
             }
             Err(Failure::Addresses(what)) => {
                 self.operator.journal.fails("addresses", &what);
@@ -245,6 +254,11 @@ impl Work {
         if error.is_initializing() {
             self.wait_for(&error.to_string());
             return Ended::NotYet(error.retry_after());
+        }
+        if error.is_conflict() {
+            // So many nodes publish in the same object that the API server gave up.
+            self.wait_for(&error.to_string());
+            return Ended::Again;
         }
         if error.is_absent_api() && error.path.contains(GROUP) {
             // Somebody deleted the CRDs, or the cluster is a new one: deploy them again.

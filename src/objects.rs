@@ -427,5 +427,7 @@ fn deprecated(list: &Value) -> Vec<Deprecated> {
     list.as_array().into_iter().flatten().filter_map(read).collect()
 }
 
+pub mod table;
+
 #[cfg(test)]
 mod tests;

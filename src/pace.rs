@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use crate::plan::PUBLISH_SECONDS;
+
 /// While changes keep coming, at most one round in this time.
 const BETWEEN_CHANGES: Duration = Duration::from_secs(1);
 /// After the first failure; each further one doubles it.
@@ -15,6 +17,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 pub enum Ended {
     /// All is as it should be.
     Well,
+    /// The same, and it was made when it was this node's turn.
+    Turn,
     /// Somebody else wrote at the same time: look again soon.
     Again,
     /// The API server sets up what it needs, and said how long that takes.
@@ -39,14 +43,20 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Rounds are `interval` apart when nothing happens.
+    /// Rounds are `interval` apart when nothing happens, but two minutes at the most: whoever
+    /// publishes more rarely is taken for dead.
     pub fn new(interval: Duration) -> Self {
         Pace {
-            interval,
+            interval: interval.min(Duration::from_secs(PUBLISH_SECONDS.unsigned_abs())),
             failures: 0,
             change_round: None,
             changes_count: true,
         }
+    }
+
+    /// The time from one round to the next when nothing happens.
+    pub fn interval(&self) -> Duration {
+        self.interval
     }
 
     /// A round ended at `now`, and so. Gives the time of the next one.
@@ -55,12 +65,14 @@ impl Pace {
         self.failures = match ended {
             Ended::Failed { .. } => self.failures.saturating_add(1),
             Ended::NotYet(_) => self.failures,
-            Ended::Well | Ended::Again => 0,
+            Ended::Well | Ended::Turn | Ended::Again => 0,
         };
         // Whoever must wait is not woken by a change: it would fail again.
         self.changes_count = !matches!(ended, Ended::Failed { .. } | Ended::NotYet(_));
         let pause = match ended {
             Ended::Well => self.interval,
+            // Turns begin for all at the same point of an interval; what follows must not.
+            Ended::Turn => self.interval.mul_f64(dice),
             Ended::Again => self.interval.min(BETWEEN_CHANGES).mul_f64(0.2 + 0.8 * dice),
             Ended::NotYet(wait) => wait.unwrap_or(FIRST_BACKOFF).mul_f64(1.0 + 0.1 * dice),
             Ended::Failed {
@@ -71,13 +83,16 @@ impl Pace {
         now + pause
     }
 
-    /// The address of an interface changed at `now`. Gives the time of the round for it, if that is
-    /// before `due`, when the next one is due anyway.
-    pub fn after_change(&mut self, now: Instant, due: Instant) -> Instant {
+    /// The address of an interface changed at `now`; this node is to react so much later. Gives the time
+    /// of the round for it, if that is before `due`, when the next one is due anyway.
+    pub fn after_change(&mut self, now: Instant, due: Instant, delay: Duration) -> Instant {
         if !self.changes_count {
             return due;
         }
-        let earliest = self.change_round.map_or(now, |last| now.max(last + BETWEEN_CHANGES));
+        let at_once = now + delay;
+        let earliest = self
+            .change_round
+            .map_or(at_once, |last| at_once.max(last + BETWEEN_CHANGES));
         let round = earliest.min(due);
         self.change_round = Some(round);
         round
@@ -131,6 +146,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_never_silent_for_so_long_that_it_seems_dead() {
+        assert_eq!(
+            Pace::new(Duration::from_secs(86_400)).interval(),
+            Duration::from_secs(120)
+        );
+    }
+
+    #[test]
+    fn after_their_turns_nodes_are_spread_out_again() {
+        let start = Instant::now();
+        let pause = |dice| Pace::new(INTERVAL).after_round(start, Ended::Turn, dice) - start;
+        assert_eq!([pause(0.1), pause(0.9)], [INTERVAL / 10, INTERVAL * 9 / 10]);
+    }
+
+    #[test]
     fn an_overloaded_server_is_asked_less_and_less() {
         assert_eq!(
             pauses(&[failed(true, None); 8]),
@@ -171,26 +201,39 @@ mod tests {
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let due = pace.after_round(at(0.0), Ended::Well, 0.0);
         assert_eq!(
-            pace.after_change(at(0.3), due),
+            pace.after_change(at(0.3), due, Duration::ZERO),
             at(0.3),
             "however short ago an ordinary round was"
         );
         let due = pace.after_round(at(0.4), Ended::Well, 0.0);
-        let due = pace.after_change(at(0.5), due);
+        let due = pace.after_change(at(0.5), due, Duration::ZERO);
         assert_eq!(due, at(1.3));
         assert_eq!(
-            pace.after_change(at(0.9), due),
+            pace.after_change(at(0.9), due, Duration::ZERO),
             at(1.3),
             "further changes share that round"
         );
         let due = pace.after_round(at(1.4), Ended::Well, 0.0);
-        assert_eq!(pace.after_change(at(1.5), due), at(2.3));
+        assert_eq!(pace.after_change(at(1.5), due, Duration::ZERO), at(2.3));
         let due = pace.after_round(at(2.4), Ended::Well, 0.0);
-        assert_eq!(pace.after_change(at(9.0), due), at(9.0));
+        assert_eq!(pace.after_change(at(9.0), due, Duration::ZERO), at(9.0));
         assert_eq!(
-            pace.after_change(at(13.0), due),
+            pace.after_change(at(13.0), due, Duration::ZERO),
             at(12.4),
             "not later than what is due anyway"
+        );
+    }
+
+    #[test]
+    fn nodes_react_to_the_same_change_one_after_another() {
+        let (mut pace, start) = (Pace::new(INTERVAL), Instant::now());
+        let due = pace.after_round(start, Ended::Well, 0.0);
+        let delay = Duration::from_millis(700);
+        assert_eq!(pace.after_change(start, due, delay), start + delay);
+        assert_eq!(
+            pace.after_change(start + delay / 2, start + delay, delay),
+            start + delay,
+            "once"
         );
     }
 
@@ -198,8 +241,11 @@ mod tests {
     fn a_change_does_not_shorten_a_pause_after_a_failure() {
         let (mut pace, start) = (Pace::new(INTERVAL), Instant::now());
         let due = pace.after_round(start, failed(true, Some(30)), 0.0);
-        assert_eq!(pace.after_change(start + Duration::from_secs(2), due), due);
+        assert_eq!(
+            pace.after_change(start + Duration::from_secs(2), due, Duration::ZERO),
+            due
+        );
         let due = pace.after_round(start, Ended::NotYet(Some(Duration::from_secs(1))), 0.0);
-        assert_eq!(pace.after_change(start, due), due);
+        assert_eq!(pace.after_change(start, due, Duration::ZERO), due);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::interface::{Observation, substance};
-use crate::objects::{Config, ConfigSpec, Deprecated, MOST_CIDRS_IN_GROUP, NodeConfig, NodeEntry};
+use crate::objects::{Config, ConfigSpec, Deprecated, MOST_CIDRS_IN_GROUP, NodeConfig, NodeEntry, NodeSpec};
 use crate::prefix::{Prefix, join};
 use crate::time::Timestamp;
 
@@ -113,7 +113,7 @@ pub fn plan(known: &Known) -> Plan {
 }
 
 /// What this node has to say of an observation, given what it published before.
-pub fn entry(config: &NodeConfig, seen: &Observation, published: Option<&NodeEntry>, now: Timestamp) -> NodeEntry {
+pub fn entry(spec: &NodeSpec, seen: &Observation, published: Option<&NodeEntry>, now: Timestamp) -> NodeEntry {
     let known = published.map_or(&[][..], |entry| &entry.deprecated);
     let deprecated = seen
         .deprecated
@@ -132,7 +132,7 @@ pub fn entry(config: &NodeConfig, seen: &Observation, published: Option<&NodeEnt
         prefixes: seen.prefixes.clone(),
         deprecated: deprecated.collect(),
         observed_time: Some(now),
-        message: match &config.spec.watch {
+        message: match &spec.watch {
             Ok(watch) => seen.message(&watch.interface),
             Err(problem) => problem.clone(),
         },
@@ -144,14 +144,48 @@ pub fn must_publish(published: Option<&NodeEntry>, seen: &NodeEntry) -> bool {
     let (Some(published), Some(now)) = (published, seen.observed_time) else {
         return true;
     };
-    let same = published.prefixes == seen.prefixes
-        && published.deprecated == seen.deprecated
-        && substance(&published.message).eq(substance(&seen.message));
     // An entry from the future was written by another clock; it would never become old.
-    !same
+    !says_the_same(published, seen)
         || published
             .observed_time
             .is_none_or(|then| !(0..PUBLISH_SECONDS).contains(&now.since(then)))
+}
+
+/// Whether two entries say the same, whenever that was.
+pub fn says_the_same(one: &NodeEntry, other: &NodeEntry) -> bool {
+    one.prefixes == other.prefixes
+        && one.deprecated == other.deprecated
+        && substance(&one.message).eq(substance(&other.message))
+}
+
+/// Whether it matters to the groups that this node published `after` in place of `before`: when it is
+/// the first to see something, the last to see it no more, or alone. `config` is as it was right after
+/// that: so of many nodes that publish the same, just one finds that it was the first, and one the last.
+pub fn is_news(config: &NodeConfig, node: &str, before: &NodeEntry, after: &NodeEntry, now: Timestamp) -> bool {
+    let others = || {
+        config
+            .nodes()
+            .iter()
+            .filter(|(name, entry)| *name != node && is_fresh(entry, now))
+    };
+    let living: BTreeSet<Prefix> = others().flat_map(|(_, entry)| &entry.prefixes).copied().collect();
+    let deprecated: BTreeSet<Prefix> = others()
+        .flat_map(|(_, entry)| &entry.deprecated)
+        .map(|d| d.prefix)
+        .collect();
+    let lives = |entry: &NodeEntry| entry.prefixes.iter().copied().collect::<BTreeSet<_>>();
+    let leaves = |entry: &NodeEntry| entry.deprecated.iter().map(|d| d.prefix).collect::<BTreeSet<_>>();
+    let is_known = |known: &BTreeSet<Prefix>, one: &BTreeSet<Prefix>, other: &BTreeSet<Prefix>| {
+        one.symmetric_difference(other).all(|prefix| known.contains(prefix))
+    };
+    others().next().is_none()
+        || !is_known(&living, &lives(before), &lives(after))
+        || !is_known(&deprecated, &leaves(before), &leaves(after))
+}
+
+/// The nodes whose entries count, this one among them if anything selects it.
+pub fn publishers<'a>(known: &Known<'a>) -> BTreeSet<&'a str> {
+    fresh_entries(known).into_iter().map(|fresh| fresh.node).collect()
 }
 
 /// An entry that counts, and where it is from.

@@ -76,7 +76,7 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
     for (name, (interface, observation)) in &seen {
         let stand_in = json!({"metadata": {"name": name}, "spec": {"interface": interface}});
         let config: NodeConfig = decoded(name, &stand_in)?;
-        entries.insert(name.clone(), plan::entry(&config, observation, None, now));
+        entries.insert(name.clone(), plan::entry(&config.spec, observation, None, now));
         node_configs.push(config);
     }
     let plan = plan::plan(&Known {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Look, Operator, status_path};
 use crate::interface::Observation;
-use crate::objects::{NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::objects::{NODE_CONFIGS, NodeConfig, NodeEntry, NodeSpec};
 use crate::plan::{self, must_publish};
 use crate::prefix::{join, texts};
 use crate::time::Timestamp;
@@ -17,18 +17,16 @@ impl Operator {
     /// node has to publish in each of them.
     pub(super) fn observe(
         &mut self,
-        node_configs: &[NodeConfig],
+        specs: &BTreeMap<String, NodeSpec>,
         selected: &BTreeSet<String>,
+        published: &BTreeMap<String, NodeEntry>,
         look: Look,
         now: Timestamp,
     ) -> Result<BTreeMap<String, NodeEntry>, Failure> {
         let (mut entries, mut seen) = (BTreeMap::new(), BTreeMap::new());
-        for config in node_configs
-            .iter()
-            .filter(|config| selected.contains(&config.metadata.name))
-        {
-            let subject = format!("IP6UpdateNodeConfig {}", config.metadata.name);
-            let observation = match &config.spec.watch {
+        for (name, spec) in specs.iter().filter(|(name, _)| selected.contains(*name)) {
+            let subject = format!("IP6UpdateNodeConfig {name}");
+            let observation = match &spec.watch {
                 Ok(watch) => {
                     let interface = &watch.interface;
                     let observation = look(watch).map_err(|e| {
@@ -44,11 +42,8 @@ impl Operator {
                     Observation::default()
                 }
             };
-            let published = config.nodes().get(&self.node);
-            entries.insert(
-                config.metadata.name.clone(),
-                plan::entry(config, &observation, published, now),
-            );
+            let entry = plan::entry(spec, &observation, published.get(name), now);
+            entries.insert(name.clone(), entry);
         }
         self.seen = seen;
         Ok(entries)
@@ -82,19 +77,8 @@ impl Operator {
             if !must_publish(config.nodes().get(&self.node), entry) {
                 continue;
             }
-            let deprecated = entry.deprecated.iter();
-            let deprecated = deprecated.map(|d| json!({"prefix": d.prefix.to_string(), "since": d.since.to_string()}));
-            let published = json!({
-                "prefixes": texts(&entry.prefixes),
-                "deprecated": deprecated.collect::<Vec<_>>(),
-                "observedTime": now.to_string(),
-                "message": entry.message,
-            });
-            let patch = json!({"status": {"nodes": {self.node.as_str(): published}}});
-            match self
-                .client
-                .merge_patch(&status_path(NODE_CONFIGS, &config.metadata.name), &patch)
-            {
+            let path = status_path(NODE_CONFIGS, &config.metadata.name);
+            match self.client.merge_patch(&path, &self.publication(entry, now)) {
                 // Deleted since it was listed: nothing to publish to.
                 Err(e) if e.is_absent_object() => debug!("{e}"),
                 published => published?,
@@ -102,6 +86,19 @@ impl Operator {
             config.status.0.nodes.0.insert(self.node.clone(), entry.clone());
         }
         Ok(())
+    }
+
+    /// The patch that publishes an entry.
+    pub(super) fn publication(&self, entry: &NodeEntry, now: Timestamp) -> Value {
+        let deprecated = entry.deprecated.iter();
+        let deprecated = deprecated.map(|d| json!({"prefix": d.prefix.to_string(), "since": d.since.to_string()}));
+        let published = json!({
+            "prefixes": texts(&entry.prefixes),
+            "deprecated": deprecated.collect::<Vec<_>>(),
+            "observedTime": now.to_string(),
+            "message": entry.message,
+        });
+        json!({"status": {"nodes": {self.node.as_str(): published}}})
     }
 
     /// Removes entries of nodes that fell silent.

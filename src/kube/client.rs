@@ -19,6 +19,7 @@ use ureq::{Agent, AsSendBody, Body, config::Config};
 
 use super::account::Account;
 use super::error::{Cause, Error, Refusal, Status, clean};
+use super::objects::Table;
 use super::scalars::decode;
 use super::transport::{Link, SameThreadResolver, TcpConnector};
 use crate::time::Timestamp;
@@ -38,6 +39,12 @@ const MOST_RETRY_AFTER: Duration = Duration::from_secs(60);
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// The API server then sends a table without the objects ("Receiving resources as Tables"): short,
+/// however long the objects are.
+const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
+/// What goes with that.
+const NO_OBJECTS: &str = "includeObject=None";
 
 /// How the body of a PATCH is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,26 +98,32 @@ impl Client {
         }
     }
 
+    /// The same over another transport than TCP and TLS, such as a simulation's, as long as `ca.crt` stays.
+    ///
+    /// # Errors
+    /// [`Cause::Account`] if `ca.crt` cannot be read.
+    pub fn over(mut self, connector: impl Connector) -> Result<Self, Error> {
+        let ca_bundle = self.account.ca_bundle().map_err(account_error)?;
+        let agent = agent(TlsConfig::default(), connector);
+        self.session = Some(Session { agent, ca_bundle });
+        Ok(self)
+    }
+
     /// Reads the token, which rotates, and the CA; a new CA starts a new connection.
     ///
     /// # Errors
     /// [`Cause::Account`] if a file is missing or is not what it should be.
     pub fn read_account(&mut self) -> Result<(), Error> {
-        let failed = |what| Error {
-            verb: "",
-            path: String::new(),
-            cause: Cause::Account(what),
-        };
-        self.token = self.account.token().map_err(failed)?;
-        let ca_bundle = self.account.ca_bundle().map_err(failed)?;
+        self.token = self.account.token().map_err(account_error)?;
+        let ca_bundle = self.account.ca_bundle().map_err(account_error)?;
         if self.session.as_ref().is_none_or(|s| s.ca_bundle != ca_bundle) {
-            let certificates = self.account.certificates(&ca_bundle).map_err(failed)?;
+            let certificates = self.account.certificates(&ca_bundle).map_err(account_error)?;
             let tls = TlsConfig::builder()
                 .root_certs(RootCerts::Specific(Arc::new(certificates)))
                 .unversioned_rustls_crypto_provider(Arc::new(crypto_provider()))
                 .build();
             self.session = Some(Session {
-                agent: agent(tls, self.link.clone()),
+                agent: agent(tls, TcpConnector(self.link.clone()).chain(RustlsConnector::default())),
                 ca_bundle,
             });
         }
@@ -133,6 +146,15 @@ impl Client {
         self.request("GET", path, METADATA_ONLY, None, ())
     }
 
+    /// Reads the table of a list. It may be a little old (resourceVersion=0), which spares etcd.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn table(&mut self, path: &str) -> Result<Table, Error> {
+        let path = format!("{path}?{NO_OBJECTS}&resourceVersion=0");
+        self.request("GET", &path, TABLE, None, ())
+    }
+
     /// Creates an object; `path` is that of its list.
     ///
     /// # Errors
@@ -149,7 +171,20 @@ impl Client {
     /// See [`Cause`].
     pub fn merge_patch(&mut self, path: &str, patch: &impl Serialize) -> Result<(), Error> {
         let body = encode("PATCH", path, patch)?;
-        self.patch(path, ContentType::MergePatch, &body)
+        let content_type = Some(ContentType::MergePatch.header());
+        let path = format!("{path}?{NO_OBJECTS}");
+        let _: IgnoredAny = self.request("PATCH", &path, TABLE, content_type, body.as_slice())?;
+        Ok(())
+    }
+
+    /// Changes an object by a merge patch, and gives what it is then.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn merge_patch_for<T: DeserializeOwned>(&mut self, path: &str, patch: &impl Serialize) -> Result<T, Error> {
+        let body = encode("PATCH", path, patch)?;
+        let content_type = Some(ContentType::MergePatch.header());
+        self.request("PATCH", path, JSON, content_type, body.as_slice())
     }
 
     /// Changes an object by a patch that is already written.
@@ -274,7 +309,15 @@ impl KeyProvider for NoKeys {
     }
 }
 
-fn agent(tls: TlsConfig, link: Link) -> Agent {
+fn account_error(what: String) -> Error {
+    Error {
+        verb: "",
+        path: String::new(),
+        cause: Cause::Account(what),
+    }
+}
+
+fn agent(tls: TlsConfig, connector: impl Connector) -> Agent {
     let config = Config::builder()
         .tls_config(tls)
         .https_only(true)
@@ -292,7 +335,6 @@ fn agent(tls: TlsConfig, link: Link) -> Agent {
         .input_buffer_size(16 * 1024)
         .output_buffer_size(16 * 1024)
         .build();
-    let connector = TcpConnector(link).chain(RustlsConnector::default());
     Agent::with_parts(config, connector, SameThreadResolver::default())
 }
 

@@ -70,7 +70,7 @@ fn run(configs: &[Config], node_configs: &[NodeConfig], seen: &[(&str, Observati
     };
     let seen = seen.iter().map(|(name, observation)| {
         let published = config(name).nodes().get("me");
-        (name.to_string(), entry(config(name), observation, published, NOW))
+        (name.to_string(), entry(&config(name).spec, observation, published, NOW))
     });
     let seen = seen.collect();
     plan(&Known {
@@ -184,7 +184,7 @@ fn every_node_computes_the_same() {
             .find(|(node, ..)| *node == me)
             .map(|(_, prefixes, _)| sees(prefixes))
             .unwrap();
-        let seen = BTreeMap::from([("n".to_string(), entry(&node_config("n", &[]), &seen, None, NOW))]);
+        let seen = BTreeMap::from([("n".to_string(), entry(&node_config("n", &[]).spec, &seen, None, NOW))]);
         let (configs, node_configs) = ([lan()], [node_config("n", &entries)]);
         plan(&Known {
             configs: &configs,
@@ -475,25 +475,31 @@ fn a_deprecated_prefix_is_kept_as_long_as_the_config_says() {
 fn a_restart_does_not_restart_the_clock_of_a_deprecated_prefix() {
     let seen = sees_deprecated(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
     let config = node_config("n", &[]);
-    let first = entry(&config, &seen, None, NOW);
+    let first = entry(&config.spec, &seen, None, NOW);
     assert_eq!(first.deprecated[0].since, NOW);
     let later = Timestamp(NOW.0 + 500);
-    assert_eq!(entry(&config, &seen, Some(&first), later).deprecated, first.deprecated);
+    assert_eq!(
+        entry(&config.spec, &seen, Some(&first), later).deprecated,
+        first.deprecated
+    );
     // Preferred again, and deprecated once more: that is another deprecation.
-    let alive = entry(&config, &sees(&["2001:db8:1::/64"]), Some(&first), later);
+    let alive = entry(&config.spec, &sees(&["2001:db8:1::/64"]), Some(&first), later);
     assert_eq!(alive.deprecated, []);
-    assert_eq!(entry(&config, &seen, Some(&alive), later).deprecated[0].since, later);
+    assert_eq!(
+        entry(&config.spec, &seen, Some(&alive), later).deprecated[0].since,
+        later
+    );
 }
 
 #[test]
 fn a_prefix_that_was_stale_before_does_not_come_back_deprecated() {
     let mut seen = sees_deprecated(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
-    let first = entry(&node_config("n", &[]), &seen, None, NOW);
+    let first = entry(&node_config("n", &[]).spec, &seen, None, NOW);
     seen.long_gone = seen.deprecated.clone();
-    assert_eq!(entry(&node_config("n", &[]), &seen, None, NOW).deprecated, []);
+    assert_eq!(entry(&node_config("n", &[]).spec, &seen, None, NOW).deprecated, []);
     // But one that is kept stays kept, though nobody announces it any more.
     assert_eq!(
-        entry(&node_config("n", &[]), &seen, Some(&first), NOW).deprecated,
+        entry(&node_config("n", &[]).spec, &seen, Some(&first), NOW).deprecated,
         first.deprecated
     );
 }
@@ -553,4 +559,71 @@ proptest! {
             other => prop_assert!(false, "{other:?}"),
         }
     }
+}
+
+/// The first one that sees something, the last one that sees it no more, and nobody else.
+#[test]
+fn news_are_told_once() {
+    let entry = |prefixes: &[&str], deprecated: &[&str]| NodeEntry {
+        prefixes: prefixes.iter().map(|text| prefix(text)).collect(),
+        deprecated: deprecated
+            .iter()
+            .map(|text| Deprecated {
+                prefix: prefix(text),
+                since: NOW,
+            })
+            .collect(),
+        observed_time: Some(NOW),
+        message: String::new(),
+    };
+    let (old, new) = ("2001:db8:1::/64", "2001:db8:2::/64");
+    let became_new = |others: &[(&str, &[&str], i64)]| {
+        let config = node_config("all", others);
+        is_news(&config, "me", &entry(&[old], &[]), &entry(&[new], &[]), NOW)
+    };
+    assert!(became_new(&[("a", &[old], 0), ("b", &[old], 0)]), "the first");
+    assert!(!became_new(&[("a", &[old], 0), ("b", &[new], 0)]), "one of many");
+    assert!(became_new(&[("a", &[new], 0), ("b", &[new], 0)]), "the last");
+    assert!(became_new(&[]), "the only one");
+    assert!(became_new(&[("me", &[new], 0)]), "its own entry is no witness");
+    assert!(
+        became_new(&[("a", &[old], 0), ("b", &[new], 301)]),
+        "nor is one that is out of date"
+    );
+
+    let config = node_config("all", &[("a", &[old], 0)]);
+    let news = |before: &NodeEntry, after: &NodeEntry| is_news(&config, "me", before, after, NOW);
+    assert!(
+        news(&entry(&[old], &[]), &entry(&[], &[old])),
+        "the first that calls it deprecated"
+    );
+    let told = NodeEntry {
+        message: "eth0 is odd".into(),
+        ..entry(&[old], &[])
+    };
+    assert!(!news(&entry(&[old], &[]), &told), "no group follows from a message");
+}
+
+#[test]
+fn who_publishes() {
+    let config = node_config(
+        "all",
+        &[
+            ("a", &[], 0),
+            ("b", &["2001:db8::/64"], 300),
+            ("c", &[], 301),
+            ("me", &[], 0),
+        ],
+    );
+    let known = |seen| Known {
+        configs: &[],
+        node_configs: std::slice::from_ref(&config),
+        node: "me",
+        seen,
+        now: NOW,
+    };
+    let nothing = BTreeMap::new();
+    assert_eq!(publishers(&known(&nothing)), BTreeSet::from(["a", "b"]));
+    let seen = BTreeMap::from([("all".to_string(), NodeEntry::default())]);
+    assert_eq!(publishers(&known(&seen)), BTreeSet::from(["a", "b", "me"]));
 }

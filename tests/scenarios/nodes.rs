@@ -8,7 +8,7 @@ use k6u_testkit::store::{Key, Store};
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, requests, writes};
+use crate::site::{CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, requests, writes};
 
 pub const ALL: &[Scenario] = &[
     (
@@ -18,6 +18,18 @@ pub const ALL: &[Scenario] = &[
     (
         "a_change_is_told_once_by_three_nodes",
         a_change_is_told_once_by_three_nodes,
+    ),
+    (
+        "nodes_take_turns_instead_of_all_doing_all",
+        nodes_take_turns_instead_of_all_doing_all,
+    ),
+    (
+        "a_node_config_changes_among_several_nodes",
+        a_node_config_changes_among_several_nodes,
+    ),
+    (
+        "several_nodes_and_the_crds_of_another_release",
+        several_nodes_and_the_crds_of_another_release,
     ),
     ("a_node_dies_with_its_prefix", a_node_dies_with_its_prefix),
     ("a_node_config_stops_matching", a_node_config_stops_matching),
@@ -44,7 +56,10 @@ const NAMES: [&str; 3] = [NODE, "node2.example.com", "node3.example.com"];
 impl Trio {
     /// All see the same delegated prefix, through different links of it.
     fn start(interval: u32) -> Self {
-        let site = Site::new();
+        Trio::on(Site::new(), interval)
+    }
+
+    fn on(site: Site, interval: u32) -> Self {
         site.server
             .admin("DELETE", &format!("{NODE_CONFIGS}/ip6-update-node1"), "", &Value::Null);
         let interfaces = [Interface::new(), Interface::new(), Interface::new()];
@@ -139,6 +154,73 @@ fn a_change_is_told_once_by_three_nodes() {
     let count = |reason: &str| trio.site.events().iter().filter(|(r, _)| r == reason).count();
     assert_eq!(count("NoPrefix"), 1, "{:?}", trio.site.events());
     assert_eq!(count("PrefixChanged"), 1, "{:?}", trio.site.events());
+}
+
+fn nodes_take_turns_instead_of_all_doing_all() {
+    let trio = Trio::start(1);
+    // From here on every node knows the others.
+    trio.site.wait_rounds(9);
+    let counts = |store: &Store| {
+        let count = |start: &str| requests(store, start).len();
+        (
+            count(&format!("GET {NODE_CONFIGS}")),
+            count("GET /apis/cilium.io/v2/ciliumcidrgroups/"),
+        )
+    };
+    let before = counts(&trio.site.server.store());
+    trio.site.wait_rounds(24);
+    let after = counts(&trio.site.server.store());
+    // One of three looks at the group in each second, after a glance; the two others glance only.
+    let (lists, groups) = (after.0 - before.0, after.1 - before.1);
+    assert!(
+        groups * 3 <= lists,
+        "{groups} reads of the group, {lists} of the node configs"
+    );
+    assert!(groups >= 3, "{groups} reads of the group, {lists} of the node configs");
+    // Drift is undone by whoever's turn it is.
+    trio.site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+    );
+    trio.site.wait_lan("2001:db8:1234:567");
+}
+
+fn a_node_config_changes_among_several_nodes() {
+    let trio = Trio::start(1);
+    trio.site.wait_rounds(9);
+    let other = Interface::new();
+    other.add("2001:db8:9876:5432::10");
+    let path = format!("{NODE_CONFIGS}/{}", NAMES[2]);
+    trio.site.patch(&path, json!({"spec": {"interface": other.name}}));
+    let sees = |store: &Store| {
+        Some(published(store, NAMES[2])?).filter(|entry| entry["prefixes"] == json!(["2001:db8:9876:5432::/64"]))
+    };
+    assert!(
+        trio.site.server.wait(SOON, sees).is_some(),
+        "the other interface is not watched"
+    );
+    let both = |store: &Store| (k6u_testkit::server::cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(trio.site.server.wait(SOON, both).is_some(), "the group does not follow");
+    trio.site.server.admin("DELETE", &path, "", &Value::Null);
+    trio.nodes[2].wait_log("no IP6UpdateNodeConfig selects node node3.example.com", SOON);
+    trio.site.wait_lan("2001:db8:1234:567");
+}
+
+fn several_nodes_and_the_crds_of_another_release() {
+    let site = Site::new();
+    site.revoke("patch", "customresourcedefinitions");
+    site.server
+        .apply_crds(&CRDS.replace("name: Stale after", "name: Patience"), "kubectl");
+    let trio = Trio::on(site, 1);
+    trio.site.wait_rounds(6);
+    for (at, interface) in trio.interfaces.iter().enumerate() {
+        interface.add(&format!("2001:db8:9876:543{at}::10"));
+        interface.remove(&format!("2001:db8:1234:567{at}::10"));
+    }
+    trio.site.wait_lan("2001:db8:9876:543");
+    for node in &trio.nodes {
+        assert_eq!(node.wait_complaints(1).len(), 1, "about the CRDs only");
+    }
 }
 
 fn a_node_dies_with_its_prefix() {

@@ -14,3 +14,4 @@ pub mod router;
 pub mod schema;
 pub mod server;
 pub mod store;
+pub mod table;
