@@ -15,7 +15,7 @@ use serde_json::error::Category;
 use ureq::http::{Method, Request, Response, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
-use ureq::{Agent, AsSendBody, Body, config::Config};
+use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
 use super::error::{Cause, Error, Refusal, Status, clean};
@@ -135,7 +135,7 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        self.request("GET", path, JSON, None, ())
+        self.request(Call::get(path, JSON))
     }
 
     /// Reads the metadata of one object.
@@ -143,7 +143,7 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn get_metadata<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        self.request("GET", path, METADATA_ONLY, None, ())
+        self.request(Call::get(path, METADATA_ONLY))
     }
 
     /// Reads the table of a list. It may be a little old (resourceVersion=0), which spares etcd.
@@ -152,7 +152,7 @@ impl Client {
     /// See [`Cause`].
     pub fn table(&mut self, path: &str) -> Result<Table, Error> {
         let path = format!("{path}?{NO_OBJECTS}&resourceVersion=0");
-        self.request("GET", &path, TABLE, None, ())
+        self.request(Call::get(&path, TABLE))
     }
 
     /// Creates an object; `path` is that of its list.
@@ -161,8 +161,13 @@ impl Client {
     /// See [`Cause`].
     pub fn create(&mut self, path: &str, object: &impl Serialize) -> Result<(), Error> {
         let body = encode("POST", path, object)?;
-        let _: IgnoredAny = self.request("POST", path, METADATA_ONLY, Some(JSON), body.as_slice())?;
-        Ok(())
+        let call = Call {
+            verb: "POST",
+            path,
+            accept: METADATA_ONLY,
+            body: Some((JSON, &body)),
+        };
+        self.request::<IgnoredAny>(call).map(drop)
     }
 
     /// Changes an object by a merge patch.
@@ -171,10 +176,9 @@ impl Client {
     /// See [`Cause`].
     pub fn merge_patch(&mut self, path: &str, patch: &impl Serialize) -> Result<(), Error> {
         let body = encode("PATCH", path, patch)?;
-        let content_type = Some(ContentType::MergePatch.header());
         let path = format!("{path}?{NO_OBJECTS}");
-        let _: IgnoredAny = self.request("PATCH", &path, TABLE, content_type, body.as_slice())?;
-        Ok(())
+        self.request::<IgnoredAny>(Call::patch(&path, TABLE, ContentType::MergePatch, &body))
+            .map(drop)
     }
 
     /// Changes an object by a merge patch, and gives what it is then.
@@ -183,8 +187,7 @@ impl Client {
     /// See [`Cause`].
     pub fn merge_patch_for<T: DeserializeOwned>(&mut self, path: &str, patch: &impl Serialize) -> Result<T, Error> {
         let body = encode("PATCH", path, patch)?;
-        let content_type = Some(ContentType::MergePatch.header());
-        self.request("PATCH", path, JSON, content_type, body.as_slice())
+        self.request(Call::patch(path, JSON, ContentType::MergePatch, &body))
     }
 
     /// Changes an object by a patch that is already written.
@@ -192,9 +195,8 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn patch(&mut self, path: &str, content_type: ContentType, body: &[u8]) -> Result<(), Error> {
-        let content_type = Some(content_type.header());
-        let _: IgnoredAny = self.request("PATCH", path, METADATA_ONLY, content_type, body)?;
-        Ok(())
+        self.request::<IgnoredAny>(Call::patch(path, METADATA_ONLY, content_type, body))
+            .map(drop)
     }
 
     /// The clock of the API server, as its last answer told; `None` before the first.
@@ -212,81 +214,111 @@ impl Client {
         self.link.opened()
     }
 
-    fn request<T: DeserializeOwned>(
-        &mut self,
-        verb: &'static str,
-        path: &str,
-        accept: &'static str,
-        content_type: Option<&'static str>,
-        body: impl AsSendBody + Copy,
-    ) -> Result<T, Error> {
+    fn request<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
         let opened = self.link.opened();
-        let first = self.try_once(verb, path, accept, content_type, body);
+        let first = self.try_once(call);
         let on_old_connection = opened > 0 && self.link.opened() == opened;
         match first {
-            // An idle connection may die unnoticed; one that lives but does not answer is another matter. A POST might have been carried out, so is not sent twice.
+            // An idle connection may die unnoticed; one that lives but does not answer is another matter.
+            // A POST might have been carried out, so is not sent twice.
             Err(Error {
                 cause: Cause::NoAnswer(_),
                 ..
-            }) if on_old_connection && verb != "POST" => self.try_once(verb, path, accept, content_type, body),
+            }) if on_old_connection && call.verb != "POST" => self.try_once(call),
             other => other,
         }
     }
 
-    fn try_once<T: DeserializeOwned>(
-        &mut self,
-        verb: &'static str,
-        path: &str,
-        accept: &'static str,
-        content_type: Option<&'static str>,
-        body: impl AsSendBody,
-    ) -> Result<T, Error> {
-        let failed = |cause| Error {
-            verb,
-            path: path.split('?').next().unwrap_or(path).to_string(),
-            cause,
-        };
-        let no_answer = |what: &dyn Display| failed(Cause::NoAnswer(clean(&what.to_string(), &self.token)));
+    fn try_once<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
+        let mut response = self.send(call)?;
+        let mut reader = response.body_mut().with_config().limit(MOST_BODY).reader();
+        decode(&mut reader).map_err(|e| self.unusable(call, e))
+    }
+
+    /// Sends a request; gives what is not an error's answer.
+    fn send(&mut self, call: Call) -> Result<Response<Body>, Error> {
+        let no_answer = |what: &dyn Display| call.failed(Cause::NoAnswer(clean(&what.to_string(), &self.token)));
         let Some(session) = &self.session else {
-            return Err(failed(Cause::Account("it was not read yet".into())));
+            return Err(call.failed(Cause::Account("it was not read yet".into())));
         };
         let mut request = Request::builder()
-            .method(Method::from_bytes(verb.as_bytes()).map_err(|e| no_answer(&e))?)
+            .method(Method::from_bytes(call.verb.as_bytes()).map_err(|e| no_answer(&e))?)
             .uri(
-                format!("{}{path}", self.api_server)
+                format!("{}{}", self.api_server, call.path)
                     .parse::<Uri>()
                     .map_err(|e| no_answer(&e))?,
             )
-            .header(header::ACCEPT, accept)
+            .header(header::ACCEPT, call.accept)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token));
-        if let Some(content_type) = content_type {
-            request = request.header(header::CONTENT_TYPE, content_type);
-        }
-        let request = request.body(body).map_err(|e| no_answer(&e))?;
         self.requests += 1;
         self.link.set_deadline(Instant::now() + REQUEST_TIME);
-        let mut response = session.agent.run(request).map_err(|e| match e {
-            ureq::Error::Timeout(_) => failed(Cause::TimedOut(out_of_time())),
+        let sent = match call.body {
+            Some((content_type, bytes)) => {
+                request = request.header(header::CONTENT_TYPE, content_type);
+                session.agent.run(request.body(bytes).map_err(|e| no_answer(&e))?)
+            }
+            None => session.agent.run(request.body(()).map_err(|e| no_answer(&e))?),
+        };
+        let mut response = sent.map_err(|e| match e {
+            ureq::Error::Timeout(_) => call.failed(Cause::TimedOut(out_of_time())),
             other => no_answer(&explain(&other)),
         })?;
-
         self.server_time = header_of(&response, header::DATE)
             .and_then(Timestamp::from_http_date)
             .or(self.server_time);
-        let status = response.status().as_u16();
-        if status >= 300 {
+        if response.status().as_u16() >= 300 {
             let refusal = refusal(&mut response, self.server_time, &self.token);
-            return Err(failed(Cause::Refused(refusal)));
+            return Err(call.failed(Cause::Refused(refusal)));
         }
-        let mut reader = response.body_mut().with_config().limit(MOST_BODY).reader();
-        decode(&mut reader).map_err(|e| {
-            let what = clean(&e.to_string(), &self.token);
-            failed(match e.classify() {
-                Category::Io if is_timeout(e) => Cause::TimedOut(out_of_time()),
-                Category::Io => Cause::NoAnswer(what),
-                _ => Cause::Unclear(what),
-            })
+        Ok(response)
+    }
+
+    fn unusable(&self, call: Call, error: serde_json::Error) -> Error {
+        let what = clean(&error.to_string(), &self.token);
+        call.failed(match error.classify() {
+            Category::Io if is_timeout(error) => Cause::TimedOut(out_of_time()),
+            Category::Io => Cause::NoAnswer(what),
+            _ => Cause::Unclear(what),
         })
+    }
+}
+
+/// One request.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    verb: &'static str,
+    /// With the query.
+    path: &'a str,
+    accept: &'static str,
+    /// And its type.
+    body: Option<(&'static str, &'a [u8])>,
+}
+
+impl<'a> Call<'a> {
+    fn get(path: &'a str, accept: &'static str) -> Self {
+        Call {
+            verb: "GET",
+            path,
+            accept,
+            body: None,
+        }
+    }
+
+    fn patch(path: &'a str, accept: &'static str, content_type: ContentType, body: &'a [u8]) -> Self {
+        Call {
+            verb: "PATCH",
+            path,
+            accept,
+            body: Some((content_type.header(), body)),
+        }
+    }
+
+    fn failed(&self, cause: Cause) -> Error {
+        Error {
+            verb: self.verb,
+            path: self.path.split('?').next().unwrap_or(self.path).to_string(),
+            cause,
+        }
     }
 }
 
