@@ -2,6 +2,8 @@
 //!
 //! The environment is k6u's; the argument says how many rounds. It prints one line of JSON.
 
+use std::time::Instant;
+
 use k6u::apply::Operator;
 use k6u::crds::{self, Deployed};
 use k6u::interface::{Observer, hostname};
@@ -19,16 +21,17 @@ fn main() -> Result<(), String> {
     let mut operator = Operator::new(client, settings.node_name, settings.reporter, settings.interval);
     operator.client().read_account().map_err(|e| e.to_string())?;
     while crds::deploy(operator.client()).map_err(|e| e.to_string())? != Deployed::Established {}
+    let start = Instant::now();
     // The first ones write; what follows is idle.
     for _ in 0..3 {
         operator
-            .round(&mut |watch| observer.observe(watch))
+            .round(start.elapsed(), &mut |watch| observer.observe(watch))
             .map_err(|e| format!("{e:?}"))?;
     }
     let (cpu, requests) = (processor_us(), operator.client().requests());
     for _ in 0..rounds {
         operator
-            .round(&mut |watch| observer.observe(watch))
+            .round(start.elapsed(), &mut |watch| observer.observe(watch))
             .map_err(|e| format!("{e:?}"))?;
     }
     let cpu = processor_us() - cpu;

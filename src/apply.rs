@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use log::{debug, info};
+use log::{debug, info, warn};
 
+use crate::clock::ServerClock;
 use crate::groups::{self, Groups};
 use crate::interface::{Observation, Watch};
 use crate::journal::Journal;
@@ -65,6 +66,7 @@ pub struct Operator {
     reporter: String,
     interval: Duration,
     standing: Option<Standing>,
+    clock: ServerClock,
     labels: Option<Labels>,
     groups: Groups,
     seen: BTreeMap<Watch, Observation>,
@@ -94,6 +96,7 @@ impl Operator {
             reporter,
             interval,
             standing: None,
+            clock: ServerClock::default(),
             labels: None,
             groups: Groups::default(),
             seen: BTreeMap::new(),
@@ -130,11 +133,11 @@ impl Operator {
         place.map_or(Duration::ZERO, |place| place.spread(self.interval))
     }
 
-    /// One round.
+    /// One round. `uptime` is time that passes evenly, whatever the clocks say.
     ///
     /// # Errors
     /// When it could not come to its end. What concerns one config only is noted in its status.
-    pub fn round(&mut self, look: Look) -> Result<Outcome, Failure> {
+    pub fn round(&mut self, uptime: Duration, look: Look) -> Result<Outcome, Failure> {
         self.client.read_account()?;
         let mut turn = false;
         if let Some(mut standing) = self.standing.take().filter(Standing::allows_glance) {
@@ -154,10 +157,11 @@ impl Operator {
                 }
             }
         }
-        self.whole_round(look).map(|outcome| Outcome { turn, ..outcome })
+        self.whole_round(uptime, look)
+            .map(|outcome| Outcome { turn, ..outcome })
     }
 
-    fn whole_round(&mut self, look: Look) -> Result<Outcome, Failure> {
+    fn whole_round(&mut self, uptime: Duration, look: Look) -> Result<Outcome, Failure> {
         let mut node_configs = self.client.get::<List<NodeConfig>>(NODE_CONFIGS)?.items;
         let now = self.now();
         let specs = node_configs.iter().map(|c| (c.metadata.name.clone(), c.spec.clone()));
@@ -173,6 +177,9 @@ impl Operator {
         };
         if selected.is_empty() {
             self.remove_stale(&node_configs, &self.stale_of_idle(&node_configs))?;
+        } else if !self.clock_is_settled(now, uptime) {
+            // Without a standing, the next round is a whole one again.
+            return Ok(Outcome::default());
         } else {
             self.follow(&mut node_configs, &seen, now, &mut outcome)?;
         }
@@ -188,6 +195,18 @@ impl Operator {
             });
         }
         Ok(outcome)
+    }
+
+    /// Whether the others had time to publish since the API server's clock was set, if it was.
+    fn clock_is_settled(&mut self, now: Timestamp, uptime: Duration) -> bool {
+        if let Some(seconds) = self.clock.note(now, uptime) {
+            warn!(
+                "the API server's clock was set by {seconds} s, to {now}; the groups wait for {} s, until all nodes \
+                 published by it",
+                self.interval.as_secs() * 2
+            );
+        }
+        self.clock.is_settled(uptime, self.interval)
     }
 
     /// What this node published, by the name of the node config.

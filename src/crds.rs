@@ -28,6 +28,7 @@ pub enum Deployed {
 /// # Errors
 /// What the API server answered; the refusal, if the CRDs are not there either.
 pub fn deploy(client: &mut Client) -> Result<Deployed, Error> {
+    let mut waits_for = None;
     for (plural, document) in documents() {
         let name = format!("{plural}.apps.fuwafuwatime.moe");
         let path = format!("{PATH}/{name}");
@@ -36,10 +37,14 @@ pub fn deploy(client: &mut Client) -> Result<Deployed, Error> {
         // Reading comes second: it must wait for what the API server makes of the patch.
         match applied.and_then(|()| client.get::<Crd>(&path)) {
             Ok(crd) if crd.is_established() => {}
-            Ok(_) => return Ok(Deployed::NotYet(name)),
+            // The other one need not wait for it.
+            Ok(_) => waits_for = waits_for.or(Some(name)),
             Err(refused) if refused.is_forbidden() => return served_already(client, refused),
             Err(e) => return Err(e),
         }
+    }
+    if let Some(name) = waits_for {
+        return Ok(Deployed::NotYet(name));
     }
     info!("the CRDs of this release are deployed");
     Ok(Deployed::Established)

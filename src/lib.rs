@@ -5,6 +5,7 @@
 //! targets; it promises nobody else a stable interface.
 
 pub mod apply;
+pub mod clock;
 pub mod crds;
 pub mod groups;
 pub mod interface;

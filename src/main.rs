@@ -111,6 +111,7 @@ fn operate(once: bool) -> ExitCode {
     let mut work = Work {
         operator: Operator::new(client, settings.node_name, settings.reporter, pace.interval()),
         observer,
+        started: Instant::now(),
         is_deployed: false,
         waits: 0,
     };
@@ -151,6 +152,7 @@ fn start_log(filter: &str) {
 struct Work {
     operator: Operator,
     observer: Observer,
+    started: Instant,
     is_deployed: bool,
     waits: u32,
 }
@@ -202,9 +204,13 @@ impl Work {
         let result = match self.deploy() {
             Ok(Deployed::NotYet(name)) => {
                 self.wait_for(&format!("the API server does not serve {name} yet"));
-                return (Ended::NotYet(Some(Duration::from_millis(200))), false);
+                let soon = (self.waits < PATIENCE).then_some(Duration::from_millis(200));
+                return (Ended::NotYet(soon), false);
             }
-            Ok(Deployed::Established) => self.operator.round(&mut |watch| self.observer.observe(watch)),
+            Ok(Deployed::Established) => {
+                let uptime = self.started.elapsed();
+                self.operator.round(uptime, &mut |watch| self.observer.observe(watch))
+            }
             Err(e) => Err(e.into()),
         };
         let requests = self.operator.client().requests() - requests;

@@ -18,8 +18,9 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
-use super::error::{Cause, Error, Refusal, Status, clean};
+use super::error::{Cause, Error};
 use super::objects::Table;
+use super::refusal::{MOST_REFUSAL, Refusal, clean, retry_after};
 use super::scalars::decode;
 use super::transport::{Link, SameThreadResolver, TcpConnector};
 use crate::time::Timestamp;
@@ -29,12 +30,8 @@ use crate::time::Timestamp;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// A longer answer is an error. Decoding keeps little of it; this bounds the time that it takes.
 const MOST_BODY: u64 = 32 * 1024 * 1024;
-/// Of an error's body only this much is read.
-const MOST_ERROR_BODY: u64 = 16 * 1024;
 /// An idle connection is kept for longer than the longest UPDATE_INTERVAL, a day.
 const IDLE: Duration = Duration::from_secs(2 * 86_400);
-/// Whatever a server asks for, ask again within this time.
-const MOST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
@@ -267,10 +264,20 @@ impl Client {
             .and_then(Timestamp::from_http_date)
             .or(self.server_time);
         if response.status().as_u16() >= 300 {
-            let refusal = refusal(&mut response, self.server_time, &self.token);
-            return Err(call.failed(Cause::Refused(refusal)));
+            return Err(call.failed(Cause::Refused(self.refusal(&mut response))));
         }
         Ok(response)
+    }
+
+    /// What an error answer says.
+    fn refusal(&self, response: &mut Response<Body>) -> Refusal {
+        let status = response.status().as_u16();
+        let wait = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, self.server_time));
+        let mut body = Vec::new();
+        let reader = response.body_mut().with_config().reader();
+        // A body that breaks off says less, but the status stands.
+        let _ = reader.take(MOST_REFUSAL as u64).read_to_end(&mut body);
+        Refusal::read(status, &body, wait, &self.token)
     }
 
     fn unusable(&self, call: Call, error: serde_json::Error) -> Error {
@@ -382,43 +389,6 @@ fn header_of(response: &Response<Body>, name: header::HeaderName) -> Option<&str
     response.headers().get(name)?.to_str().ok()
 }
 
-/// What an error answer says. Its body is a Status object, or whatever something in between sends.
-fn refusal(response: &mut Response<Body>, now: Option<Timestamp>, token: &str) -> Refusal {
-    let status = response.status().as_u16();
-    let retry_after = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, now));
-    let mut body = Vec::new();
-    let reader = response.body_mut().with_config().reader();
-    // A body that breaks off says less, but the status stands.
-    let _ = reader.take(MOST_ERROR_BODY).read_to_end(&mut body);
-    match decode::<Status>(&mut body.as_slice()) {
-        Ok(said) if said.kind == "Status" => Refusal {
-            status,
-            reason: clean(&said.reason, token),
-            message: clean(&said.message, token),
-            retry_after,
-            names_object: said.details.is_some_and(|d| !d.name.is_empty()),
-        },
-        _ => Refusal {
-            status,
-            reason: String::new(),
-            message: clean(&String::from_utf8_lossy(&body), token),
-            retry_after,
-            names_object: false,
-        },
-    }
-}
-
-/// Seconds, or a date (RFC 9110 section 10.2.3), bounded to a minute.
-fn retry_after(value: &str, now: Option<Timestamp>) -> Option<Duration> {
-    let value = value.trim();
-    let seconds = match value.parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => u64::MAX,
-        Err(_) => u64::try_from(Timestamp::from_http_date(value)?.since(now?)).unwrap_or(0),
-    };
-    Some(Duration::from_secs(seconds).min(MOST_RETRY_AFTER))
-}
-
 fn out_of_time() -> String {
     format!("nothing whole within {} s", REQUEST_TIME.as_secs())
 }
@@ -447,27 +417,5 @@ fn explain(error: &ureq::Error) -> String {
                 text
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_in_seconds_or_as_a_date() {
-        let now = Timestamp::from_http_date("Mon, 23 Nov 2026 05:40:27 GMT");
-        let seconds = |value| retry_after(value, now).map(|d| d.as_secs());
-        assert_eq!(seconds("1"), Some(1));
-        assert_eq!(seconds(" 30 "), Some(30));
-        assert_eq!(seconds("0"), Some(0));
-        assert_eq!(seconds("86400"), Some(60));
-        assert_eq!(seconds("99999999999999999999999"), Some(60));
-        assert_eq!(seconds("Mon, 23 Nov 2026 05:40:47 GMT"), Some(20));
-        assert_eq!(seconds("Mon, 23 Nov 2026 05:40:07 GMT"), Some(0));
-        for nonsense in ["", "soon", "-1", "1.5", "Mon, 23 Nov"] {
-            assert_eq!(seconds(nonsense), None, "{nonsense:?}");
-        }
-        assert_eq!(retry_after("Mon, 23 Nov 2026 05:40:47 GMT", None), None);
     }
 }

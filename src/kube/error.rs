@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use super::refusal::Refusal;
 
 /// A request that did not do what it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,38 +29,6 @@ pub enum Cause {
     Unclear(String),
     /// The API server refused.
     Refused(Refusal),
-}
-
-/// An answer with a status of 300 or more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The HTTP status.
-    pub status: u16,
-    /// The machine-readable reason of the Status object; empty if the body was none.
-    pub reason: String,
-    /// The message of the Status object, or the start of whatever the body was.
-    pub message: String,
-    /// How long to wait, if the server says so (RFC 9110 section 10.2.3).
-    pub retry_after: Option<Duration>,
-    /// Whether the Status object speaks of one object by name.
-    pub names_object: bool,
-}
-
-/// The Status object of an error (Kubernetes API conventions, "Response Status Kind").
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Status {
-    pub(super) kind: String,
-    pub(super) reason: String,
-    pub(super) message: String,
-    pub(super) details: Option<Details>,
-}
-
-/// What the error is about.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Details {
-    pub(super) name: String,
 }
 
 impl Error {
@@ -206,23 +174,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A text from outside made fit for a log line: control characters become spaces, the secret
-/// disappears, the rest is cut off.
-pub(super) fn clean(text: &str, secret: &str) -> String {
-    const MOST: usize = 300;
-    let open = if secret.is_empty() {
-        text.to_string()
-    } else {
-        text.replace(secret, "[token]")
-    };
-    let line: String = open.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,15 +244,5 @@ mod tests {
         assert!(refused("GET", "/x", 429, "", false).wants_rest());
         assert!(refused("GET", "/x", 503, "", false).wants_rest());
         assert!(!refused("GET", "/x", 409, "", false).wants_rest());
-    }
-
-    #[test]
-    fn texts_from_outside_are_one_short_line_without_the_token() {
-        assert_eq!(clean("a\r\nb\x1b[31m\tc", ""), "a b [31m c");
-        assert_eq!(
-            clean("you sent Bearer s3cret, s3cret!", "s3cret"),
-            "you sent Bearer [token], [token]!"
-        );
-        assert_eq!(clean(&"ü".repeat(500), "").chars().count(), 303);
     }
 }

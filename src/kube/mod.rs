@@ -7,6 +7,7 @@ mod account;
 mod client;
 mod error;
 pub mod objects;
+pub mod refusal;
 pub mod scalars;
 mod transport;
 

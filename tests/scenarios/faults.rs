@@ -42,12 +42,12 @@ pub const ALL: &[Scenario] = &[
     ("what_the_process_holds", what_the_process_holds),
 ];
 
-const LIST: &str = "GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
-const NEW: &str = "2001:db8:9876:5431::10";
+pub const LIST: &str = "GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
+pub const NEW: &str = "2001:db8:9876:5431::10";
 
 /// While the fault lasts the provider renumbers. Nothing wrong is written; one complaint that
 /// contains `complaint` is made; afterwards the group follows.
-fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
+pub fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
     let (site, node) = Site::settled(1);
     begin(&site);
     site.interface.add(NEW);
@@ -239,7 +239,7 @@ fn a_conflict_five_times_in_a_row() {
 fn certificates_that_do_not_hold() {
     let other = |names: &[&str]| Certificate {
         names: names.iter().map(|n| n.to_string()).collect(),
-        expired: false,
+        ..Certificate::default()
     };
     let expired = Certificate {
         expired: true,
@@ -323,7 +323,7 @@ fn answers_that_are_not_what_they_should_be() {
 }
 
 /// The most that k6u ever had in memory, in KiB.
-fn peak(node: &Node) -> u64 {
+pub fn peak(node: &Node) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.id())).expect("it runs");
     let line = status
         .lines()
@@ -333,7 +333,7 @@ fn peak(node: &Node) -> u64 {
 }
 
 /// The pod's limit, in KiB. This binary is not the stripped one of the image, so its own size is added.
-fn limit() -> u64 {
+pub fn limit() -> u64 {
     16 * 1024 + fs::metadata(crate::binary()).expect("the binary").len() / 1024
 }
 
@@ -424,9 +424,13 @@ fn the_servers_reflection_of_the_token() {
 fn account_files_that_are_no_good() {
     let ca = |site: &Site| fs::read(site.account.folder.join("ca.crt")).expect("the CA");
     type Break = fn(&Site);
-    let breaks: [(&str, Break); 7] = [
+    let breaks: [(&str, Break); 8] = [
         ("cannot open", |s| {
             fs::remove_file(s.account.folder.join("token")).unwrap()
+        }),
+        // Half a token is one, but not one that the API server knows.
+        ("401 Unauthorized", |s| {
+            s.account.write("token", &TOKEN[..TOKEN.len() / 2])
         }),
         ("token is empty", |s| s.account.write("token", " \n")),
         ("token is longer than 65536 bytes", |s| {

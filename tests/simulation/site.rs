@@ -154,7 +154,7 @@ fn live(name: &str, node: &Node, wire: &Wire, account: &Path, mut dice: fastrand
         })
     };
     loop {
-        let ended = match operator.round(&mut { look }) {
+        let ended = match operator.round(sleeper.now(), &mut { look }) {
             Err(Failure::Request(e)) if e.is_conflict() => Ended::Again,
             Ok(outcome) if outcome.again => Ended::Again,
             Ok(outcome) if outcome.turn => Ended::Turn,

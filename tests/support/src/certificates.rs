@@ -18,6 +18,8 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// Whether it ran out yesterday.
     pub expired: bool,
+    /// For how many days it is valid, before and after now.
+    pub days: i64,
 }
 
 impl Default for Certificate {
@@ -27,6 +29,7 @@ impl Default for Certificate {
                 .map(String::from)
                 .to_vec(),
             expired: false,
+            days: 365 * 3,
         }
     }
 }
@@ -53,8 +56,8 @@ impl Authority {
         let mut params = CertificateParams::new(certificate.names.clone()).expect("names");
         params.distinguished_name = named("kube-apiserver");
         let now = OffsetDateTime::now_utc();
-        params.not_before = now - Duration::days(365 * 3);
-        params.not_after = now + Duration::days(if certificate.expired { -1 } else { 365 * 3 });
+        params.not_before = now - Duration::days(certificate.days);
+        params.not_after = now + Duration::days(if certificate.expired { -1 } else { certificate.days });
         let key = KeyPair::generate().expect("a key");
         let signed = params.signed_by(&key, &self.issuer).expect("a certificate");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));

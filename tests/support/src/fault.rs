@@ -30,6 +30,10 @@ pub struct Plan {
     pub part: String,
     /// How many requests are left; `usize::MAX` is all.
     pub times: usize,
+    /// Of those that it is for, each so many-th one is hit.
+    pub every: usize,
+    /// How many it was for since the last hit.
+    pub spared: usize,
     /// What happens.
     pub fault: Fault,
 }
@@ -40,7 +44,17 @@ impl Plan {
         Plan {
             part: String::new(),
             times: usize::MAX,
+            every: 1,
+            spared: 0,
             fault,
+        }
+    }
+
+    /// For each so many-th request.
+    pub fn every(every: usize, fault: Fault) -> Self {
+        Plan {
+            every,
+            ..Plan::always(fault)
         }
     }
 
@@ -58,6 +72,11 @@ impl Plan {
         if self.times == 0 || !line.contains(&self.part) {
             return None;
         }
+        self.spared += 1;
+        if self.spared < self.every {
+            return None;
+        }
+        self.spared = 0;
         if self.times != usize::MAX {
             self.times -= 1;
         }

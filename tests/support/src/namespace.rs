@@ -1,9 +1,14 @@
 //! A network of the process's own: an unprivileged user and network namespace, and interfaces in it.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Puts this process into a new user and network namespace, with its loopback interface up.
@@ -257,5 +262,30 @@ fn ask(kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
     match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+/// Lets a child see `file` in the place of `target`, in a mount namespace of its own.
+pub fn bind_in_child(command: &mut Command, file: &Path, target: &Path) {
+    let path = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
+    let (file, target) = (path(file), path(target));
+    let bind = move || {
+        // SAFETY: no pointers are passed.
+        checked(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+        let (none, root) = (std::ptr::null(), c"/".as_ptr());
+        // SAFETY: the one string ends in NUL and outlives the call; the other pointers may be null.
+        checked(unsafe { libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) })?;
+        // SAFETY: both strings end in NUL and outlive the call; the other pointers may be null.
+        checked(unsafe { libc::mount(file.as_ptr(), target.as_ptr(), none, libc::MS_BIND, std::ptr::null()) })
+    };
+    // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(bind) };
+}
+
+fn checked(status: libc::c_int) -> io::Result<()> {
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -145,6 +145,16 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Goes on at another address, under the same port and with the same objects.
+    ///
+    /// # Errors
+    /// Those of listening.
+    pub fn move_to(&mut self, ip: IpAddr) -> io::Result<()> {
+        self.stop();
+        self.address.set_ip(ip);
+        self.restart()
+    }
+
     /// Closes every connection, idle ones too.
     pub fn close_connections(&self) {
         for stream in lock(&self.shared.connections).values() {
@@ -160,6 +170,13 @@ impl ApiServer {
     /// Serves new connections with this certificate.
     pub fn set_tls(&self, config: Arc<ServerConfig>) {
         *lock(&self.shared.tls) = config;
+    }
+
+    /// Moves the server's clock back.
+    pub fn set_back_clock(&self, by: Duration) {
+        self.shared
+            .clock_offset_ms
+            .fetch_sub(by.as_millis() as i64, Ordering::Relaxed);
     }
 
     /// Moves the server's clock.

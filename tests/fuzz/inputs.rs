@@ -1,0 +1,167 @@
+//! What comes from outside, and what must hold whatever it is. Used by the fuzz targets, which look for
+//! an input that breaks it, and by the seeds' test, which tries the known ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use k6u::interface::{MOST_PREFIXES, Observation, Watch, select};
+use k6u::kube::objects::{ApiGroup, ApiResources, CidrGroup, Crd, List, Object, Table};
+use k6u::kube::refusal::{MOST_REFUSAL, Refusal, retry_after};
+use k6u::kube::scalars::{decode, reset_allowance};
+use k6u::netlink::parse;
+use k6u::objects::{Config, MOST_CIDRS_IN_GROUP, NodeConfig, NodeEntry, table};
+use k6u::plan::{self, Known, Verdict};
+use k6u::preview::{self, Interfaces};
+use k6u::time::Timestamp;
+use k6u::{groups, status};
+
+const NOW: Timestamp = Timestamp(1_800_000_000);
+const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
+
+/// Everything in an answer of the API server.
+pub fn answers(body: &[u8]) {
+    fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Option<T> {
+        decode(&mut &*body).ok()
+    }
+    if let Some(group) = read::<CidrGroup>(body) {
+        groups::describe(&group);
+        groups::holds(&group, &group.spec.external_cidrs.prefixes);
+    }
+    let _ = read::<Crd>(body).map(|crd| crd.is_established());
+    let _ = read::<ApiGroup>(body);
+    let _ = read::<ApiResources>(body);
+    let _ = read::<Object>(body);
+    let specs = read::<Table>(body).and_then(|table| table::specs(&table));
+    let configs = read::<List<Config>>(body).map_or_else(Vec::new, |list| list.items);
+    let node_configs = read::<List<NodeConfig>>(body).map_or_else(Vec::new, |list| list.items);
+    for spec in specs.iter().flat_map(BTreeMap::values) {
+        spec.selects(&BTreeMap::new());
+    }
+    let sees = NodeEntry {
+        prefixes: vec!["2001:db8:1234:5671::/64".parse().expect("a prefix")],
+        ..NodeEntry::default()
+    };
+    follow(&configs, &node_configs, &sees);
+    refusal(body);
+}
+
+/// Plans for whatever was read, and tells of it.
+fn follow(configs: &[Config], node_configs: &[NodeConfig], sees: &NodeEntry) {
+    let seen = node_configs
+        .iter()
+        .map(|config| (config.metadata.name.clone(), sees.clone()));
+    let seen: BTreeMap<String, NodeEntry> = seen.collect();
+    let known = Known {
+        configs,
+        node_configs,
+        node: "node1.example.com",
+        seen: &seen,
+        now: NOW,
+    };
+    let planned = plan::plan(&known);
+    assert_eq!(planned.verdicts.len(), configs.len());
+    let mut written = BTreeSet::new();
+    for (config, verdict) in configs.iter().zip(&planned.verdicts) {
+        let delegated = match verdict {
+            Verdict::Keep { .. } => None,
+            Verdict::Write { delegated, groups, .. } => {
+                assert!(!delegated.is_empty(), "written without a prefix");
+                for group in groups {
+                    let inside = group
+                        .cidrs
+                        .iter()
+                        .all(|cidr| delegated.iter().any(|d| d.contains(*cidr)));
+                    assert!(inside, "a CIDR of somebody else: {group:?} {delegated:?}");
+                    assert!(group.cidrs.len() <= MOST_CIDRS_IN_GROUP);
+                    assert!(group.cidrs.is_sorted());
+                    // Objects of one name do not exist twice, but an input may hold them.
+                    let name = (config.metadata.name.as_str(), group.name.as_str());
+                    written.insert(name);
+                }
+                Some(delegated.as_slice())
+            }
+        };
+        let (reason, message) = status::judge(verdict, &[]);
+        if let Some(change) = status::change(config, reason, &message, delegated, NOW) {
+            assert!(change.events.iter().all(|event| event.note.len() <= 1024));
+            change.patch.to_string();
+        }
+    }
+    for config in node_configs {
+        for (node, entry) in config.nodes() {
+            plan::is_news(config, node, entry, sees, NOW);
+            plan::must_publish(Some(entry), sees);
+        }
+    }
+}
+
+/// A refusal's body, in which 0xff stands for the token.
+fn refusal(body: &[u8]) {
+    let parts: Vec<&[u8]> = body.split(|byte| *byte == 0xff).collect();
+    let mut echoed = parts.join(TOKEN.as_bytes());
+    echoed.truncate(MOST_REFUSAL);
+    let refusal = Refusal::read(403, &echoed, None, TOKEN);
+    for text in [&refusal.message, &refusal.reason] {
+        assert!(!text.contains(TOKEN), "the token: {text:?}");
+        assert!(
+            text.chars().count() <= 303 && !text.contains(char::is_control),
+            "{text:?}"
+        );
+    }
+}
+
+/// Datagrams from the kernel, and what follows from the addresses in them.
+pub fn netlink(datagram: &[u8]) {
+    let mut lives = Vec::new();
+    if parse(datagram, 7, &mut lives).is_err() {
+        return;
+    }
+    for stale_after in [0, 1800] {
+        let seen = select(&lives, stale_after, 100_000);
+        assert!(seen.prefixes.len() <= MOST_PREFIXES && seen.deprecated.len() <= MOST_PREFIXES);
+        assert!(seen.prefixes.is_sorted());
+        let is_global = |prefix: &k6u::prefix::Prefix| prefix.to_string().starts_with(['2', '3']);
+        assert!(seen.prefixes.iter().all(is_global), "{:?}", seen.prefixes);
+        assert!(seen.message("eth0").len() < 4096);
+        assert!(seen.is_like(&seen));
+    }
+}
+
+/// The files of `k6u preview`.
+pub fn yaml(text: &str) {
+    struct NoMachine;
+    impl Interfaces for NoMachine {
+        fn observe(&mut self, _: &Watch) -> io::Result<Observation> {
+            Ok(Observation::default())
+        }
+        fn with_prefix(&mut self) -> io::Result<Vec<String>> {
+            Ok(Vec::new())
+        }
+    }
+    reset_allowance();
+    let address = ["2001:db8:1234:5671::10".parse().expect("an address")];
+    for addresses in [&address[..], &[]] {
+        let files = [("a.yaml".to_string(), text.to_string())];
+        if let Err(problem) = preview::preview(&files, addresses, &mut NoMachine) {
+            assert!(!problem.is_empty());
+        }
+    }
+}
+
+/// Retry-After and Date, and the times in objects.
+pub fn headers(text: &str) {
+    for now in [None, Some(NOW)] {
+        assert!(retry_after(text, now).is_none_or(|wait| wait <= Duration::from_secs(60)));
+    }
+    for time in [Timestamp::from_http_date(text), Timestamp::from_rfc3339(text)]
+        .into_iter()
+        .flatten()
+    {
+        let written = time.to_string();
+        // Four digits of a year are what RFC 3339 has.
+        if written.len() == "2026-11-23T05:28:45Z".len() {
+            assert_eq!(Timestamp::from_rfc3339(&written), Some(time), "{text:?}");
+        }
+    }
+}
