@@ -117,6 +117,10 @@ bench: bench-tools ## measure everything against the budget, eight minutes; targ
 bench-short: bench-tools ## the figures that do not depend on the machine's speed
 	@target/release/bench $(STATIC) $(ROUNDS) $(CRATES) short
 
+.PHONY: test-confined
+test-confined: static ## run k6u as user 1000 in an empty read-only root under a seccomp filter
+	K6U_BIN=$(CURDIR)/$(STATIC) $(CARGO) test --quiet --locked --test scenarios -- alone_in_an_empty_root
+
 .PHONY: soak
 soak: build ## 2,000 renumberings on three nodes with 5% faults; takes 40 minutes
 	K6U_BIN=$(CURDIR)/target/release/k6u $(CARGO) test --quiet --locked --test scenarios -- --ignored --nocapture two_thousand
@@ -279,7 +283,7 @@ check-dist: $(CYCLONEDX) ## build dist twice, in two folders, and compare the by
 	diff -r target/twice/one/dist target/twice/another-folder/dist && echo "both are the same to the byte"
 
 .PHONY: ci
-ci: ci-tools lint test test-routers demo test-image check-install check-monitoring bench-short ## install what is missing, then everything that a change has to pass
+ci: ci-tools lint test test-confined test-routers demo test-image check-install check-monitoring bench-short ## install what is missing, then everything that a change has to pass
 
 # Where Debian's package manager is not there or fails, whoever needs the package says that it was skipped.
 have = ( for tool in $(1); do command -v $$tool >/dev/null || exit 1; done )

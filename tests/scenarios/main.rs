@@ -6,6 +6,7 @@
 mod cilium;
 mod command_line;
 mod configs;
+mod confined;
 mod failures;
 mod faults;
 mod kills;
@@ -41,13 +42,13 @@ fn main() -> ExitCode {
     }
     // The soak takes many minutes: `make soak`.
     let mut left_out: Vec<&str> = soak::ALL.iter().map(|(name, _)| *name).collect();
-    if machine::is_static(&binary()) {
-        eprintln!(
-            "\nSKIPPED, NOT PASSED: {} needs a dynamically linked binary.\n",
-            machine::NEEDS_DYNAMIC
-        );
-        left_out.push(machine::NEEDS_DYNAMIC);
-    }
+    let (unfit, kind) = if machine::is_static(&binary()) {
+        (machine::NEEDS_DYNAMIC, "dynamically")
+    } else {
+        (confined::NEEDS_STATIC, "statically (make test-confined)")
+    };
+    eprintln!("\nSKIPPED, NOT PASSED: {unfit} needs a {kind} linked binary.\n");
+    left_out.push(unfit);
     let all = [
         command_line::ALL,
         start::ALL,
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         failures::ALL,
         faults::ALL,
         machine::ALL,
+        confined::ALL,
         kills::ALL,
         soak::ALL,
     ];
