@@ -167,6 +167,8 @@ fn filter() -> Vec<libc::sock_filter> {
     program.extend([is(libc::SYS_socket as u32, 1, 0), kill]);
     program.extend([load(16), is(libc::AF_INET as u32, 0, 1), allow]);
     program.extend([is(libc::AF_INET6 as u32, 0, 1), allow]);
+    // if_nametoindex(3) asks through such a one.
+    program.extend([is(libc::AF_UNIX as u32, 0, 1), allow]);
     program.extend([is(libc::AF_NETLINK as u32, 1, 0), kill]);
     program.extend([load(32), is(libc::NETLINK_ROUTE as u32, 0, 1), allow, kill]);
     program
