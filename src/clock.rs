@@ -26,7 +26,7 @@ impl ServerClock {
         let (then, then_uptime) = last?;
         let passed = uptime.saturating_sub(then_uptime).as_secs() as i64;
         let off = now.since(then).saturating_sub(passed);
-        if off.abs() <= TOLERANCE {
+        if off.saturating_abs() <= TOLERANCE {
             return None;
         }
         self.set = Some(uptime);

@@ -294,7 +294,11 @@ impl Observer {
             return Ok(absent);
         };
         let listed = listed(interface)?;
-        let mut lives = self.netlink.addresses()?;
+        let mut lives = match self.netlink.addresses(index) {
+            // It went since its number was asked for.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(absent),
+            lives => lives?,
+        };
         // An address in one list only came or went in between: the next wake-up tells.
         lives.retain(|life| life.interface == index && listed.contains(&life.address));
         Ok(select(&lives, watch.stale_after, hundredths_since_start()))

@@ -7,6 +7,7 @@ use std::io;
 use std::mem::size_of;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// The kernel fills dump messages up to this size at most on pages of 4 KiB; a larger buffer
 /// saves calls where it uses more (net/netlink/af_netlink.c `netlink_dump`).
@@ -15,8 +16,9 @@ const BUFFER: usize = 16 * 1024;
 const HEADER: usize = size_of::<libc::nlmsghdr>();
 const ADDRESS_HEADER: usize = 8;
 const ATTRIBUTE_HEADER: usize = 4;
-/// The list may change while it is read; the kernel then says so and the reader asks again.
-const ATTEMPTS: usize = 8;
+/// A list that changes while it is read is read again, so often and after such a pause.
+const ATTEMPTS: u32 = 20;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
 
 /// One IPv6 address as the kernel describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,23 +100,23 @@ impl Netlink {
     /// Those of socket(2).
     pub fn open() -> io::Result<Self> {
         Ok(Netlink {
-            socket: open(0)?,
+            socket: open_strict()?,
             sequence: 0,
         })
     }
 
-    /// Every IPv6 address of this network namespace.
+    /// The IPv6 addresses of one interface, by its number; before Linux 4.20, those of all interfaces.
     ///
     /// # Errors
     /// Those of send(2) and recv(2), what the kernel answers, and a list that keeps changing.
-    pub fn addresses(&mut self) -> io::Result<Vec<Life>> {
+    pub fn addresses(&mut self, interface: u32) -> io::Result<Vec<Life>> {
         for _ in 0..ATTEMPTS {
-            match self.dump() {
+            match self.dump(interface) {
                 Ok(Some(list)) => return Ok(list),
-                Ok(None) => {}
+                Ok(None) => std::thread::sleep(BETWEEN_ATTEMPTS),
                 Err(e) => {
                     // The dump that broke off may still go on in the kernel: leave it to the old socket.
-                    self.socket = open(0)?;
+                    self.socket = open_strict()?;
                     if e.raw_os_error() != Some(libc::ENOBUFS) {
                         return Err(e);
                     }
@@ -127,9 +129,9 @@ impl Netlink {
     }
 
     /// One dump, or `None` if it has to be asked for again.
-    fn dump(&mut self) -> io::Result<Option<Vec<Life>>> {
+    fn dump(&mut self, interface: u32) -> io::Result<Option<Vec<Life>>> {
         self.sequence = self.sequence.wrapping_add(1);
-        send(&self.socket, &request(self.sequence))?;
+        send(&self.socket, &request(self.sequence, interface))?;
         let mut list = Vec::new();
         let mut consistent = true;
         let mut buffer = vec![0u8; BUFFER];
@@ -172,8 +174,8 @@ pub fn drain(socket: &OwnedFd) -> bool {
     }
 }
 
-/// RTM_GETADDR for all IPv6 addresses: struct nlmsghdr and struct ifaddrmsg.
-fn request(sequence: u32) -> [u8; HEADER + ADDRESS_HEADER] {
+/// RTM_GETADDR for the IPv6 addresses of an interface: struct nlmsghdr and struct ifaddrmsg.
+fn request(sequence: u32, interface: u32) -> [u8; HEADER + ADDRESS_HEADER] {
     let mut message = [0u8; HEADER + ADDRESS_HEADER];
     let length = message.len() as u32;
     message[0..4].copy_from_slice(&length.to_ne_bytes());
@@ -182,6 +184,7 @@ fn request(sequence: u32) -> [u8; HEADER + ADDRESS_HEADER] {
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
     message[8..12].copy_from_slice(&sequence.to_ne_bytes());
     message[HEADER] = libc::AF_INET6 as u8;
+    message[HEADER + 4..HEADER + 8].copy_from_slice(&interface.to_ne_bytes());
     message
 }
 
@@ -208,12 +211,13 @@ pub fn parse(mut datagram: &[u8], sequence: u32, list: &mut Vec<Life>) -> io::Re
             libc::RTM_NEWADDR => list.extend(address(payload)?),
             kind if i32::from(kind) == libc::NLMSG_DONE => {
                 part.is_last = true;
-                return Ok(part);
+                // A dump that fails on its way ends so too (net/netlink/af_netlink.c `netlink_dump_done`).
+                return match u32_at(payload, 0).map_or(0, |code| code as i32) {
+                    code @ ..0 => Err(kernel_error(code)),
+                    _ => Ok(part),
+                };
             }
-            kind if i32::from(kind) == libc::NLMSG_ERROR => {
-                let code = u32_at(payload, 0)? as i32;
-                return Err(io::Error::from_raw_os_error(code.checked_neg().unwrap_or(libc::EIO)));
-            }
+            kind if i32::from(kind) == libc::NLMSG_ERROR => return Err(kernel_error(u32_at(payload, 0)? as i32)),
             _ => {}
         }
     }
@@ -294,8 +298,26 @@ fn u16_at(bytes: &[u8], offset: usize) -> io::Result<u16> {
     Ok(u16::from_ne_bytes(part.try_into().map_err(|_| malformed())?))
 }
 
+/// The error that the kernel reports by a negative number.
+fn kernel_error(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code.checked_neg().unwrap_or(libc::EIO))
+}
+
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a netlink message whose lengths do not fit")
+}
+
+/// A netlink route socket on which the kernel heeds what a request asks for (Linux 4.20,
+/// net/ipv6/addrconf.c `inet6_valid_dump_ifaddr_req`). An older kernel lists all, which costs more and
+/// is more often disturbed, by changes of other interfaces.
+fn open_strict() -> io::Result<OwnedFd> {
+    let socket = open(0)?;
+    let on: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK);
+    // SAFETY: the pointer and the length describe `on`, which outlives the call.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), length) };
+    Ok(socket)
 }
 
 /// A netlink route socket in these multicast groups (a bit mask, 0 for none).

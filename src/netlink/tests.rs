@@ -162,9 +162,23 @@ fn lengths_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn the_loopback_address_is_listed_by_the_kernel() {
-    let list = Netlink::open().unwrap().addresses().unwrap();
-    // A namespace whose loopback is down has no ::1; any address then proves as much.
-    let parsed = list.iter().all(|life| life.interface > 0 && life.prefix_length <= 128);
-    assert!(parsed, "{list:?}");
+fn a_dump_that_fails_on_its_way() {
+    let failed = message(
+        libc::NLMSG_DONE as u16,
+        libc::NLM_F_MULTI,
+        SEQUENCE,
+        &(-libc::ENODEV).to_ne_bytes(),
+    );
+    let error = parse(&failed, SEQUENCE, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+}
+
+#[test]
+fn the_kernel_lists_the_addresses_of_one_interface() {
+    // SAFETY: the name ends in NUL and outlives the call.
+    let index = unsafe { libc::if_nametoindex(c"lo".as_ptr()) };
+    let list = Netlink::open().unwrap().addresses(index).unwrap();
+    // A namespace whose loopback is down has no ::1.
+    let is_parsed = |life: &Life| life.interface == index && life.prefix_length <= 128;
+    assert!(list.iter().all(is_parsed), "{list:?}");
 }
