@@ -1,8 +1,13 @@
 //! A certificate authority for one test.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, SigningKey,
+};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::Value;
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
@@ -78,10 +83,54 @@ impl Default for Authority {
     }
 }
 
-/// A private key and its public half as PEM, for signing tokens.
-pub fn signing_key() -> (String, String) {
-    let key = KeyPair::generate().expect("a key");
-    (key.serialize_pem(), key.public_key_pem())
+/// A key that signs service account tokens (ECDSA on P-256).
+pub struct TokenKey(KeyPair);
+
+impl TokenKey {
+    /// A new one.
+    pub fn new() -> Self {
+        TokenKey(KeyPair::generate().expect("a key"))
+    }
+
+    /// The private key and its public half as PEM.
+    pub fn pem(&self) -> (String, String) {
+        (self.0.serialize_pem(), self.0.public_key_pem())
+    }
+
+    /// The token with other times: it expires in so many seconds (RFC 7519, RFC 7515).
+    pub fn limited(&self, token: &str, seconds: i64) -> String {
+        let parts: Vec<&str> = token.trim().split('.').collect();
+        let claims = URL_SAFE_NO_PAD.decode(parts[1]).expect("base64url");
+        let mut claims: Value = serde_json::from_slice(&claims).expect("JSON");
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        for (name, time) in [("iat", now - 3600), ("nbf", now - 3600), ("exp", now + seconds)] {
+            claims[name] = time.into();
+        }
+        let signed = format!("{}.{}", parts[0], URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signature = fixed(&self.0.sign(signed.as_bytes()).expect("a signature"));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+impl Default for TokenKey {
+    fn default() -> Self {
+        TokenKey::new()
+    }
+}
+
+/// An ECDSA signature from ASN.1 (a sequence of two integers) to two numbers of 32 bytes (RFC 7518 section 3.4).
+fn fixed(der: &[u8]) -> Vec<u8> {
+    let mut rest = &der[2..];
+    let mut numbers = Vec::new();
+    for _ in 0..2 {
+        let length = usize::from(rest[1]);
+        let digits = &rest[2..2 + length];
+        let digits = &digits[digits.iter().take_while(|byte| **byte == 0).count()..];
+        numbers.extend(std::iter::repeat_n(0, 32 - digits.len()));
+        numbers.extend(digits);
+        rest = &rest[2 + length..];
+    }
+    numbers
 }
 
 fn named(name: &str) -> DistinguishedName {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use k6u_testkit::certificates::signing_key;
+use k6u_testkit::certificates::TokenKey;
 use k6u_testkit::example::{GROUP, NODE, cidrs_for};
 use k6u_testkit::namespace::{self, Interface};
 use k6u_testkit::node::Node;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let mut cluster = Cluster::start(&assets);
     let interface = Interface::named("eth0");
     interface.add("2001:db8:1234:5671::10");
-    let tests: [(&str, &Test); 8] = [
+    let tests: [(&str, &Test); 11] = [
         ("upgrade_from_0_3", &|c| upgrade_from_0_3(c, &binary)),
         ("install_and_main_job", &|c| {
             install_and_main_job(c, &binary, &interface)
@@ -56,7 +56,10 @@ fn main() -> ExitCode {
         ("least_privilege", &|c| least_privilege(c)),
         ("drift_and_a_right_list", &|c| drift_and_a_right_list(c, &binary)),
         ("api_server_restart", &|c| api_server_restart(c, &binary, &interface)),
+        ("nodes_take_turns", &|c| nodes_take_turns(c, &binary, &interface)),
+        ("a_token_expires", &|c| a_token_expires(c, &binary)),
         ("uninstall", &|c| uninstall(c)),
+        ("an_empty_cluster", &|c| an_empty_cluster(c, &binary, &interface)),
     ];
     for (name, test) in tests {
         test(&mut cluster);
@@ -73,6 +76,7 @@ type Test<'a> = dyn Fn(&mut Cluster) + 'a;
 struct Cluster {
     assets: PathBuf,
     folder: PathBuf,
+    key: TokenKey,
     etcd: Child,
     apiserver: Child,
 }
@@ -81,7 +85,8 @@ impl Cluster {
     fn start(assets: &Path) -> Self {
         let folder = std::env::temp_dir().join(format!("k6u-e2e-{}", std::process::id()));
         fs::create_dir_all(folder.join("account")).expect("a folder");
-        let (private, public) = signing_key();
+        let key = TokenKey::new();
+        let (private, public) = key.pem();
         fs::write(folder.join("sa.key"), private).expect("a key");
         fs::write(folder.join("sa.pub"), public).expect("a key");
         fs::write(
@@ -103,6 +108,7 @@ impl Cluster {
         let cluster = Cluster {
             assets: assets.into(),
             folder,
+            key,
             etcd,
             apiserver,
         };
@@ -147,21 +153,37 @@ impl Cluster {
         serde_json::from_str(&self.kubectl(&[arguments, &["-o", "json"]].concat())).expect("JSON")
     }
 
+    /// A fresh token of k6u's service account.
+    fn token(&self) -> String {
+        self.kubectl(&["--namespace=kube-system", "create", "token", "k6u"])
+    }
+
+    /// Puts a token where k6u reads it.
+    fn give_token(&self, token: &str) {
+        let new = self.folder.join("new-token");
+        fs::write(&new, token).expect("the token");
+        fs::rename(new, self.folder.join("account/token")).expect("the token in place");
+    }
+
     /// k6u with a fresh token of its service account.
     fn run(&self, binary: &Path) -> Node {
+        self.give_token(&self.token());
+        self.run_as(binary, NODE)
+    }
+
+    /// k6u on a node, with the token that is there.
+    fn run_as(&self, binary: &Path, node: &str) -> Node {
         let account = self.folder.join("account");
         fs::copy(self.folder.join("certs/apiserver.crt"), account.join("ca.crt")).expect("the CA");
-        let token = self.kubectl(&["--namespace=kube-system", "create", "token", "k6u"]);
-        fs::write(account.join("token"), token).expect("the token");
         let mut command = Command::new(binary);
         command
             .env_clear()
-            .env("NODE_NAME", NODE)
+            .env("NODE_NAME", node)
             .env("POD_NAMESPACE", "kube-system")
             .env("POD_NAME", "k6u-e2e");
         command
             .env("UPDATE_INTERVAL", "1")
-            .env("RUST_LOG", "info")
+            .env("RUST_LOG", "debug")
             .env("SERVICE_ACCOUNT_DIR", account);
         command
             .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
@@ -511,6 +533,108 @@ fn api_server_restart(cluster: &mut Cluster, binary: &Path, interface: &Interfac
     cluster.wait_ready();
     cluster.wait_group("2001:db8:aaaa:bbb", &node);
     node.wait_log("API server: works again", PATIENCE);
+}
+
+/// Three nodes on one node config: each glances, and one of them looks at the group.
+fn nodes_take_turns(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
+    let selector = r#"{"spec": {"nodeSelector": null}}"#;
+    cluster.kubectl(&[
+        "patch",
+        "ip6updatenodeconfig",
+        "ip6-update-node1",
+        "--type=merge",
+        "--patch",
+        selector,
+    ]);
+    cluster.give_token(&cluster.token());
+    let names = [NODE, "node2.example.com", "node3.example.com"];
+    let nodes = names.map(|name| cluster.run_as(binary, name));
+    let all = |prefix: &str| {
+        let status = cluster.json(&["get", "ip6updatenodeconfig", "ip6-update-node1"])["status"]["nodes"].clone();
+        names.iter().all(|name| status[name]["prefixes"] == json!([prefix]))
+    };
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(
+                Instant::now() < deadline,
+                "{what}: {:#?}",
+                nodes.each_ref().map(Node::log)
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    wait("all publish", &|| all("2001:db8:aaaa:bbb1::/64"));
+    for node in &nodes {
+        wait("a round of one request", &|| node.count("DEBUG round: 1 requests") >= 3);
+        // A glance, and the whole round.
+        wait("a turn", &|| node.count("DEBUG round: 4 requests") >= 1);
+    }
+    let version = || cluster.json(&["get", "ciliumcidrgroup", GROUP])["metadata"]["generation"].as_i64();
+    let before = version().expect("a number");
+    interface.add("2001:db8:cccc:ddd1::10");
+    interface.remove("2001:db8:aaaa:bbb1::10");
+    for node in &nodes {
+        cluster.wait_group("2001:db8:cccc:ddd", node);
+    }
+    wait("all publish", &|| all("2001:db8:cccc:ddd1::/64"));
+    std::thread::sleep(Duration::from_secs(3));
+    let written = version().expect("a number") - before;
+    assert!(written <= 2, "{written} writes of the group for one renumbering");
+    for node in &nodes {
+        assert_eq!(node.count(" WARN ") + node.count(" ERROR "), 0, "{:#?}", node.log());
+    }
+    println!("   {written} writes of the group for a renumbering that three nodes saw");
+}
+
+/// The kubelet replaces a token long before; if it did not, k6u waits for a new one.
+fn a_token_expires(cluster: &mut Cluster, binary: &Path) {
+    // The API server lets a token live a minute longer (go-jose, jwt.DefaultLeeway).
+    cluster.give_token(&cluster.key.limited(&cluster.token(), 5 - 60));
+    let node = cluster.run_as(binary, NODE);
+    node.wait_log("DEBUG round: ", PATIENCE);
+    assert_eq!(node.count(" WARN "), 0, "{:#?}", node.log());
+    node.wait_log("401 Unauthorized", PATIENCE);
+    cluster.give_token(&cluster.token());
+    node.wait_log("API server: works again", PATIENCE);
+    assert_eq!(node.count(" WARN ") + node.count(" ERROR "), 1, "{:#?}", node.log());
+}
+
+/// k6u brings its CRDs, whose storage the API server then sets up; and again when somebody deletes them.
+fn an_empty_cluster(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
+    cluster.kubectl(&["delete", "ciliumcidrgroup", GROUP]);
+    cluster.kubectl(&["apply", "-f", "manifests/rbac.yaml"]);
+    let node = cluster.run(binary);
+    node.wait_log("no IP6UpdateNodeConfig selects node", PATIENCE);
+    cluster.kubectl(&["apply", "-f", CONFIG, "-f", NODE_CONFIG]);
+    cluster.wait_group("2001:db8:cccc:ddd", &node);
+    assert_eq!(node.count(" WARN ") + node.count(" ERROR "), 0, "{:#?}", node.log());
+    println!(
+        "   storage was being set up in {} requests",
+        node.count("storage is (re)initializing")
+    );
+    cluster.kubectl(&["delete", "-f", "manifests/crds.yaml"]);
+    let deadline = Instant::now() + PATIENCE;
+    while node.count("the CRDs of this release are deployed") < 2 {
+        assert!(Instant::now() < deadline, "{:#?}", node.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    interface.add("2001:db8:eeee:fff1::10");
+    interface.remove("2001:db8:cccc:ddd1::10");
+    let deadline = Instant::now() + PATIENCE;
+    while !cluster.try_kubectl(&["apply", "-f", CONFIG, "-f", NODE_CONFIG], "").0 {
+        assert!(Instant::now() < deadline, "{:#?}", node.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    cluster.wait_group("2001:db8:eeee:fff", &node);
+    cluster.kubectl(&[
+        "delete",
+        "--ignore-not-found",
+        "-f",
+        "manifests/crds.yaml",
+        "-f",
+        "manifests/rbac.yaml",
+    ]);
 }
 
 /// As `make uninstall` does: k6u goes, the groups stay.
