@@ -1,0 +1,198 @@
+//! What kubectl shows, what the schemas refuse, and what RBAC does.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use k6u_testkit::example::{GROUP, NODE};
+
+use crate::CILIUM_POLICIES;
+use crate::cluster::{Cluster, PATIENCE};
+
+pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
+    // As the README says: k6u crds | kubectl apply --server-side -f -
+    let crds = Command::new(binary).arg("crds").output().expect("k6u starts");
+    let crds = String::from_utf8(crds.stdout).expect("text");
+    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    let (applied, text) = cluster.try_kubectl(&apply, &crds);
+    assert!(applied, "{text}");
+    cluster.kubectl(&["-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=k6u"]);
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "ip6uc/ip6-update-config",
+        "--timeout=30s",
+    ]);
+    for (kind, words) in [
+        (
+            "ip6uc",
+            vec!["ip6-update-config", "True", "Updated", "2001:db8:9876:5430::/60"],
+        ),
+        (
+            "ip6unc",
+            vec!["ip6-update-node1", NODE, "eth0", "2001:db8:9876:5431::/64"],
+        ),
+    ] {
+        let table = cluster.kubectl(&["get", kind]);
+        assert!(table.lines().all(|line| line.len() <= 120), "{table}");
+        assert!(words.iter().all(|word| table.contains(word)), "{table}");
+        print!("{table}");
+    }
+    cluster.kubectl(&["apply", "-f", CILIUM_POLICIES]);
+    let policies = "crd/ciliumnetworkpolicies.cilium.io";
+    cluster.kubectl(&["wait", "--for=condition=Established", policies]);
+    let deadline = Instant::now() + PATIENCE;
+    let policy = [
+        "apply",
+        "--validate=strict",
+        "-f",
+        "manifests/examples/networkpolicy.yaml",
+    ];
+    while !cluster.try_kubectl(&policy, "").0 {
+        let (_, text) = cluster.try_kubectl(&policy, "");
+        assert!(Instant::now() < deadline, "{text}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let cnp = cluster.json(&["get", "ciliumnetworkpolicy", "web-from-lan"]);
+    assert_eq!(cnp["spec"]["ingress"][0]["fromCIDRSet"][0]["cidrGroupRef"], GROUP);
+    let described = cluster.kubectl(&["describe", "ip6uc", "ip6-update-config"]);
+    assert!(
+        described.contains("2001:db8:1234:5670::/60 -> 2001:db8:9876:5430::/60"),
+        "{described}"
+    );
+    for field in [
+        "ip6uc",
+        "ip6uc.spec.delegatedPrefixLength",
+        "ip6uc.spec.allowedPrefixes",
+        "ip6uc.spec.keepDeprecatedSeconds",
+        "ip6uc.spec.ciliumCIDRGroups.prefixIds",
+        "ip6uc.status.conditions",
+        "ip6unc.spec.interface",
+        "ip6unc.spec.nodeSelector",
+        "ip6unc.spec.staleAfterSeconds",
+        "ip6unc.status.nodes",
+    ] {
+        let text = cluster.kubectl(&["explain", field]);
+        let description = text.split("DESCRIPTION:").nth(1).unwrap_or_default().trim();
+        assert!(
+            description.len() > 20 && !description.starts_with("<empty>"),
+            "{field}: {text}"
+        );
+    }
+}
+
+pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
+    let config = |spec: &str| {
+        format!(
+            "apiVersion: apps.fuwafuwatime.moe/v1\nkind: IP6UpdateConfig\nmetadata: {{name: x}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let node = |spec: &str| config(spec).replace("IP6UpdateConfig", "IP6UpdateNodeConfig");
+    let group = |length: &str, ids: &str| {
+        config(&format!(
+            "delegatedPrefixLength: {length}, ciliumCIDRGroups: [{{ciliumCIDRGroupName: a, prefixIds: [{ids}]}}]"
+        ))
+    };
+    let mut good = vec![
+        node("interface: eth0"),
+        node("interface: eth0, staleAfterSeconds: 0, nodeSelector: {}"),
+        config("delegatedPrefixLength: 56, allowedPrefixes: ['2001:db8::/32', '::/0'], ciliumCIDRGroups: []"),
+        config("delegatedPrefixLength: 56, keepDeprecatedSeconds: 7200, ciliumCIDRGroups: []"),
+    ];
+    let mut bad = vec![
+        (group("0", "0"), "greater than or equal to 1"),
+        (group("65", "0"), "less than or equal to 64"),
+        (group("60", "-1"), "greater than or equal to 0"),
+        (group("60", "1, 1"), "Duplicate value"),
+        (group("60", "0.5"), "integer"),
+        (config("delegatedPrefixLength: 60"), "Required value"),
+        (
+            config("delegatedPrefixLength: 60, allowedPrefixes: ['10.0.0.0/8'], ciliumCIDRGroups: []"),
+            "should match",
+        ),
+        (
+            config("delegatedPrefixLength: 60, allowedPrefixes: ['2001:db8::'], ciliumCIDRGroups: []"),
+            "should match",
+        ),
+        (
+            config("delegatedPrefixLength: 60, keepDeprecatedSeconds: 7201, ciliumCIDRGroups: []"),
+            "less than or equal to 7200",
+        ),
+        (group("60", "0").replace("Name: a", "Name: A_b"), "should match"),
+        (node("nodeSelector: {}"), "Required value"),
+        (node("interface: a234567890123456"), "Too long"),
+        (node("interface: a/b"), "should match"),
+        (
+            node("interface: eth0, staleAfterSeconds: -1"),
+            "greater than or equal to 0",
+        ),
+    ];
+    // The CEL rule, at both ends of every length.
+    for length in 1..=64u32 {
+        let highest = if length == 64 { 0 } else { u64::MAX >> length };
+        good.push(group(
+            &length.to_string(),
+            &format!("0, {highest}").replace("0, 0", "0"),
+        ));
+        if length > 1 {
+            bad.push((
+                group(&length.to_string(), &(highest + 1).to_string()),
+                "does not fit the delegated prefix",
+            ));
+        }
+    }
+    for object in &good {
+        let (accepted, text) = cluster.try_kubectl(&["apply", "--dry-run=server", "-f", "-"], object);
+        assert!(accepted, "{object}{text}");
+    }
+    for (object, why) in &bad {
+        let (accepted, text) = cluster.try_kubectl(&["apply", "--dry-run=server", "-f", "-"], object);
+        assert!(!accepted && text.contains(why), "{object}{text}");
+    }
+    println!("   {} objects accepted, {} refused", good.len(), bad.len());
+}
+
+pub fn least_privilege(cluster: &mut Cluster) {
+    let may = |verb: &str, resource: &str| {
+        let mut arguments = vec![
+            "auth",
+            "can-i",
+            verb,
+            resource,
+            "--as=system:serviceaccount:kube-system:k6u",
+        ];
+        if let Some(whole) = resource.strip_suffix("/status") {
+            arguments[3] = whole;
+            arguments.push("--subresource=status");
+        }
+        cluster
+            .try_kubectl(&arguments, "")
+            .1
+            .lines()
+            .any(|line| line.trim() == "yes")
+    };
+    for (verb, resource) in [
+        ("get", "nodes"),
+        ("list", "ip6updateconfigs"),
+        ("patch", "ip6updatenodeconfigs/status"),
+        ("patch", "ciliumcidrgroups.cilium.io"),
+        ("create", "events.events.k8s.io"),
+        (
+            "patch",
+            "customresourcedefinitions/ip6updateconfigs.apps.fuwafuwatime.moe",
+        ),
+    ] {
+        assert!(may(verb, resource), "may not {verb} {resource}");
+    }
+    for (verb, resource) in [
+        ("get", "secrets"),
+        ("list", "nodes"),
+        ("delete", "ciliumcidrgroups.cilium.io"),
+        ("list", "pods"),
+        ("patch", "ip6updateconfigs"),
+        ("patch", "customresourcedefinitions/ciliumcidrgroups.cilium.io"),
+        ("create", "clusterroles"),
+    ] {
+        assert!(!may(verb, resource), "may {verb} {resource}");
+    }
+}

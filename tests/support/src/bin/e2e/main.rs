@@ -1,0 +1,75 @@
+//! `make e2e`: the main job, the schemas and the upgrade on a real control plane.
+//!
+//! etcd and kube-apiserver come from $KUBEBUILDER_ASSETS (the envtest convention), kubectl from the PATH.
+//! All of it runs in a user and network namespace of its own. The argument is the k6u binary.
+
+mod api;
+mod cluster;
+mod life;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use k6u_testkit::namespace::{self, Interface};
+
+use crate::cluster::Cluster;
+
+const CRDS_OF_0_3: &str = "tests/data/crds-0.3.yaml";
+const CILIUM_POLICIES: &str = "tests/data/ciliumnetworkpolicies.yaml";
+const CILIUM: &str = "tests/support/cilium/ciliumcidrgroups-1.18.yaml";
+const CONFIG: &str = "manifests/examples/config.yaml";
+const NODE_CONFIG: &str = "manifests/examples/nodeconfig.yaml";
+
+fn main() -> ExitCode {
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let complete = |folder: &PathBuf| {
+        ["etcd", "kube-apiserver"]
+            .iter()
+            .all(|program| folder.join(program).exists())
+    };
+    let Some(assets) = assets.filter(complete) else {
+        eprintln!("e2e: KUBEBUILDER_ASSETS does not name a folder with etcd and kube-apiserver.");
+        eprintln!("     go install sigs.k8s.io/controller-runtime/tools/setup-envtest@latest");
+        eprintln!("     export KUBEBUILDER_ASSETS=$(setup-envtest use -p path)");
+        return ExitCode::FAILURE;
+    };
+    let Some(binary) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("e2e: name the k6u binary");
+        return ExitCode::from(2);
+    };
+    if let Err(e) = namespace::enter() {
+        eprintln!("e2e: this machine forbids user and network namespaces: {e}");
+        return ExitCode::FAILURE;
+    }
+    let mut cluster = Cluster::start(&assets);
+    let interface = Interface::named("eth0");
+    interface.add("2001:db8:1234:5671::10");
+    let tests: [(&str, &Test); 11] = [
+        ("upgrade_from_0_3", &|c| life::upgrade_from_0_3(c, &binary)),
+        ("install_and_main_job", &|c| {
+            life::install_and_main_job(c, &binary, &interface)
+        }),
+        ("kubectl_shows_it", &|c| api::kubectl_shows_it(c, &binary)),
+        ("schemas_refuse_what_is_wrong", &|c| {
+            api::schemas_refuse_what_is_wrong(c)
+        }),
+        ("least_privilege", &|c| api::least_privilege(c)),
+        ("drift_and_a_right_list", &|c| life::drift_and_a_right_list(c, &binary)),
+        ("api_server_restart", &|c| {
+            life::api_server_restart(c, &binary, &interface)
+        }),
+        ("nodes_take_turns", &|c| life::nodes_take_turns(c, &binary, &interface)),
+        ("a_token_expires", &|c| life::a_token_expires(c, &binary)),
+        ("uninstall", &|c| life::uninstall(c)),
+        ("an_empty_cluster", &|c| life::an_empty_cluster(c, &binary, &interface)),
+    ];
+    for (name, test) in tests {
+        test(&mut cluster);
+        println!("test e2e::{name} ... ok");
+    }
+    println!("{} passed, 0 failed", tests.len());
+    ExitCode::SUCCESS
+}
+
+/// Does something on a control plane; panics if it is not as it should be.
+type Test<'a> = dyn Fn(&mut Cluster) + 'a;
