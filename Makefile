@@ -110,7 +110,7 @@ bench-tools: static
 	$(CARGO) build --quiet --locked --release -p k6u-testkit --bin bench
 
 .PHONY: bench
-bench: bench-tools ## measure everything against the budget, eight minutes; target/bench/ has JSON and a chart
+bench: bench-tools ## measure everything against the budget, nine minutes; target/bench/ has JSON and a chart
 	@target/release/bench $(STATIC) $(ROUNDS) $(CRATES) full
 
 .PHONY: bench-short

@@ -3,6 +3,7 @@
 //! Arguments: the static binary, the static `rounds` example, the number of crates, and `full` or `short`.
 //! The short form leaves out what depends on the machine's speed.
 
+mod limits;
 mod measure;
 mod report;
 

@@ -11,6 +11,7 @@ use k6u_testkit::node::{Account, Node, Start};
 use k6u_testkit::server::{ApiServer, Cilium};
 use serde_json::{Value, json};
 
+use crate::limits::Limits;
 use crate::report::Report;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -185,13 +186,13 @@ impl Subject {
             refs.and_then(|n| n.trim().parse::<f64>().ok())
                 .unwrap_or_else(|| panic!("no count in {stderr}"))
         };
-        let per_round = (count(300) - count(100)) / 200.0;
+        let per_round: Vec<f64> = (0..self.runs()).map(|_| (count(150) - count(50)) / 100.0).collect();
         let baseline: Value = serde_json::from_str(BASELINE).expect("JSON");
         let baseline = baseline["instructionsPerIdleRound"].as_f64().expect("a number");
         report.add(
             "instructions of an idle round",
             "",
-            &[per_round],
+            &per_round,
             compare.then_some((baseline * 1.05).round()),
         );
     }
@@ -212,31 +213,43 @@ impl Subject {
                 .and_then(|line| line.split_whitespace().nth(3)?.parse::<f64>().ok())
                 .expect("a total")
         };
-        report.add(
-            "system calls of an idle round",
-            "",
-            &[(count(300) - count(100)) / 200.0],
-            None,
-        );
+        let per_round: Vec<f64> = (0..self.runs()).map(|_| (count(150) - count(50)) / 100.0).collect();
+        report.add("system calls of an idle round", "", &per_round, None);
     }
 
     /// What grows with groups, configs and nodes.
     pub fn growth(&self, report: &mut Report) {
+        const ROUNDS: u64 = 100;
         for (what, sites) in [
             ("groups", [[1, 1, 1], [10, 1, 1], [100, 1, 1]]),
             ("configs", [[1, 1, 1], [1, 10, 1], [1, 100, 1]]),
             ("nodes", [[1, 1, 1], [1, 1, 10], [1, 1, 100]]),
         ] {
+            let mut cost_of_one: Option<(f64, f64)> = None;
             for [groups, configs, nodes] in sites {
-                let site = Site::new(groups, configs, nodes);
-                let line = self.run_rounds(&site, 100, &[]);
-                let number = |field: &str| line[field].as_f64().expect("a number");
-                let label = format!("with {} {what}", groups.max(configs).max(nodes));
-                report.add(&format!("{label}: requests"), "", &[number("requests") / 100.0], None);
-                if self.full {
-                    report.add(&format!("{label}: CPU"), "us", &[number("cpu_us") / 100.0], None);
+                let (mut requests, mut cpu, mut resident, mut bytes) = (vec![], vec![], vec![], vec![]);
+                for _ in 0..self.runs() {
+                    let site = Site::new(groups, configs, nodes);
+                    let line = self.run_rounds(&site, ROUNDS, &[]);
+                    let number = |field: &str| line[field].as_f64().expect("a number");
+                    requests.push(number("requests") / ROUNDS as f64);
+                    cpu.push(number("cpu_us") / ROUNDS as f64);
+                    resident.push(number("resident_kib"));
+                    let store = site.server.store();
+                    let idle = &store.log[store.log.len() - number("requests") as usize..];
+                    bytes.push(idle.iter().map(|logged| logged.bytes.1).sum::<usize>() as f64 / ROUNDS as f64);
                 }
-                report.add(&format!("{label}: resident"), "KiB", &[number("resident_kib")], None);
+                let label = format!("with {} {what}", groups.max(configs).max(nodes));
+                report.add(&format!("{label}: requests"), "", &requests, None);
+                report.add(&format!("{label}: bytes read"), "B", &bytes, None);
+                report.add(&format!("{label}: resident"), "KiB", &resident, Some(4096.0));
+                if !self.full {
+                    continue;
+                }
+                // A round may cost no more for each byte that it reads than the round of one group does.
+                let (cpu_of_one, bytes_of_one) = *cost_of_one.get_or_insert((median(&cpu), median(&bytes)));
+                let most = cpu_of_one * (median(&bytes) / bytes_of_one).max(1.0) * 1.25;
+                report.add(&format!("{label}: CPU"), "us", &cpu, Some(most));
             }
         }
     }
@@ -269,12 +282,23 @@ impl Subject {
             eprintln!("SKIPPED, NOT PASSED: no cgroup v1 can be made here (this needs root), so nothing is limited");
             return;
         };
+        let start = |site: &Site| {
+            let mut command = site.start(&self.binary).with("UPDATE_INTERVAL", "3600").command();
+            limits.hold(&mut command);
+            Node::of(command.spawn().expect("k6u starts"))
+        };
+        let mut starts = vec![];
+        for _ in 0..self.runs() {
+            let site = Site::new(1, 1, 1);
+            let begun = Instant::now();
+            let node = start(&site);
+            starts.push(site.follows(begun, "2001:db8:1234:567", &node));
+        }
+        report.add("under the pod's limits: start to group", "ms", &starts, None);
         let site = Site::new(1, 1, 1);
-        let begun = Instant::now();
-        let node = site.start(&self.binary).with("UPDATE_INTERVAL", "3600").spawn();
-        limits.take(node.id());
-        site.follows(begun, "2001:db8:1234:567", &node);
+        let node = start(&site);
         let changes = renumberings(&site, &node, 20);
+        report.add("under the pod's limits: address to group, p50", "ms", &changes, None);
         report.add(
             "under the pod's limits: address to group, p99",
             "ms",
@@ -319,6 +343,10 @@ fn renumberings(site: &Site, node: &Node, count: usize) -> Vec<f64> {
     times
 }
 
+fn median(values: &[f64]) -> f64 {
+    percentile(values, 0.5)
+}
+
 fn percentile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -332,38 +360,4 @@ fn installed(program: &str) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success())
-}
-
-/// Two cgroups (v1) with the pod's limits.
-struct Limits([PathBuf; 2]);
-
-impl Limits {
-    fn make() -> Option<Self> {
-        let name = format!("k6u-bench-{}", std::process::id());
-        let folders = ["cpu", "memory"].map(|c| PathBuf::from(format!("/sys/fs/cgroup/{c}/{name}")));
-        let limits = Limits(folders);
-        for folder in &limits.0 {
-            fs::create_dir(folder).ok()?;
-        }
-        let set = |folder: &PathBuf, file: &str, value: &str| fs::write(folder.join(file), value).ok();
-        set(&limits.0[0], "cpu.cfs_period_us", "100000")?;
-        set(&limits.0[0], "cpu.cfs_quota_us", "1000")?;
-        set(&limits.0[1], "memory.limit_in_bytes", "16777216")?;
-        Some(limits)
-    }
-
-    fn take(&self, process: u32) {
-        for folder in &self.0 {
-            fs::write(folder.join("cgroup.procs"), process.to_string()).expect("the process moves");
-        }
-    }
-}
-
-impl Drop for Limits {
-    fn drop(&mut self) {
-        for folder in &self.0 {
-            // It is empty once the process has ended.
-            let _ = fs::remove_dir(folder);
-        }
-    }
 }
