@@ -1,7 +1,7 @@
 //! A round: reads the objects, publishes what this node sees, plans, and writes the difference.
 //!
-//! Two rules keep nodes from undoing each other's work. A node publishes what it sees before it
-//! writes a group for it. And a group is written only after the other objects were read once more,
+//! Two rules keep nodes from undoing each other's work. A node publishes what it sees before it reads
+//! what others see, and writes a group. And a group is written only after the other objects were read once more,
 //! later than the group: so whoever wrote that group, and named its new prefix before, is heard.
 //!
 //! Not every node does all of that in every round: see [`glance`].
@@ -140,7 +140,7 @@ impl Operator {
     pub fn round(&mut self, uptime: Duration, look: Look) -> Result<Outcome, Failure> {
         self.client.read_account()?;
         let mut turn = false;
-        if let Some(mut standing) = self.standing.take().filter(Standing::allows_glance) {
+        if let Some(mut standing) = self.standing.take() {
             match self.glance(&mut standing, look) {
                 Ok(Glance::Same) => {
                     let ready = standing.ready;
@@ -169,7 +169,10 @@ impl Operator {
         let selected = self.selected(&specs, now)?;
         let published = self.own_entries(&node_configs);
         let seen = self.observe(&specs, &selected, &published, look, now)?;
-        self.publish(&mut node_configs, &seen, now)?;
+        if self.publish(&mut node_configs, &seen, now)? {
+            // Of two nodes that publish a change at the same time, the later one has to see both.
+            node_configs = self.client.get::<List<NodeConfig>>(NODE_CONFIGS)?.items;
+        }
         self.say_whether_idle(selected.is_empty());
         let mut outcome = Outcome {
             ready: true,

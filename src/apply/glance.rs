@@ -39,13 +39,6 @@ pub(super) enum Glance {
     Turn,
 }
 
-impl Standing {
-    /// Whether other nodes are there to make whole rounds, or none is needed.
-    pub fn allows_glance(&self) -> bool {
-        self.place.is_none_or(|place| !place.is_alone())
-    }
-}
-
 impl Operator {
     /// A small round.
     pub(super) fn glance(&mut self, standing: &mut Standing, look: Look) -> Result<Glance, Failure> {
@@ -62,7 +55,8 @@ impl Operator {
             if self.publish_change(standing, &seen)? {
                 return Ok(Glance::LookCloser);
             }
-        } else if !self.specs_are_the_same(standing)? {
+        } else if standing.place.is_some_and(Place::is_alone) || !self.specs_are_the_same(standing)? {
+            // Nobody else makes whole rounds, or there is something new.
             return Ok(Glance::LookCloser);
         }
         let now = self.now();
@@ -88,16 +82,21 @@ impl Operator {
     fn publish_change(&mut self, standing: &mut Standing, seen: &BTreeMap<String, NodeEntry>) -> Result<bool, Failure> {
         let mut is_any_news = false;
         for (name, entry) in seen {
-            let before = standing.published.get(name);
-            if before.is_some_and(|before| says_the_same(before, entry)) {
+            if standing
+                .published
+                .get(name)
+                .is_some_and(|before| says_the_same(before, entry))
+            {
                 continue;
             }
+            // If the answer is lost, so is who was first: then nothing is known, and a whole round comes next.
+            let before = standing.published.remove(name);
             let now = self.now();
             let patch = self.publication(entry, now);
             let path = status_path(NODE_CONFIGS, name);
             match self.client.merge_patch_for::<NodeConfig>(&path, &patch) {
                 Ok(config) => {
-                    is_any_news |= before.is_none_or(|before| is_news(&config, &self.node, before, entry, now));
+                    is_any_news |= before.is_none_or(|before| is_news(&config, &self.node, &before, entry, now));
                     let published = NodeEntry {
                         observed_time: Some(now),
                         ..entry.clone()

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Failure, Look, Operator, status_path};
 use crate::interface::Observation;
 use crate::objects::{NODE_CONFIGS, NodeConfig, NodeEntry, NodeSpec};
-use crate::plan::{self, must_publish};
+use crate::plan::{self, must_publish, says_the_same};
 use crate::prefix::{join, texts};
 use crate::time::Timestamp;
 
@@ -63,20 +63,24 @@ impl Operator {
         }
     }
 
-    /// Publishes what is seen where that is due, in the cluster and in `node_configs`.
+    /// Publishes what is seen where that is due, in the cluster and in `node_configs`. Says whether any of
+    /// it is another thing than before.
     pub(super) fn publish(
         &mut self,
         node_configs: &mut [NodeConfig],
         seen: &BTreeMap<String, NodeEntry>,
         now: Timestamp,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
+        let mut is_change = false;
         for config in node_configs {
             let Some(entry) = seen.get(&config.metadata.name) else {
                 continue;
             };
-            if !must_publish(config.nodes().get(&self.node), entry) {
+            let before = config.nodes().get(&self.node);
+            if !must_publish(before, entry) {
                 continue;
             }
+            is_change |= before.is_none_or(|before| !says_the_same(before, entry));
             let path = status_path(NODE_CONFIGS, &config.metadata.name);
             match self.client.merge_patch(&path, &self.publication(entry, now)) {
                 // Deleted since it was listed: nothing to publish to.
@@ -85,7 +89,7 @@ impl Operator {
             }
             config.status.0.nodes.0.insert(self.node.clone(), entry.clone());
         }
-        Ok(())
+        Ok(is_change)
     }
 
     /// The patch that publishes an entry.

@@ -25,11 +25,12 @@ fn delegated(number: usize) -> String {
 
 fn killed_at_moments(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut trio = Trio::start(1);
-    for (at, interface) in trio.interfaces.iter().enumerate() {
-        interface.add(&format!("{}{at}::10", delegated(0)));
-        interface.remove(&format!("2001:db8:1234:567{at}::10"));
-    }
+    let mut trio = if seed % 2 == 1 {
+        Trio::start(1)
+    } else {
+        Trio::sharing(1)
+    };
+    trio.renumber("2001:db8:1234:567", &delegated(0));
     trio.site.wait_lan(&delegated(0));
     for number in 1..=MOMENTS {
         let before = trio.site.group_history(GROUP).len();
@@ -40,22 +41,21 @@ fn killed_at_moments(seed: u64) {
             rng.u64(..25)
         });
         let victims: Vec<usize> = (0..3).filter(|_| rng.bool()).collect();
-        let first = rng.usize(..3);
+        let links = trio.interfaces.len();
+        let first = rng.usize(..links);
         let pauses = [0, 1, 2].map(|_| Duration::from_micros(rng.u64(..8000)));
         let outage = Duration::from_millis(rng.u64(..30));
-        let (interfaces, nodes) = (&trio.interfaces, &trio.nodes);
+        let trio_now = &trio;
         thread::scope(|scope| {
-            scope.spawn(|| {
-                for (step, pause) in pauses.into_iter().enumerate() {
-                    let at = (first + step) % 3;
-                    interfaces[at].add(&format!("{}{at}::10", delegated(number)));
-                    interfaces[at].remove(&format!("{}{at}::10", delegated(number - 1)));
+            scope.spawn(move || {
+                for (step, pause) in pauses.into_iter().take(links).enumerate() {
+                    trio_now.renumber_link((first + step) % links, &delegated(number - 1), &delegated(number));
                     thread::sleep(pause);
                 }
             });
             thread::sleep(moment);
             for victim in &victims {
-                nodes[*victim].signal(libc::SIGKILL);
+                trio.nodes[*victim].signal(libc::SIGKILL);
             }
         });
         thread::sleep(outage);

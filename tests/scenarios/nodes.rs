@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k6u_testkit::fault::{Fault, Plan};
 use k6u_testkit::namespace::Interface;
 use k6u_testkit::server::time_text;
 use k6u_testkit::store::{Key, Store};
@@ -23,6 +24,10 @@ pub const ALL: &[Scenario] = &[
     (
         "nodes_take_turns_instead_of_all_doing_all",
         nodes_take_turns_instead_of_all_doing_all,
+    ),
+    (
+        "publications_whose_answers_are_lost",
+        publications_whose_answers_are_lost,
     ),
     (
         "a_node_config_changes_among_several_nodes",
@@ -89,7 +94,7 @@ fn a_change_is_told_once_by_three_nodes() {
 }
 
 fn nodes_take_turns_instead_of_all_doing_all() {
-    let trio = Trio::start(1);
+    let trio = Trio::sharing(1);
     // From here on every node knows the others.
     trio.site.wait_rounds(9);
     let counts = |store: &Store| {
@@ -115,6 +120,24 @@ fn nodes_take_turns_instead_of_all_doing_all() {
         json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
     );
     trio.site.wait_lan("2001:db8:1234:567");
+}
+
+/// Who was first is in the answer. Whoever does not get it must not take for granted that another was.
+fn publications_whose_answers_are_lost() {
+    let trio = Trio::sharing(60);
+    // After this all know each other, and the next turn is up to a minute away.
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    trio.site.wait_lan("2001:db8:9876:543");
+    std::thread::sleep(Duration::from_millis(1500));
+    // Each publication is carried out twice, because a dead connection is tried again; both answers are lost.
+    let lost = Plan::on(
+        "PATCH /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs",
+        6,
+        Fault::CutAt(0),
+    );
+    trio.site.server.inject(lost);
+    trio.renumber("2001:db8:9876:543", "2001:db8:aaaa:bbb");
+    trio.site.wait_lan("2001:db8:aaaa:bbb");
 }
 
 fn a_node_config_changes_among_several_nodes() {
@@ -145,10 +168,7 @@ fn several_nodes_and_the_crds_of_another_release() {
         .apply_crds(&CRDS.replace("name: Stale after", "name: Patience"), "kubectl");
     let trio = Trio::on(site, 1);
     trio.site.wait_rounds(6);
-    for (at, interface) in trio.interfaces.iter().enumerate() {
-        interface.add(&format!("2001:db8:9876:543{at}::10"));
-        interface.remove(&format!("2001:db8:1234:567{at}::10"));
-    }
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
     trio.site.wait_lan("2001:db8:9876:543");
     for node in &trio.nodes {
         assert_eq!(node.wait_complaints(1).len(), 1, "about the CRDs only");

@@ -64,15 +64,12 @@ fn soak() {
     let (mut followed, mut samples, mut times) = (0, Vec::new(), Vec::new());
     for number in 0..RENUMBERINGS {
         times.push(Instant::now());
-        for (at, interface) in trio.interfaces.iter().enumerate() {
-            interface.add(&format!("{}{at}::10", delegated(number)));
-            let old = if number == 0 {
-                "2001:db8:1234:567".into()
-            } else {
-                delegated(number - 1)
-            };
-            interface.remove(&format!("{old}{at}::10"));
-        }
+        let old = if number == 0 {
+            "2001:db8:1234:567".into()
+        } else {
+            delegated(number - 1)
+        };
+        trio.renumber(&old, &delegated(number));
         let wanted = cidrs_for(&delegated(number));
         // Each hundredth one has to be followed, however long that takes.
         let is_strict = number % 100 == 99;

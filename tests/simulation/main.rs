@@ -271,6 +271,32 @@ fn a_slow_network_makes_nothing_wrong() {
     }
 }
 
+/// No node knows another one yet, so all make whole rounds at the same time.
+#[test]
+fn started_in_the_middle_of_a_renumbering() {
+    for seed in 0..60 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut node = |_| {
+            let mut within = |most: u64| Duration::from_millis(most).mul_f64(rng.f64());
+            let (start, seen) = (within(100), Duration::from_millis(500) + within(20));
+            Node {
+                start,
+                death: FOR_EVER,
+                sees: vec![(Duration::ZERO, vec![prefix(1)]), (seen, vec![prefix(2)])],
+            }
+        };
+        let nodes: Vec<Node> = (0..5).map(&mut node).collect();
+        let account = Account::new(nodes.len(), 3000 + seed);
+        let setting = Setting {
+            slowest: Duration::from_millis(200),
+            ..account.setting(&[], Duration::from_secs(8), seed)
+        };
+        let outcome = site::run(&nodes, &setting);
+        assert_eq!(outcome.wrongs(&nodes, &setting), [""; 0], "seed {seed}");
+        assert_eq!(outcome.held(setting.end), cidrs(&[prefix(2)]), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_dead_node_stalls_nobody_for_more_than_an_interval() {
     for seed in 1..6 {
