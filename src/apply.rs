@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{debug, info};
 
 use crate::clock::ServerClock;
 use crate::groups::{self, Groups};
@@ -140,7 +140,7 @@ impl Operator {
     pub fn round(&mut self, uptime: Duration, look: Look) -> Result<Outcome, Failure> {
         self.client.read_account()?;
         let mut turn = false;
-        if let Some(mut standing) = self.standing.take() {
+        if let Some(mut standing) = self.standing.take().filter(Standing::allows_glance) {
             match self.glance(&mut standing, look) {
                 Ok(Glance::Same) => {
                     let ready = standing.ready;
@@ -202,14 +202,19 @@ impl Operator {
 
     /// Whether the others had time to publish since the API server's clock was set, if it was.
     fn clock_is_settled(&mut self, now: Timestamp, uptime: Duration) -> bool {
+        const SUBJECT: &str = "the API server's clock";
         if let Some(seconds) = self.clock.note(now, uptime) {
-            warn!(
-                "the API server's clock was set by {seconds} s, to {now}; the groups wait for {} s, until all nodes \
-                 published by it",
-                self.interval.as_secs() * 2
+            let pause = self.interval.as_secs() * 2;
+            let text = format!(
+                "it was set by {seconds} s, to {now}; the groups wait for {pause} s, until all nodes published by it"
             );
+            self.journal.fails(SUBJECT, &text);
         }
-        self.clock.is_settled(uptime, self.interval)
+        let is_settled = self.clock.is_settled(uptime, self.interval);
+        if is_settled {
+            self.journal.works(SUBJECT);
+        }
+        is_settled
     }
 
     /// What this node published, by the name of the node config.

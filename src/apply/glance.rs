@@ -39,6 +39,13 @@ pub(super) enum Glance {
     Turn,
 }
 
+impl Standing {
+    /// Whether there are other nodes that make whole rounds, or this one need make none.
+    pub fn allows_glance(&self) -> bool {
+        self.place.is_none_or(|place| !place.is_alone())
+    }
+}
+
 impl Operator {
     /// A small round.
     pub(super) fn glance(&mut self, standing: &mut Standing, look: Look) -> Result<Glance, Failure> {
@@ -55,8 +62,7 @@ impl Operator {
             if self.publish_change(standing, &seen)? {
                 return Ok(Glance::LookCloser);
             }
-        } else if standing.place.is_some_and(Place::is_alone) || !self.specs_are_the_same(standing)? {
-            // Nobody else makes whole rounds, or there is something new.
+        } else if !self.specs_are_the_same(standing)? {
             return Ok(Glance::LookCloser);
         }
         let now = self.now();

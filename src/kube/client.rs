@@ -38,8 +38,8 @@ const JSON: &str = "application/json";
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// The API server then sends a table without the objects ("Receiving resources as Tables"): short,
-/// however long the objects are.
-const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
+/// however long the objects are. One that knows no tables sends the objects.
+const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1,application/json";
 /// What goes with that.
 const NO_OBJECTS: &str = "includeObject=None";
 

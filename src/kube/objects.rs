@@ -33,9 +33,9 @@ pub struct List<T> {
 }
 
 /// Objects as `kubectl get` shows them, without what is not shown (Kubernetes API concepts, "Receiving
-/// resources as Tables").
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// resources as Tables"). Without columns, if the server sent something else.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Table {
     /// What the cells of each row are.
     pub column_definitions: Vec<Column>,

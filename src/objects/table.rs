@@ -76,6 +76,8 @@ mod tests {
         ] {
             assert_eq!(specs(&table(json!([{"cells": cells}]))), None, "{cells}");
         }
+        let list = serde_json::from_value(json!({"kind": "IP6UpdateNodeConfigList", "items": []})).unwrap();
+        assert_eq!(specs(&list), None, "a server without tables");
         let odd = json!(["a", null, "eth0", null, "", "", "map[a:b]", "", null]);
         assert_eq!(specs(&table(json!([{"cells": odd}]))), None);
     }

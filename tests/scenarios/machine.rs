@@ -144,12 +144,16 @@ fn the_api_servers_clock_jumps_by_a_year() {
         "both sites are in the group"
     );
     trio.site.wait_rounds(9);
-    for jump in jumps {
+    for (said, jump) in jumps.into_iter().enumerate() {
         let before = trio.site.group_history(GROUP).len();
         jump(&trio.site);
         trio.site.wait_rounds(20);
         let after = trio.site.group_history(GROUP).split_off(before);
         assert!(after.is_empty(), "a clock is no reason to write: {after:#?}");
+        for node in &trio.nodes {
+            assert_eq!(node.wait_complaints(said + 1).len(), said + 1);
+            assert_eq!(node.count("the API server's clock: works again"), said + 1);
+        }
     }
     trio.interfaces[2].add("2001:db8:aaaa:bbb2::10");
     trio.interfaces[2].remove("2001:db8:9876:5432::10");

@@ -29,6 +29,7 @@ pub const ALL: &[Scenario] = &[
         "publications_whose_answers_are_lost",
         publications_whose_answers_are_lost,
     ),
+    ("several_nodes_and_no_tables", several_nodes_and_no_tables),
     (
         "a_node_config_changes_among_several_nodes",
         a_node_config_changes_among_several_nodes,
@@ -172,6 +173,17 @@ fn several_nodes_and_the_crds_of_another_release() {
     trio.site.wait_lan("2001:db8:9876:543");
     for node in &trio.nodes {
         assert_eq!(node.wait_complaints(1).len(), 1, "about the CRDs only");
+    }
+}
+
+fn several_nodes_and_no_tables() {
+    let trio = Trio::sharing(1);
+    trio.site.server.store().tables = false;
+    trio.site.wait_rounds(9);
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    trio.site.wait_lan("2001:db8:9876:543");
+    for node in &trio.nodes {
+        assert_eq!(node.complaints(), [""; 0]);
     }
 }
 

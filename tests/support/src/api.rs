@@ -281,7 +281,7 @@ impl Call<'_> {
     }
 
     fn wants_table(&self) -> bool {
-        self.request.header("accept").contains("as=Table")
+        self.store.tables && self.request.header("accept").contains("as=Table")
     }
 
     fn table(&self, route: &Route, objects: &[&Value]) -> Value {
