@@ -342,7 +342,8 @@ impl Account {
     fn new(count: usize, seed: u64) -> Self {
         let folder = std::env::temp_dir().join(format!("k6u-simulation-{}-{count}-{seed}", std::process::id()));
         fs::create_dir_all(&folder).expect("a temporary folder");
-        fs::write(folder.join("token"), "simulated-token").expect("a file");
+        // As long as real ones are: they are most of what a request sends.
+        fs::write(folder.join("token"), "x".repeat(1000)).expect("a file");
         fs::write(folder.join("ca.crt"), "none: nothing is encrypted here").expect("a file");
         Account(folder)
     }
