@@ -1,11 +1,13 @@
 //! A round: reads the objects, publishes what this node sees, plans, and writes the difference.
 //!
 //! Two rules keep nodes from undoing each other's work. A node publishes what it sees before it reads
-//! what others see, and writes a group. And a group is written only after the other objects were read once more,
-//! later than the group: so whoever wrote that group, and named its new prefix before, is heard.
+//! what others see, and before it writes a group. And a group is written only after the other objects
+//! were read once more, later than the group: so whoever wrote that group, and named its new prefix
+//! before, is heard.
 //!
 //! Not every node does all of that in every round: see [`glance`].
 
+mod follow;
 mod glance;
 mod publish;
 mod report;
@@ -14,17 +16,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use log::{debug, info};
+use log::info;
 
 use crate::clock::ServerClock;
-use crate::groups::{self, Groups};
+use crate::groups::Groups;
 use crate::interface::{Observation, Watch};
 use crate::journal::Journal;
-use crate::kube::objects::{CidrGroup, List, Object};
-use crate::kube::{Cause, Client, Error};
-use crate::objects::{CONFIGS, Config, NODE_CONFIGS, NodeConfig, NodeEntry, NodeSpec};
-use crate::plan::{self, Known, PUBLISH_SECONDS, Plan, Verdict, WantedGroup};
-use crate::prefix::join;
+use crate::kube::objects::{List, Object};
+use crate::kube::{Client, Error};
+use crate::objects::{Config, NODE_CONFIGS, NodeConfig, NodeEntry, NodeSpec};
+use crate::plan::{self, Known, PUBLISH_SECONDS};
 use crate::time::Timestamp;
 use crate::turns::Place;
 use glance::{Glance, Standing};
@@ -79,12 +80,6 @@ pub struct Operator {
 struct Labels {
     labels: BTreeMap<String, String>,
     read: Timestamp,
-}
-
-/// A group that has to be written: what it holds, if it exists, and what it is to hold.
-struct Due {
-    held: Option<CidrGroup>,
-    wanted: WantedGroup,
 }
 
 impl Operator {
@@ -223,39 +218,6 @@ impl Operator {
         node_configs.iter().filter_map(own).collect()
     }
 
-    /// Makes the groups what they should be, and tells of it.
-    fn follow(
-        &mut self,
-        node_configs: &mut Vec<NodeConfig>,
-        seen: &BTreeMap<String, NodeEntry>,
-        now: Timestamp,
-        outcome: &mut Outcome,
-    ) -> Result<(), Failure> {
-        let mut configs = self.client.get::<List<Config>>(CONFIGS)?.items;
-        let mut plan = plan::plan(&self.known(&configs, node_configs, seen, now));
-        let mut failures = BTreeMap::new();
-        let mut due = self.due(&plan, &mut failures)?;
-        if !due.is_empty() {
-            // The second look, later than the groups were read.
-            configs = self.client.get::<List<Config>>(CONFIGS)?.items;
-            *node_configs = self.client.get::<List<NodeConfig>>(NODE_CONFIGS)?.items;
-            plan = plan::plan(&self.known(&configs, node_configs, seen, now));
-            let still_due = |due: &Due| wanted_groups(&plan).any(|wanted| *wanted == due.wanted);
-            outcome.again = !due.iter().all(still_due);
-            due.retain(still_due);
-        }
-        for due in &due {
-            outcome.again |= self.write_group(due, &mut failures)?;
-        }
-        // A status tells of groups; until those are settled it is not known what to tell.
-        if !outcome.again {
-            outcome.again = self.report(&configs, &plan, &failures, now, &mut outcome.ready)?;
-        }
-        self.remove_stale(node_configs, &plan.stale)?;
-        self.forget_troubles(&configs, &plan);
-        Ok(())
-    }
-
     /// The API server's clock, or, should it send none, this machine's.
     fn now(&self) -> Timestamp {
         self.client.server_time().unwrap_or_else(Timestamp::of_this_machine)
@@ -323,64 +285,6 @@ impl Operator {
         }
     }
 
-    /// The groups that differ from what is wanted. A group that cannot be read is a failure of its own.
-    fn due(&mut self, plan: &Plan, failures: &mut BTreeMap<String, String>) -> Result<Vec<Due>, Failure> {
-        let mut due = Vec::new();
-        for wanted in wanted_groups(plan) {
-            match self.groups.read(&mut self.client, &wanted.name) {
-                Ok(Some(held)) if groups::holds(&held, &wanted.cidrs) => {
-                    self.journal.works(&group_subject(&wanted.name))
-                }
-                Ok(held) => due.push(Due {
-                    held,
-                    wanted: wanted.clone(),
-                }),
-                Err(e) => self.group_failed(&wanted.name, e, failures)?,
-            }
-        }
-        Ok(due)
-    }
-
-    /// Notes a failure that is about one group only; passes on any other.
-    fn group_failed(
-        &mut self,
-        name: &str,
-        error: Error,
-        failures: &mut BTreeMap<String, String>,
-    ) -> Result<(), Failure> {
-        let concerns_group = error.is_about_this_object() || matches!(error.cause, Cause::Unclear(_));
-        if !concerns_group {
-            return Err(error.into());
-        }
-        let text = if error.is_absent_api() {
-            format!("the API server serves no ciliumcidrgroups.cilium.io: is Cilium 1.13 or newer installed? ({error})")
-        } else {
-            error.to_string()
-        };
-        self.journal.fails(&group_subject(name), &text);
-        failures.insert(name.to_string(), format!("{name}: {text}"));
-        Ok(())
-    }
-
-    /// Writes one group; says whether somebody else was faster.
-    fn write_group(&mut self, due: &Due, failures: &mut BTreeMap<String, String>) -> Result<bool, Failure> {
-        let name = &due.wanted.name;
-        match self.groups.write(&mut self.client, due.held.as_ref(), &due.wanted) {
-            Ok(()) => {
-                self.journal.works(&group_subject(name));
-                let old = due.held.as_ref().map_or("not there".to_string(), groups::describe);
-                info!("CiliumCIDRGroup {name}: {old} -> {}", join(&due.wanted.cidrs));
-                Ok(false)
-            }
-            // Changed, created or deleted since it was read.
-            Err(e) if e.is_conflict() || e.is_absent_object() => {
-                debug!("{e}");
-                Ok(true)
-            }
-            Err(e) => self.group_failed(name, e, failures).map(|()| false),
-        }
-    }
-
     /// An idle node removes what it published when it was not idle, and leaves the rest to others.
     fn stale_of_idle(&self, node_configs: &[NodeConfig]) -> Vec<(String, String)> {
         let mine = node_configs
@@ -389,35 +293,10 @@ impl Operator {
         mine.map(|config| (config.metadata.name.clone(), self.node.clone()))
             .collect()
     }
-
-    /// Troubles end with the objects that they are about.
-    fn forget_troubles(&mut self, configs: &[Config], plan: &Plan) {
-        let mut known: BTreeSet<String> = configs
-            .iter()
-            .map(|config| config_subject(&config.metadata.name))
-            .collect();
-        known.extend(wanted_groups(plan).map(|group| group_subject(&group.name)));
-        self.journal.retain(|subject| {
-            let is_about_object = subject.starts_with("IP6UpdateConfig ") || subject.starts_with("CiliumCIDRGroup ");
-            !is_about_object || known.contains(subject)
-        });
-    }
-}
-
-/// Every group that a plan wants to hold something.
-fn wanted_groups(plan: &Plan) -> impl Iterator<Item = &WantedGroup> {
-    plan.verdicts.iter().flat_map(|verdict| match verdict {
-        Verdict::Write { groups, .. } => groups.as_slice(),
-        Verdict::Keep { .. } => &[],
-    })
 }
 
 fn status_path(list: &str, name: &str) -> String {
     format!("{list}/{name}/status")
-}
-
-fn group_subject(name: &str) -> String {
-    format!("CiliumCIDRGroup {name}")
 }
 
 fn config_subject(name: &str) -> String {
