@@ -110,7 +110,7 @@ bench-tools: static
 	$(CARGO) build --quiet --locked --release -p k6u-testkit --bin bench
 
 .PHONY: bench
-bench: bench-tools ## measure everything against the budget, nine minutes; target/bench/ has JSON and a chart
+bench: bench-tools ## measure everything against the budget, six minutes; target/bench/ has JSON and a chart
 	@target/release/bench $(STATIC) $(ROUNDS) $(CRATES) full
 
 .PHONY: bench-short
@@ -122,7 +122,7 @@ test-confined: static ## run k6u as user 1000 in an empty read-only root under a
 	K6U_BIN=$(CURDIR)/$(STATIC) $(CARGO) test --quiet --locked --test scenarios -- alone_in_an_empty_root
 
 .PHONY: soak
-soak: build ## 2,000 renumberings on three nodes with 5% faults; takes 40 minutes
+soak: build ## 2,000 renumberings on three nodes with 5% faults; takes half an hour
 	K6U_BIN=$(CURDIR)/target/release/k6u $(CARGO) test --quiet --locked --test scenarios -- --ignored --nocapture two_thousand
 
 # Seconds for each target.
