@@ -5,7 +5,7 @@
 //! were read once more, later than the group: so whoever wrote that group, and named its new prefix
 //! before, is heard.
 //!
-//! Not every node does all of that in every round: see [`glance`].
+//! Not every node does all of that in every round: see glance.rs.
 
 mod follow;
 mod glance;
