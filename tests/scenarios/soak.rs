@@ -56,7 +56,7 @@ fn descriptors(node: &Running) -> usize {
 
 fn soak() {
     let start = Instant::now();
-    let trio = Trio::start(1);
+    let trio = Trio::sharing(1);
     for fault in faults() {
         trio.site.server.inject(Plan::every(100, fault));
     }
