@@ -65,6 +65,9 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_readlink,
 ];
 
+/// linux/statfs.h; musl does not name it.
+const ST_RELATIME: libc::c_ulong = 0x1000;
+
 /// Where the service account's files are in the child's root.
 pub const ACCOUNT: &str = "/account";
 
@@ -193,7 +196,7 @@ fn read_only(place: &CStr) -> io::Result<()> {
         (libc::ST_NOEXEC, libc::MS_NOEXEC),
         (libc::ST_NOATIME, libc::MS_NOATIME),
         (libc::ST_NODIRATIME, libc::MS_NODIRATIME),
-        (libc::ST_RELATIME, libc::MS_RELATIME),
+        (ST_RELATIME, libc::MS_RELATIME),
     ];
     let kept = kept.iter().filter(|(flag, _)| found.f_flag & flag != 0);
     let flags = kept.fold(0, |flags, (_, flag)| flags | flag);
