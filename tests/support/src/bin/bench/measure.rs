@@ -225,7 +225,7 @@ impl Subject {
             ("configs", [[1, 1, 1], [1, 10, 1], [1, 100, 1]]),
             ("nodes", [[1, 1, 1], [1, 1, 10], [1, 1, 100]]),
         ] {
-            let mut cost_of_one: Option<(f64, f64)> = None;
+            let mut cost_of_one: Option<[f64; 3]> = None;
             for [groups, configs, nodes] in sites {
                 let (mut requests, mut cpu, mut resident, mut bytes) = (vec![], vec![], vec![], vec![]);
                 for _ in 0..self.runs() {
@@ -246,9 +246,11 @@ impl Subject {
                 if !self.full {
                     continue;
                 }
-                // A round may cost no more for each byte that it reads than the round of one group does.
-                let (cpu_of_one, bytes_of_one) = *cost_of_one.get_or_insert((median(&cpu), median(&bytes)));
-                let most = cpu_of_one * (median(&bytes) / bytes_of_one).max(1.0) * 1.25;
+                // A round may cost no more for each answer, or for each byte, than the round of one group does.
+                let cost = [median(&cpu), median(&bytes), median(&requests)];
+                let [cpu_of_one, bytes_of_one, requests_of_one] = *cost_of_one.get_or_insert(cost);
+                let growth = (cost[1] / bytes_of_one).max(cost[2] / requests_of_one);
+                let most = cpu_of_one * growth.max(1.0) * 1.25;
                 report.add(&format!("{label}: CPU"), "us", &cpu, Some(most));
             }
         }
