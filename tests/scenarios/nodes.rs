@@ -26,6 +26,10 @@ pub const ALL: &[Scenario] = &[
         nodes_take_turns_instead_of_all_doing_all,
     ),
     (
+        "ten_nodes_cost_what_the_simulation_says",
+        ten_nodes_cost_what_the_simulation_says,
+    ),
+    (
         "publications_whose_answers_are_lost",
         publications_whose_answers_are_lost,
     ),
@@ -121,6 +125,48 @@ fn nodes_take_turns_instead_of_all_doing_all() {
         json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
     );
     trio.site.wait_lan("2001:db8:1234:567");
+}
+
+/// The simulation gives 1.49 requests for each of ten nodes and each interval, and two writes of the group
+/// for a renumbering. If every node did everything, that were 3, and up to ten.
+fn ten_nodes_cost_what_the_simulation_says() {
+    const NODES: usize = 10;
+    const INTERVALS: u64 = 10;
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let node_config = format!("{NODE_CONFIGS}/ip6-update-node1");
+    site.patch(&node_config, json!({"spec": {"nodeSelector": null}}));
+    let start = |number| {
+        let name = format!("worker{number}.example.com");
+        Running(
+            site.start()
+                .with("NODE_NAME", &name)
+                .with("UPDATE_INTERVAL", "1")
+                .spawn(),
+        )
+    };
+    let nodes: Vec<Running> = (0..NODES).map(start).collect();
+    let published = |store: &Store| {
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        (store.objects.get(&key)?["status"]["nodes"].as_object()?.len() == NODES).then_some(())
+    };
+    assert!(site.server.wait(SOON, published).is_some(), "not all publish");
+    // Whoever came early learns of the others at its turn.
+    std::thread::sleep(Duration::from_secs(NODES as u64 + 1));
+    let before = site.server.store().log.len();
+    std::thread::sleep(Duration::from_secs(INTERVALS));
+    let requests = site.server.store().log.len() - before;
+    let each = requests as f64 / NODES as f64 / INTERVALS as f64;
+    assert!((1.0..1.9).contains(&each), "{each} requests for each node and interval");
+    let before = site.group_history(GROUP).len();
+    site.interface.add("2001:db8:9876:5431::10");
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_lan("2001:db8:9876:543");
+    std::thread::sleep(Duration::from_secs(2));
+    let written = site.group_history(GROUP).len() - before;
+    assert!(written <= 3, "{written} writes of the group for a renumbering");
+    for node in &nodes {
+        assert_eq!(node.complaints(), [""; 0]);
+    }
 }
 
 /// Who was first is in the answer. Whoever does not get it must not take for granted that another was.
