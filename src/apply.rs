@@ -25,6 +25,7 @@ use crate::journal::Journal;
 use crate::kube::objects::{List, Object};
 use crate::kube::{Client, Error};
 use crate::objects::{Config, NODE_CONFIGS, NodeConfig, NodeEntry, NodeSpec};
+use crate::pace::Ended;
 use crate::plan::{self, Known, PUBLISH_SECONDS};
 use crate::time::Timestamp;
 use crate::turns::Place;
@@ -57,6 +58,17 @@ pub struct Outcome {
     pub ready: bool,
     /// It was made because it was this node's turn.
     pub turn: bool,
+}
+
+impl Outcome {
+    /// What the time of the next round follows from.
+    pub fn ended(self) -> Ended {
+        match (self.again, self.turn) {
+            (true, _) => Ended::Again,
+            (false, true) => Ended::Turn,
+            (false, false) => Ended::Well,
+        }
+    }
 }
 
 /// Makes rounds, and remembers what need not be asked again.

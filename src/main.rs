@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use k6u::apply::{Failure, Operator, Outcome};
+use k6u::apply::{Failure, Operator};
 use k6u::crds::{self, Deployed};
 use k6u::interface::{Observation, Observer, Watch};
 use k6u::kube::{Client, Error};
@@ -219,17 +219,12 @@ impl Work {
             start.elapsed().as_micros()
         );
         match result {
-            Ok(Outcome { again, ready, turn }) => {
+            Ok(outcome) => {
                 self.waits = 0;
                 for subject in ["API server", "addresses", "start"] {
                     self.operator.journal.works(subject);
                 }
-                let ended = match (again, turn) {
-                    (true, _) => Ended::Again,
-                    (false, true) => Ended::Turn,
-                    (false, false) => Ended::Well,
-                };
-                (ended, ready)
+                (outcome.ended(), outcome.ready)
             }
             Err(Failure::Addresses(what)) => {
                 self.operator.journal.fails("addresses", &what);

@@ -168,19 +168,20 @@ pub fn is_news(config: &NodeConfig, node: &str, before: &NodeEntry, after: &Node
             .iter()
             .filter(|(name, entry)| *name != node && is_fresh(entry, now))
     };
-    let living: BTreeSet<Prefix> = others().flat_map(|(_, entry)| &entry.prefixes).copied().collect();
-    let deprecated: BTreeSet<Prefix> = others()
-        .flat_map(|(_, entry)| &entry.deprecated)
-        .map(|d| d.prefix)
-        .collect();
-    let lives = |entry: &NodeEntry| entry.prefixes.iter().copied().collect::<BTreeSet<_>>();
-    let leaves = |entry: &NodeEntry| entry.deprecated.iter().map(|d| d.prefix).collect::<BTreeSet<_>>();
-    let is_known = |known: &BTreeSet<Prefix>, one: &BTreeSet<Prefix>, other: &BTreeSet<Prefix>| {
-        one.symmetric_difference(other).all(|prefix| known.contains(prefix))
+    // That a prefix lives is one fact, that it is deprecated another.
+    let facts = |entry: &NodeEntry| -> Vec<(bool, Prefix)> {
+        let lives = entry.prefixes.iter().map(|prefix| (true, *prefix));
+        lives
+            .chain(entry.deprecated.iter().map(|d| (false, d.prefix)))
+            .collect()
     };
-    others().next().is_none()
-        || !is_known(&living, &lives(before), &lives(after))
-        || !is_known(&deprecated, &leaves(before), &leaves(after))
+    let (before, after) = (facts(before), facts(after));
+    let mut changed = before
+        .iter()
+        .chain(&after)
+        .filter(|fact| before.contains(fact) != after.contains(fact));
+    let is_known = |fact: &(bool, Prefix)| others().any(|(_, other)| facts(other).contains(fact));
+    others().next().is_none() || !changed.all(is_known)
 }
 
 /// The nodes whose entries count, this one among them if anything selects it.

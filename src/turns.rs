@@ -37,7 +37,7 @@ impl Place {
 
     /// Whether this node had a turn after `since`, up to `now`. `interval` is that between two turns.
     pub fn has_turn(self, interval: Duration, since: Timestamp, now: Timestamp) -> bool {
-        let interval = (interval.as_secs() as i64).max(1);
+        let interval = whole_seconds(interval);
         let turns = |time: Timestamp| (time.0.div_euclid(interval) - self.rank).div_euclid(self.nodes);
         // A clock that was set back must not stop the turns.
         now < since || turns(now) > turns(since)
@@ -45,7 +45,7 @@ impl Place {
 
     /// When this node's next turn after `now` begins.
     pub fn next_turn(self, interval: Duration, now: Timestamp) -> Timestamp {
-        let interval = (interval.as_secs() as i64).max(1);
+        let interval = whole_seconds(interval);
         let slot = now.0.div_euclid(interval) + 1;
         Timestamp((slot + (self.rank - slot).rem_euclid(self.nodes)) * interval)
     }
@@ -56,6 +56,10 @@ impl Place {
             .saturating_mul(u32::try_from(self.nodes - 1).unwrap_or(u32::MAX))
             .min(interval)
     }
+}
+
+fn whole_seconds(interval: Duration) -> i64 {
+    (interval.as_secs() as i64).max(1)
 }
 
 #[cfg(test)]

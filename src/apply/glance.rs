@@ -44,6 +44,12 @@ impl Standing {
     pub fn allows_glance(&self) -> bool {
         self.place.is_none_or(|place| !place.is_alone())
     }
+
+    /// Whether an entry says another thing than what this node published there.
+    fn is_changed(&self, name: &str, entry: &NodeEntry) -> bool {
+        let published = self.published.get(name);
+        published.is_none_or(|published| !says_the_same(published, entry))
+    }
 }
 
 impl Operator {
@@ -52,13 +58,7 @@ impl Operator {
         // The time of the last answer: late by an interval, which is good enough for what has no age.
         let now = self.now();
         let seen = self.observe(&standing.specs, &standing.selected, &standing.published, look, now)?;
-        let differs = |(name, entry): (&String, &NodeEntry)| {
-            standing
-                .published
-                .get(name)
-                .is_none_or(|published| !says_the_same(published, entry))
-        };
-        if seen.iter().any(differs) {
+        if seen.iter().any(|(name, entry)| standing.is_changed(name, entry)) {
             if self.publish_change(standing, &seen)? {
                 return Ok(Glance::LookCloser);
             }
@@ -88,11 +88,7 @@ impl Operator {
     fn publish_change(&mut self, standing: &mut Standing, seen: &BTreeMap<String, NodeEntry>) -> Result<bool, Failure> {
         let mut is_any_news = false;
         for (name, entry) in seen {
-            if standing
-                .published
-                .get(name)
-                .is_some_and(|before| says_the_same(before, entry))
-            {
+            if !standing.is_changed(name, entry) {
                 continue;
             }
             // If the answer is lost, so is who was first: then nothing is known, and a whole round comes next.

@@ -196,13 +196,18 @@ fn each_right_in_turn() {
             survives(&complaint, begin, Site::restore_rights);
         }
     }
-    // Without a group there is one to create.
-    let site = Site::with_address("2001:db8:1234:5671::10");
-    site.revoke("create", "ciliumcidrgroups");
-    let node = site.run(1);
-    node.wait_log("k6u lacks the right to create ciliumcidrgroups.cilium.io", SOON);
-    site.restore_rights();
-    site.wait_lan("2001:db8:1234:567");
+    // Without a group there is one to create; and the labels of the node say what selects it.
+    for (verb, resource, named) in [
+        ("create", "ciliumcidrgroups", "create ciliumcidrgroups.cilium.io"),
+        ("get", "nodes", "get nodes,"),
+    ] {
+        let site = Site::with_address("2001:db8:1234:5671::10");
+        site.revoke(verb, resource);
+        let node = site.run(1);
+        node.wait_log(&format!("k6u lacks the right to {named}"), SOON);
+        site.restore_rights();
+        site.wait_lan("2001:db8:1234:567");
+    }
     // Events are worth a line, but no more.
     let site = Site::with_address("2001:db8:1234:5671::10");
     site.revoke("create", "events");
@@ -210,13 +215,6 @@ fn each_right_in_turn() {
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
     assert!(node.wait_complaints(1)[0].contains("k6u lacks the right to create events.events.k8s.io"));
-    // The labels of the node.
-    let site = Site::with_address("2001:db8:1234:5671::10");
-    site.revoke("get", "nodes");
-    let node = site.run(1);
-    node.wait_log("k6u lacks the right to get nodes,", SOON);
-    site.restore_rights();
-    site.wait_lan("2001:db8:1234:567");
     // The status of the config: the groups are right all the same.
     let site = Site::with_address("2001:db8:1234:5671::10");
     site.revoke("patch", "ip6updateconfigs/status");

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use k6u::objects::{CONFIGS, NODE_CONFIGS};
 use k6u_testkit::http::{Request, Response};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 /// The virtual time's start.
 const START: OffsetDateTime = time::macros::datetime!(2026-11-23 06:00:00 UTC);
-const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
-const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
 const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
 
 /// What a request was for.

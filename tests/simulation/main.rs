@@ -9,6 +9,7 @@ mod wire;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use k6u::prefix::Prefix;
@@ -73,7 +74,7 @@ struct Row {
 }
 
 fn simulate(count: usize, seed: u64) -> Row {
-    let account = Account::new(count, seed);
+    let account = Account::new();
     let nodes = story(count, &mut fastrand::Rng::with_seed(seed));
     let setting = account.setting(&DRIFTS, END, seed);
     let outcome = site::run(&nodes, &setting);
@@ -234,6 +235,19 @@ fn whatever_the_dice_say() {
     }
 }
 
+/// Runs the nodes over a network as slow as that; nothing wrong is written, and at the end the group holds
+/// the last prefix only.
+fn check_end(nodes: &[Node], slowest: Duration, end: Duration, seed: u64, last: u16) {
+    let account = Account::new();
+    let setting = Setting {
+        slowest,
+        ..account.setting(&[], end, seed)
+    };
+    let outcome = site::run(nodes, &setting);
+    assert_eq!(outcome.wrongs(nodes, &setting), [""; 0], "seed {seed}");
+    assert_eq!(outcome.held(end), cidrs(&[prefix(last)]), "seed {seed}");
+}
+
 /// Answers take seconds, and nodes see what happens seconds apart: much is under way at the same time.
 #[test]
 fn a_slow_network_makes_nothing_wrong() {
@@ -260,14 +274,7 @@ fn a_slow_network_makes_nothing_wrong() {
                 sees,
             });
         }
-        let account = Account::new(nodes.len(), 2000 + seed);
-        let setting = Setting {
-            slowest: Duration::from_secs(3),
-            ..account.setting(&[], Duration::from_secs(320), seed)
-        };
-        let outcome = site::run(&nodes, &setting);
-        assert_eq!(outcome.wrongs(&nodes, &setting), [""; 0], "seed {seed}");
-        assert_eq!(outcome.held(setting.end), cidrs(&[prefix(20)]), "seed {seed}");
+        check_end(&nodes, Duration::from_secs(3), Duration::from_secs(320), seed, 20);
     }
 }
 
@@ -286,14 +293,7 @@ fn started_in_the_middle_of_a_renumbering() {
             }
         };
         let nodes: Vec<Node> = (0..5).map(&mut node).collect();
-        let account = Account::new(nodes.len(), 3000 + seed);
-        let setting = Setting {
-            slowest: Duration::from_millis(200),
-            ..account.setting(&[], Duration::from_secs(8), seed)
-        };
-        let outcome = site::run(&nodes, &setting);
-        assert_eq!(outcome.wrongs(&nodes, &setting), [""; 0], "seed {seed}");
-        assert_eq!(outcome.held(setting.end), cidrs(&[prefix(2)]), "seed {seed}");
+        check_end(&nodes, Duration::from_millis(200), Duration::from_secs(8), seed, 2);
     }
 }
 
@@ -311,7 +311,7 @@ fn a_dead_node_stalls_nobody_for_more_than_an_interval() {
         nodes[seed as usize % 3].death = Duration::from_secs(61);
         // Its turns come until its entry is five minutes old.
         let drifts: Vec<Duration> = (0..8).map(|n| Duration::from_secs(70 + n * 25)).collect();
-        let account = Account::new(nodes.len(), 1000 + seed);
+        let account = Account::new();
         let outcome = site::run(&nodes, &account.setting(&drifts, Duration::from_secs(300), seed));
         for drift in drifts {
             let undone = outcome.until(drift, |held| *held == cidrs(&[prefix(1)]));
@@ -339,8 +339,10 @@ fn table() {
 struct Account(PathBuf);
 
 impl Account {
-    fn new(count: usize, seed: u64) -> Self {
-        let folder = std::env::temp_dir().join(format!("k6u-simulation-{}-{count}-{seed}", std::process::id()));
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("k6u-simulation-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).expect("a temporary folder");
         // As long as real ones are: they are most of what a request sends.
         fs::write(folder.join("token"), "x".repeat(1000)).expect("a file");

@@ -156,9 +156,7 @@ fn live(name: &str, node: &Node, wire: &Wire, account: &Path, mut dice: fastrand
     loop {
         let ended = match operator.round(sleeper.now(), &mut { look }) {
             Err(Failure::Request(e)) if e.is_conflict() => Ended::Again,
-            Ok(outcome) if outcome.again => Ended::Again,
-            Ok(outcome) if outcome.turn => Ended::Turn,
-            Ok(_) => Ended::Well,
+            Ok(outcome) => outcome.ended(),
             Err(Failure::Request(e)) => Ended::Failed {
                 wants_rest: e.wants_rest(),
                 retry_after: e.retry_after(),

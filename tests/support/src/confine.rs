@@ -3,10 +3,11 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+
+use crate::system::{c_path, checked, mount, write};
 
 /// What a statically linked k6u may ask of the kernel. Every one of these is in the default profile of
 /// container runtimes (containers-common, seccomp.json); anything else kills the process.
@@ -86,13 +87,12 @@ struct Confinement {
 /// with nothing in it but `binary` as `/k6u` and `account` as [`ACCOUNT`], under a seccomp filter. `place`
 /// is an empty folder.
 pub fn confine(command: &mut Command, binary: &Path, account: &Path, place: &Path) {
-    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
     let confinement = Confinement {
-        root: text(place),
-        binary_at: text(&place.join("k6u")),
-        account_at: text(&place.join("account")),
-        binary: text(binary),
-        account: text(account),
+        root: c_path(place),
+        binary_at: c_path(&place.join("k6u")),
+        account_at: c_path(&place.join("account")),
+        binary: c_path(binary),
+        account: c_path(account),
         filter: filter(),
     };
     // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
@@ -177,13 +177,6 @@ fn filter() -> Vec<libc::sock_filter> {
     program
 }
 
-fn mount(source: Option<&CStr>, target: &CStr, kind: Option<&CStr>, flags: libc::c_ulong) -> io::Result<()> {
-    let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
-    let (source, kind) = (pointer(source), pointer(kind));
-    // SAFETY: each pointer is null, which mount allows for it, or a string that outlives the call.
-    checked(unsafe { libc::mount(source, target.as_ptr(), kind, flags, std::ptr::null()) }).map(drop)
-}
-
 /// Makes a mount read-only; what else restricts it already has to stay (mount_namespaces(7)).
 fn read_only(place: &CStr) -> io::Result<()> {
     // SAFETY: all-zero is a valid statvfs: plain integers.
@@ -206,23 +199,4 @@ fn read_only(place: &CStr) -> io::Result<()> {
         None,
         libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | flags,
     )
-}
-
-fn write(path: &CStr, text: &[u8]) -> io::Result<()> {
-    // SAFETY: the string ends in NUL and outlives the call.
-    let file = checked(unsafe { libc::open(path.as_ptr(), libc::O_WRONLY) })?;
-    // SAFETY: the pointer and the length describe the text, which outlives the call.
-    let written = unsafe { libc::write(file, text.as_ptr().cast(), text.len()) };
-    let result = checked(written as libc::c_int);
-    // SAFETY: it was just opened, and nothing else uses it.
-    checked(unsafe { libc::close(file) })?;
-    result.map(drop)
-}
-
-fn checked(status: libc::c_int) -> io::Result<libc::c_int> {
-    if status >= 0 {
-        Ok(status)
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }

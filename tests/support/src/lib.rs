@@ -15,4 +15,5 @@ pub mod router;
 pub mod schema;
 pub mod server;
 pub mod store;
+pub mod system;
 pub mod table;

@@ -1,15 +1,15 @@
 //! A network of the process's own: an unprivileged user and network namespace, and interfaces in it.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::system::{c_path, checked, mount};
 
 /// Puts this process into a new user and network namespace, with its loopback interface up.
 /// To be called before the first thread is started.
@@ -27,20 +27,10 @@ pub fn enter() -> io::Result<()> {
 pub fn enter_with_mounts() -> io::Result<()> {
     enter_user(libc::CLONE_NEWNET | libc::CLONE_NEWNS)?;
     for folder in [c"/run", c"/var/lib/dhcpcd"] {
-        // SAFETY: all four strings end in NUL and outlive the call; tmpfs takes no data.
-        let status = unsafe {
-            libc::mount(
-                c"tmpfs".as_ptr(),
-                folder.as_ptr(),
-                c"tmpfs".as_ptr(),
-                0,
-                std::ptr::null(),
-            )
-        };
-        let error = io::Error::last_os_error();
-        // A folder that is not there belongs to a program that is not installed.
-        if status != 0 && error.kind() != io::ErrorKind::NotFound {
-            return Err(error);
+        match mount(Some(c"tmpfs"), folder, Some(c"tmpfs"), 0) {
+            // A folder that is not there belongs to a program that is not installed.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
     }
     Ok(())
@@ -267,25 +257,13 @@ fn ask(kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
 
 /// Lets a child see `file` in the place of `target`, in a mount namespace of its own.
 pub fn bind_in_child(command: &mut Command, file: &Path, target: &Path) {
-    let path = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
-    let (file, target) = (path(file), path(target));
+    let (file, target) = (c_path(file), c_path(target));
     let bind = move || {
         // SAFETY: no pointers are passed.
         checked(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-        let (none, root) = (std::ptr::null(), c"/".as_ptr());
-        // SAFETY: the one string ends in NUL and outlives the call; the other pointers may be null.
-        checked(unsafe { libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) })?;
-        // SAFETY: both strings end in NUL and outlive the call; the other pointers may be null.
-        checked(unsafe { libc::mount(file.as_ptr(), target.as_ptr(), none, libc::MS_BIND, std::ptr::null()) })
+        mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE)?;
+        mount(Some(&file), &target, None, libc::MS_BIND)
     };
     // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
     unsafe { command.pre_exec(bind) };
-}
-
-fn checked(status: libc::c_int) -> io::Result<()> {
-    if status == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use k6u_testkit::system::{c_path, write};
 
 /// The kernel takes no quota below this, though 8m of 100 ms were 800 us.
 const QUOTA_US: u32 = 1000;
@@ -48,25 +49,12 @@ impl Limits {
     /// Lets a child live under the limits from before its first instruction.
     pub fn hold(&self, command: &mut Command) {
         let files = self.0.iter().map(|folder| folder.join("cgroup.procs"));
-        let files: Vec<CString> = files
-            .map(|file| CString::new(file.as_os_str().as_bytes()).expect("a path without NUL"))
-            .collect();
-        let enter = move || files.iter().try_for_each(enter);
+        let files: Vec<CString> = files.map(|file| c_path(&file)).collect();
+        // 0 is whoever writes.
+        let enter = move || files.iter().try_for_each(|file| write(file, b"0"));
         // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
         unsafe { command.pre_exec(enter) };
     }
-}
-
-/// Moves the calling process into the group of this file: 0 is whoever writes.
-fn enter(file: &CString) -> std::io::Result<()> {
-    // SAFETY: the string ends in NUL and outlives the call.
-    let fd = unsafe { libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
-    // SAFETY: the pointer and the length describe a byte that is static; a bad descriptor is refused.
-    let written = unsafe { libc::write(fd, c"0".as_ptr().cast(), 1) };
-    let error = std::io::Error::last_os_error();
-    // SAFETY: nothing else uses it.
-    unsafe { libc::close(fd) };
-    if written == 1 { Ok(()) } else { Err(error) }
 }
 
 impl Drop for Limits {
