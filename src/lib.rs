@@ -1,24 +1,23 @@
-//! k6u keeps `CiliumCIDRGroup` objects in step with the IPv6 prefix that a provider delegates.
+//! k6u keeps Kubernetes objects that hold the site's IPv6 prefix in step with the prefix that a provider
+//! delegates.
 //!
-//! Data flows one way: [`interface`] observes, [`apply`] publishes what was seen, [`plan`] decides,
-//! [`apply`] writes the difference. The library is there for k6u's own binary, tests and fuzz
-//! targets; it promises nobody else a stable interface.
+//! Data flows one way: [`node`] observes, [`reconcile`] publishes what was seen, plans, and writes the
+//! difference to the [`resources`]; [`agent`] is the loop around that, [`schedule`] says when it acts.
+//! [`kube`] knows how Kubernetes talks, and nothing of prefixes.
+//!
+//! The library is there for k6u's own binary, tests and fuzz targets; it promises nobody else a stable
+//! interface.
 
-pub mod apply;
-pub mod clock;
-pub mod crds;
-pub mod groups;
-pub mod interface;
-pub mod journal;
+pub mod agent;
+pub mod cli;
 pub mod kube;
-pub mod netlink;
-pub mod objects;
-pub mod pace;
-pub mod plan;
+pub mod logging;
+pub mod node;
 pub mod prefix;
 pub mod preview;
+pub mod problems;
+pub mod reconcile;
+pub mod resources;
+pub mod schedule;
 pub mod settings;
-pub mod status;
 pub mod time;
-pub mod turns;
-pub mod wake;

@@ -9,14 +9,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::interface::{DEFAULT_STALE_AFTER, Observation, Watch, select};
-use crate::kube::scalars::{Bounded, decode, reset_allowance};
-use crate::netlink::Life;
-use crate::objects::{Config, ConfigSpec, GROUP, NodeConfig, NodeConfigStatus};
-use crate::plan::{self, Known, Verdict};
+use crate::kube::decode::{Bounded, decode, reset_allowance};
+use crate::node::netlink::Life;
+use crate::node::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
 use crate::prefix::{join, texts};
-use crate::status;
-use crate::time::Timestamp;
+use crate::reconcile::condition;
+use crate::reconcile::plan::{self, DesiredGroup, Reason};
+use crate::resources::GROUP;
+use crate::resources::config::{Config, ConfigSpec};
+use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
 
 /// What this machine's interfaces show.
 pub trait Interfaces {
@@ -71,39 +72,35 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
     };
 
     // Whatever the nodes of a cluster published, it is this machine that is asked.
-    let now = Timestamp(0);
-    let (mut node_configs, mut entries) = (Vec::new(), BTreeMap::new());
+    let mut node_configs = Vec::new();
     for (name, (interface, observation)) in &seen {
         let stand_in = json!({"metadata": {"name": name}, "spec": {"interface": interface}});
-        let config: NodeConfig = decoded(name, &stand_in)?;
-        entries.insert(name.clone(), plan::entry(&config.spec, observation, None, now));
+        let mut config: NodeConfig = decoded(name, &stand_in)?;
+        let entry = NodeEntry {
+            prefixes: observation.prefixes.clone(),
+            message: observation.message(interface),
+            ..NodeEntry::default()
+        };
+        config.status.0.nodes.0.insert("this machine".into(), entry);
         node_configs.push(config);
     }
-    let plan = plan::plan(&Known {
-        configs: &objects.configs,
-        node_configs: &node_configs,
-        node: "this machine",
-        seen: &entries,
-        now,
-    });
+    let plan = plan::plan(&objects.configs, &node_configs);
     preview.ready = true;
     for (config, verdict) in objects.configs.iter().zip(&plan.verdicts) {
-        let (reason, message) = status::judge(verdict, &[]);
-        preview.ready &= reason == plan::Reason::Updated;
+        let (reason, message) = condition::judge(verdict, &[], &[]);
+        preview.ready &= reason == Reason::Updated;
         line(
             &mut preview.notes,
             &format!("IP6UpdateConfig {}: {reason}: {message}", config.metadata.name),
         );
-        if let Verdict::Write { groups, .. } = verdict {
-            for group in groups {
-                preview.yaml += &document(group).map_err(|e| e.to_string())?;
-            }
-        }
+    }
+    for group in plan.groups() {
+        preview.yaml += &document(group).map_err(|e| e.to_string())?;
     }
     Ok(preview)
 }
 
-fn document(group: &plan::WantedGroup) -> serde_yaml::Result<String> {
+fn document(group: &DesiredGroup) -> serde_yaml::Result<String> {
     let object = json!({
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumCIDRGroup",
@@ -196,7 +193,7 @@ type Seen = BTreeMap<String, (String, Observation)>;
 /// What the addresses from the command line show.
 fn given(addresses: &[Ipv6Addr], notes: &mut String) -> Seen {
     let lives: Vec<Life> = addresses.iter().map(|address| Life::of_preferred(*address)).collect();
-    let seen = select(&lives, DEFAULT_STALE_AFTER, 0);
+    let seen = select(&lives, DEFAULT_STALE_AFTER);
     explain("the command line", &seen, notes);
     BTreeMap::from([("command-line".to_string(), ("command-line".to_string(), seen))])
 }
@@ -293,7 +290,7 @@ mod tests {
                         .iter()
                         .map(|a| Life::of_preferred(a.parse().unwrap()))
                         .collect();
-                    select(&lives, DEFAULT_STALE_AFTER, 0)
+                    select(&lives, DEFAULT_STALE_AFTER)
                 }
             })
         }

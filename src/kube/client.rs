@@ -18,10 +18,9 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
+use super::decode::decode;
 use super::error::{Cause, Error};
-use super::objects::Table;
 use super::refusal::{MOST_REFUSAL, Refusal, clean, retry_after};
-use super::scalars::decode;
 use super::transport::{Link, SameThreadResolver, TcpConnector};
 use crate::time::Timestamp;
 
@@ -36,12 +35,6 @@ const IDLE: Duration = Duration::from_secs(2 * 86_400);
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-
-/// The API server then sends a table without the objects ("Receiving resources as Tables"): short,
-/// however long the objects are. One that knows no tables sends the objects.
-const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1,application/json";
-/// What goes with that.
-const NO_OBJECTS: &str = "includeObject=None";
 
 /// How the body of a PATCH is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,15 +136,6 @@ impl Client {
         self.request(Call::get(path, METADATA_ONLY))
     }
 
-    /// Reads the table of a list. It may be a little old (resourceVersion=0), which spares etcd.
-    ///
-    /// # Errors
-    /// See [`Cause`].
-    pub fn table(&mut self, path: &str) -> Result<Table, Error> {
-        let path = format!("{path}?{NO_OBJECTS}&resourceVersion=0");
-        self.request(Call::get(&path, TABLE))
-    }
-
     /// Creates an object; `path` is that of its list.
     ///
     /// # Errors
@@ -173,18 +157,7 @@ impl Client {
     /// See [`Cause`].
     pub fn merge_patch(&mut self, path: &str, patch: &impl Serialize) -> Result<(), Error> {
         let body = encode("PATCH", path, patch)?;
-        let path = format!("{path}?{NO_OBJECTS}");
-        self.request::<IgnoredAny>(Call::patch(&path, TABLE, ContentType::MergePatch, &body))
-            .map(drop)
-    }
-
-    /// Changes an object by a merge patch, and gives what it is then.
-    ///
-    /// # Errors
-    /// See [`Cause`].
-    pub fn merge_patch_for<T: DeserializeOwned>(&mut self, path: &str, patch: &impl Serialize) -> Result<T, Error> {
-        let body = encode("PATCH", path, patch)?;
-        self.request(Call::patch(path, JSON, ContentType::MergePatch, &body))
+        self.patch(path, ContentType::MergePatch, &body)
     }
 
     /// Changes an object by a patch that is already written.
@@ -390,7 +363,7 @@ fn header_of(response: &Response<Body>, name: header::HeaderName) -> Option<&str
 }
 
 fn out_of_time() -> String {
-    format!("nothing whole within {} s", REQUEST_TIME.as_secs())
+    format!("timed out after {} s", REQUEST_TIME.as_secs())
 }
 
 /// Whether reading the body failed because the request's time was over.
@@ -408,7 +381,9 @@ fn explain(error: &ureq::Error) -> String {
         ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             "connection refused (is the API server running?)".into()
         }
-        ureq::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => "the connection broke off".into(),
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            "the connection was closed before the response was complete".into()
+        }
         other => {
             let text = other.to_string();
             if text.contains("invalid peer certificate") {

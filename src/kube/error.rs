@@ -74,9 +74,26 @@ impl Error {
         self.has_status(409)
     }
 
-    /// 403: RBAC does not allow it.
-    pub fn is_forbidden(&self) -> bool {
-        self.has_status(403)
+    /// 401: the token is not accepted.
+    pub fn is_unauthorized(&self) -> bool {
+        self.has_status(401)
+    }
+
+    /// No response came in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.cause, Cause::TimedOut(_))
+    }
+
+    /// Nothing reaches the API server, whatever it is about; a response that is late is another matter.
+    pub fn is_transport(&self) -> bool {
+        matches!(self.cause, Cause::Account(_) | Cause::NoAnswer(_))
+    }
+
+    /// 403 by RBAC. Webhooks and admission policies refuse by 403 as well, in other words (Kubernetes,
+    /// apimachinery/pkg/api/errors `NewForbidden`, apiserver/pkg/endpoints/handlers/responsewriters).
+    fn is_forbidden_by_rbac(&self) -> bool {
+        let says_so = |r: &Refusal| r.message.contains("is forbidden: User ") && r.message.contains(" cannot ");
+        self.has_status(403) && self.refusal().is_some_and(says_so)
     }
 
     /// The API server just learned of a CRD and sets up its storage: normal right after that.
@@ -89,12 +106,6 @@ impl Error {
         self.refusal().is_some_and(|r| r.status == 429 || r.status >= 500)
     }
 
-    /// Whether this is about the request or its object; if not, other requests would fail as well.
-    pub fn is_about_this_object(&self) -> bool {
-        self.refusal()
-            .is_some_and(|r| matches!(r.status, 400 | 403 | 404 | 405 | 409 | 413 | 415 | 422))
-    }
-
     /// What sort of trouble this is, whichever request met it: for telling it once.
     pub fn kind(&self) -> String {
         match &self.cause {
@@ -103,8 +114,8 @@ impl Error {
             Cause::NoAnswer(what) if what.contains("certificate") => what.split(':').take(3).collect(),
             Cause::NoAnswer(_) | Cause::TimedOut(_) => "no answer".into(),
             Cause::Unclear(_) => format!("unclear {}", self.path),
-            Cause::Refused(refusal) if self.is_about_this_object() => format!("{} {}", refusal.status, self.path),
-            Cause::Refused(refusal) => refusal.status.to_string(),
+            Cause::Refused(refusal) if refusal.status == 429 || refusal.status >= 500 => refusal.status.to_string(),
+            Cause::Refused(refusal) => format!("{} {}", refusal.status, self.path),
         }
     }
 
@@ -144,31 +155,39 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Account(what) => write!(f, "the service account cannot be used: {what}"),
+        let refusal = match &self.cause {
+            Cause::Account(what) => return write!(f, "the service account cannot be used: {what}"),
             Cause::NoAnswer(what) | Cause::TimedOut(what) => {
-                write!(f, "{} {}: no answer from the API server: {what}", self.verb, self.path)
+                return write!(
+                    f,
+                    "{} {}: no response from the API server: {what}",
+                    self.verb, self.path
+                );
             }
-            Cause::Unclear(what) => write!(f, "{} {}: the answer cannot be used: {what}", self.verb, self.path),
-            Cause::Refused(refusal) => {
-                write!(f, "{} {}: {}", self.verb, self.path, refusal.status)?;
-                for part in [&refusal.reason, &refusal.message]
-                    .into_iter()
-                    .filter(|part| !part.is_empty())
-                {
-                    write!(f, " {part}")?;
-                }
-                match refusal.status {
-                    401 => f.write_str("; the token is read again for the next round"),
-                    403 => write!(
-                        f,
-                        "; k6u lacks the right to {}, which its ClusterRole must grant (manifests/rbac.yaml)",
-                        self.permission()
-                    ),
-                    _ => Ok(()),
-                }
+            Cause::Unclear(what) => return write!(f, "{} {}: unexpected response: {what}", self.verb, self.path),
+            Cause::Refused(refusal) => refusal,
+        };
+        write!(f, "{} {}:", self.verb, self.path)?;
+        let status = refusal.status.to_string();
+        // A body in plain text may begin with the status: "404 page not found".
+        if !refusal.message.starts_with(&status) {
+            write!(f, " {status}")?;
+        }
+        for part in [&refusal.reason, &refusal.message] {
+            if !part.is_empty() {
+                write!(f, " {part}")?;
             }
         }
+        if self.is_unauthorized() {
+            f.write_str("; the token is read again for the next round")?;
+        } else if self.is_forbidden_by_rbac() {
+            let permission = self.permission();
+            write!(
+                f,
+                "; k6u lacks the right to {permission}: grant it (manifests/rbac.yaml has it)"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -223,10 +242,21 @@ mod tests {
             ),
             ("GET", "/", "list (discovery)"),
         ] {
-            let error = refused(verb, path, 403, "no", true);
+            let rbac = "x is forbidden: User \"system:serviceaccount:kube-system:k6u\" cannot do it";
+            let error = refused(verb, path, 403, rbac, true);
             assert_eq!(error.permission(), permission);
             assert!(error.to_string().contains(permission), "{error}");
+            let webhook = "x is forbidden: ValidatingAdmissionPolicy 'p' denied request: User may not";
+            let error = refused(verb, path, 403, webhook, true);
+            assert!(!error.to_string().contains("lacks the right"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_status_is_said_once() {
+        let plain = refused("GET", "/x", 404, "404 page not found", false);
+        assert_eq!(plain.to_string(), "GET /x: 404 page not found");
+        assert_eq!(refused("GET", "/x", 500, "boom", false).to_string(), "GET /x: 500 boom");
     }
 
     #[test]

@@ -5,10 +5,10 @@
 
 mod account;
 mod client;
+pub mod decode;
 mod error;
 pub mod objects;
 pub mod refusal;
-pub mod scalars;
 mod transport;
 
 pub use client::{Client, ContentType};

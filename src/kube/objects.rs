@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::scalars::{Bounded, Cidrs, Text};
+use super::decode::Text;
 
 /// The part of ObjectMeta that k6u reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -30,31 +30,6 @@ pub struct List<T> {
     /// The objects.
     #[serde(bound(deserialize = "T: Deserialize<'de>"))]
     pub items: Vec<T>,
-}
-
-/// Objects as `kubectl get` shows them, without what is not shown (Kubernetes API concepts, "Receiving
-/// resources as Tables"). Without columns, if the server sent something else.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Table {
-    /// What the cells of each row are.
-    pub column_definitions: Vec<Column>,
-    /// One for each object.
-    pub rows: Vec<Row>,
-}
-
-/// A column of a [`Table`].
-#[derive(Debug, Deserialize)]
-pub struct Column {
-    /// Its heading.
-    pub name: String,
-}
-
-/// A row of a [`Table`].
-#[derive(Debug, Deserialize)]
-pub struct Row {
-    /// As many as there are columns.
-    pub cells: Vec<Bounded>,
 }
 
 /// Any object, of which only the metadata matters.
@@ -137,25 +112,6 @@ pub struct ApiResources {
 pub struct ApiResource {
     /// The plural name.
     pub name: String,
-}
-
-/// A CiliumCIDRGroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct CidrGroup {
-    /// Its metadata.
-    pub metadata: Metadata,
-    /// Its list.
-    pub spec: CidrGroupSpec,
-}
-
-/// The spec of a CiliumCIDRGroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct CidrGroupSpec {
-    /// The CIDRs that the group stands for.
-    #[serde(rename = "externalCIDRs")]
-    pub external_cidrs: Cidrs,
 }
 
 #[cfg(test)]

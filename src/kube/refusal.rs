@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::scalars::decode;
+use super::decode::decode;
 use crate::time::Timestamp;
 
 /// Of a refusal's body only so many bytes are read.

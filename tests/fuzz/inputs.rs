@@ -1,20 +1,22 @@
 //! What comes from outside, and what must hold whatever it is. Used by the fuzz targets, which look for
 //! an input that breaks it, and by the seeds' test, which tries the known ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use k6u::interface::{MOST_PREFIXES, Observation, Watch, select};
-use k6u::kube::objects::{ApiGroup, ApiResources, CidrGroup, Crd, List, Object, Table};
+use k6u::kube::decode::{decode, reset_allowance};
+use k6u::kube::objects::{ApiGroup, ApiResources, Crd, List, Object};
 use k6u::kube::refusal::{MOST_REFUSAL, Refusal, retry_after};
-use k6u::kube::scalars::{decode, reset_allowance};
-use k6u::netlink::parse;
-use k6u::objects::{Config, MOST_CIDRS_IN_GROUP, NodeConfig, NodeEntry, table};
-use k6u::plan::{self, Known, Verdict};
+use k6u::node::netlink::parse;
+use k6u::node::select::{MOST_PREFIXES, Observation, Watch, select};
 use k6u::preview::{self, Interfaces};
+use k6u::reconcile::condition;
+use k6u::reconcile::plan::{self, Verdict};
+use k6u::resources::config::Config;
+use k6u::resources::node_config::{NodeConfig, NodeEntry};
+use k6u::resources::targets::{CidrGroup, MOST_CIDRS};
 use k6u::time::Timestamp;
-use k6u::{groups, status};
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
@@ -25,41 +27,32 @@ pub fn answers(body: &[u8]) {
         decode(&mut &*body).ok()
     }
     if let Some(group) = read::<CidrGroup>(body) {
-        groups::describe(&group);
-        groups::holds(&group, &group.spec.external_cidrs.prefixes);
+        let cidrs = &group.spec.external_cidrs;
+        assert!(cidrs.listed.len() <= MOST_CIDRS);
+        assert!(!cidrs.to_string().is_empty());
+        assert!(cidrs.and(&[]).is_none_or(|all| all.len() == cidrs.listed.len()));
     }
     let _ = read::<Crd>(body).map(|crd| crd.is_established());
     let _ = read::<ApiGroup>(body);
     let _ = read::<ApiResources>(body);
     let _ = read::<Object>(body);
-    let specs = read::<Table>(body).and_then(|table| table::specs(&table));
     let configs = read::<List<Config>>(body).map_or_else(Vec::new, |list| list.items);
-    let node_configs = read::<List<NodeConfig>>(body).map_or_else(Vec::new, |list| list.items);
-    for spec in specs.iter().flat_map(BTreeMap::values) {
-        spec.selects(&BTreeMap::new());
-    }
+    let mut node_configs = read::<List<NodeConfig>>(body).map_or_else(Vec::new, |list| list.items);
+    follow(&configs, &node_configs);
     let sees = NodeEntry {
         prefixes: vec!["2001:db8:1234:5671::/64".parse().expect("a prefix")],
         ..NodeEntry::default()
     };
-    follow(&configs, &node_configs, &sees);
+    for config in &mut node_configs {
+        config.status.0.nodes.0.insert("node1.example.com".into(), sees.clone());
+    }
+    follow(&configs, &node_configs);
     refusal(body);
 }
 
 /// Plans for whatever was read, and tells of it.
-fn follow(configs: &[Config], node_configs: &[NodeConfig], sees: &NodeEntry) {
-    let seen = node_configs
-        .iter()
-        .map(|config| (config.metadata.name.clone(), sees.clone()));
-    let seen: BTreeMap<String, NodeEntry> = seen.collect();
-    let known = Known {
-        configs,
-        node_configs,
-        node: "node1.example.com",
-        seen: &seen,
-        now: NOW,
-    };
-    let planned = plan::plan(&known);
+fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
+    let planned = plan::plan(configs, node_configs);
     assert_eq!(planned.verdicts.len(), configs.len());
     let mut written = BTreeSet::new();
     for (config, verdict) in configs.iter().zip(&planned.verdicts) {
@@ -73,7 +66,7 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig], sees: &NodeEntry) {
                         .iter()
                         .all(|cidr| delegated.iter().any(|d| d.contains(*cidr)));
                     assert!(inside, "a CIDR of somebody else: {group:?} {delegated:?}");
-                    assert!(group.cidrs.len() <= MOST_CIDRS_IN_GROUP);
+                    assert!(group.cidrs.len() <= MOST_CIDRS);
                     assert!(group.cidrs.is_sorted());
                     // Objects of one name do not exist twice, but an input may hold them.
                     let name = (config.metadata.name.as_str(), group.name.as_str());
@@ -82,16 +75,10 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig], sees: &NodeEntry) {
                 Some(delegated.as_slice())
             }
         };
-        let (reason, message) = status::judge(verdict, &[]);
-        if let Some(change) = status::change(config, reason, &message, delegated, NOW) {
+        let (reason, message) = condition::judge(verdict, &[], &planned.without_entry);
+        if let Some(change) = condition::change(config, reason, &message, delegated, NOW) {
             assert!(change.events.iter().all(|event| event.note.len() <= 1024));
             change.patch.to_string();
-        }
-    }
-    for config in node_configs {
-        for (node, entry) in config.nodes() {
-            plan::is_news(config, node, entry, sees, NOW);
-            plan::must_publish(Some(entry), sees);
         }
     }
 }
@@ -118,7 +105,7 @@ pub fn netlink(datagram: &[u8]) {
         return;
     }
     for stale_after in [0, 1800] {
-        let seen = select(&lives, stale_after, 100_000);
+        let seen = select(&lives, stale_after);
         assert!(seen.prefixes.len() <= MOST_PREFIXES && seen.deprecated.len() <= MOST_PREFIXES);
         assert!(seen.prefixes.is_sorted());
         let is_global = |prefix: &k6u::prefix::Prefix| prefix.to_string().starts_with(['2', '3']);

@@ -1,18 +1,27 @@
 //! The objects, and an API server that answers for them as far as k6u asks: small and quick enough for
-//! thousands of nodes. The answers' form and size are those of a real kube-apiserver 1.36.
+//! hundreds of nodes.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k6u::objects::{CONFIGS, NODE_CONFIGS};
+use k6u::prefix::Prefix;
+use k6u::resources::config::CONFIGS;
+use k6u::resources::node_config::NODE_CONFIGS;
 use k6u_testkit::http::{Request, Response};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use crate::json::{NodeConfig, absent, body, is_outdated, list, metadata, number, refused, sent, sent_text, texts};
+use crate::site::{Health, LENGTH, Layout, cidrs};
+
 /// The virtual time's start.
 const START: OffsetDateTime = time::macros::datetime!(2026-11-23 06:00:00 UTC);
 const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
+/// The IP6UpdateConfig.
+pub const CONFIG: &str = "lan";
+/// The group that all this is about.
+pub const GROUP: &str = "ip6-local-lan";
 
 /// What a request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,29 +53,46 @@ pub struct Held {
     /// Since when.
     pub at: Duration,
     /// Its list.
-    pub cidrs: Vec<String>,
+    pub cidrs: BTreeSet<String>,
+    /// Whether k6u wrote it.
+    pub is_k6u: bool,
+    /// What was added though no entry had its prefix, nor had had it shortly before.
+    pub nobodys: Vec<String>,
+}
+
+/// The clocks of the API servers, which answer in turn.
+#[derive(Clone, Debug, Default)]
+pub struct Clocks {
+    /// By how many seconds each of them is wrong.
+    pub skews: Vec<i64>,
+    /// From when on all are wrong by so many seconds more.
+    pub jump: Option<(Duration, i64)>,
 }
 
 /// The cluster.
 #[derive(Debug, Default)]
 pub struct Cluster {
     version: u64,
-    configs: BTreeMap<String, Value>,
+    config: Value,
     node_configs: BTreeMap<String, NodeConfig>,
     groups: BTreeMap<String, Group>,
     labels: BTreeMap<String, Value>,
+    /// How well the API server is, from when until when; at other times it is well.
+    pub health: Vec<(Duration, Duration, Health)>,
+    /// What time it says.
+    pub clocks: Clocks,
+    /// For how long after an entry changed somebody may still act on what it said before.
+    pub just_before: Duration,
+    /// Prefixes that left an entry, and when.
+    left: Vec<(Duration, Vec<Prefix>)>,
     /// Every answer, in order.
     pub served: Vec<Served>,
-    /// Every change of a group, in order.
+    /// Every change of the group, in order.
     pub history: Vec<Held>,
-}
-
-#[derive(Debug)]
-struct NodeConfig {
-    version: u64,
-    spec: Value,
-    /// What each node published, as JSON.
-    nodes: BTreeMap<String, String>,
+    /// When each other group was made.
+    pub others: BTreeMap<String, Duration>,
+    /// Every change of Ready's reason, in order.
+    pub reasons: Vec<(Duration, String)>,
 }
 
 #[derive(Debug)]
@@ -76,18 +102,52 @@ struct Group {
 }
 
 impl Cluster {
-    /// An administrator makes an IP6UpdateConfig for one group: prefix ids 0, 1 and 2 of a /60.
-    pub fn add_config(&mut self, name: &str, group: &str) {
+    /// An administrator makes an IP6UpdateConfig for one group: prefix ids 0, 1 and 2.
+    pub fn add_config(&mut self, keep_deprecated: u32) {
         self.version += 1;
-        let config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig", "metadata":
-            {"name": name, "uid": format!("uid-of-{name}"), "generation": 1, "creationTimestamp": timestamp(Duration::ZERO),
+        self.config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig", "metadata":
+            {"name": CONFIG, "uid": "uid", "generation": 1, "creationTimestamp": timestamp(Duration::ZERO),
             "resourceVersion": self.version.to_string()},
-            "spec": {"delegatedPrefixLength": 60, "ciliumCIDRGroups": [{"ciliumCIDRGroupName": group, "prefixIds": [0, 1, 2]}]}});
-        self.configs.insert(name.into(), config);
+            "spec": {"delegatedPrefixLength": LENGTH, "keepDeprecatedSeconds": keep_deprecated,
+            "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]}]}});
     }
 
-    /// An administrator makes an IP6UpdateNodeConfig for nodes with these labels.
-    pub fn add_node_config(&mut self, name: &str, selector: Value) {
+    /// An administrator adds a group to it.
+    pub fn add_group(&mut self) {
+        self.version += 1;
+        let groups = self.config["spec"]["ciliumCIDRGroups"].as_array_mut().expect("a list");
+        groups.push(json!({"ciliumCIDRGroupName": format!("added-{}", groups.len()), "prefixIds": [0, 1, 2]}));
+        let metadata = &mut self.config["metadata"];
+        metadata["generation"] = json!(metadata["generation"].as_i64().expect("a number") + 1);
+        metadata["resourceVersion"] = json!(self.version.to_string());
+    }
+
+    /// A Node object; `publishes` is a label that all but idle nodes have.
+    pub fn add_node(&mut self, name: &str, publishes: bool) {
+        let labels = json!({"kubernetes.io/hostname": name, "publishes": publishes.to_string()});
+        self.labels.insert(name.into(), labels);
+    }
+
+    /// An administrator deletes all IP6UpdateNodeConfigs, and makes those of this layout.
+    pub fn replace_node_configs(&mut self, layout: Option<Layout>, at: Duration) {
+        for config in std::mem::take(&mut self.node_configs).into_values() {
+            let left = config.nodes.values().flat_map(|entry| prefixes(entry)).collect();
+            self.left.push((at, left));
+        }
+        match layout {
+            None => {}
+            Some(Layout::Shared) => self.add_node_config("all", json!({"publishes": "true"})),
+            Some(Layout::PerNode) => {
+                let publishing = self.labels.iter().filter(|(_, labels)| labels["publishes"] == "true");
+                let names: Vec<String> = publishing.map(|(name, _)| name.clone()).collect();
+                for name in names {
+                    self.add_node_config(&name, json!({"kubernetes.io/hostname": name}));
+                }
+            }
+        }
+    }
+
+    fn add_node_config(&mut self, name: &str, selector: Value) {
         self.version += 1;
         let node_config = NodeConfig {
             version: self.version,
@@ -97,61 +157,128 @@ impl Cluster {
         self.node_configs.insert(name.into(), node_config);
     }
 
-    /// A Node object.
-    pub fn add_node(&mut self, name: &str, labels: Value) {
-        self.labels.insert(name.into(), labels);
+    /// Somebody else writes the group.
+    pub fn overwrite(&mut self, cidrs: &[&str], at: Duration) {
+        self.put_group(GROUP, cidrs.iter().map(|cidr| cidr.to_string()).collect(), at, false);
     }
 
-    /// Somebody else writes a group.
-    pub fn overwrite(&mut self, name: &str, cidrs: &[&str], at: Duration) {
-        self.put_group(name, cidrs.iter().map(|cidr| cidr.to_string()).collect(), at);
-    }
-
-    fn put_group(&mut self, name: &str, cidrs: Vec<String>, at: Duration) {
+    fn put_group(&mut self, name: &str, list: Vec<String>, at: Duration, is_k6u: bool) {
         self.version += 1;
+        let version = self.version;
+        if name != GROUP {
+            self.others.entry(name.into()).or_insert(at);
+            self.groups.insert(name.into(), Group { version, cidrs: list });
+            return;
+        }
+        let now: BTreeSet<String> = list.iter().cloned().collect();
+        let before = self.history.last().map(|held| held.cidrs.clone()).unwrap_or_default();
+        let mut justified: BTreeSet<String> = BTreeSet::new();
+        if is_k6u && now != before {
+            for config in self.node_configs.values() {
+                config
+                    .nodes
+                    .values()
+                    .for_each(|entry| justified.extend(cidrs(&prefixes(entry))));
+            }
+            let recent = self
+                .left
+                .iter()
+                .rev()
+                .take_while(|(then, _)| *then + self.just_before >= at);
+            recent.for_each(|(_, prefixes)| justified.extend(cidrs(prefixes)));
+        }
+        let nobodys = now
+            .difference(&before)
+            .filter(|cidr| is_k6u && !justified.contains(*cidr))
+            .cloned()
+            .collect();
         self.history.push(Held {
             at,
-            cidrs: cidrs.clone(),
+            cidrs: now,
+            is_k6u,
+            nobodys,
         });
-        let group = Group {
-            version: self.version,
-            cidrs,
-        };
-        self.groups.insert(name.into(), group);
+        self.groups.insert(name.into(), Group { version, cidrs: list });
     }
 
-    /// Answers; `skew` is how wrong the clock of this API server is, in milliseconds.
-    pub fn answer(&mut self, request: &Request, size: usize, at: Duration, skew: i64) -> Vec<u8> {
-        let response = self.handle(request, at);
-        let date = START + at + time::Duration::milliseconds(skew);
-        let (bytes, _) = response.bytes(&k6u_testkit::api::http_date(date));
+    /// Reason and message of Ready.
+    pub fn ready(&self) -> (String, String) {
+        let ready = &self.config["status"]["conditions"][0];
+        let text = |field: &str| ready[field].as_str().unwrap_or_default().to_string();
+        (text("reason"), text("message"))
+    }
+
+    /// Whether a node has an entry.
+    pub fn has_entry(&self, node: &str) -> bool {
+        self.node_configs.values().any(|config| config.nodes.contains_key(node))
+    }
+
+    /// Answers; `None` if nothing listens.
+    pub fn answer(&mut self, request: &Request, size: usize, at: Duration) -> Option<Vec<u8>> {
+        let health = self.health.iter().find(|(from, to, _)| (*from..*to).contains(&at));
+        let health = health.map_or(Health::Well, |(_, _, health)| *health);
+        let is_write = request.method != "GET";
+        let response = match health {
+            Health::Down => return None,
+            Health::Unavailable { retry_after } => {
+                let response = refused(503, "ServiceUnavailable", "");
+                match retry_after {
+                    Some(seconds) => response.with("Retry-After", &seconds.to_string()),
+                    None => response,
+                }
+            }
+            Health::ReadOnly if is_write => refused(500, "InternalError", "etcd takes no writes"),
+            Health::Contended if kind(request) == Kind::Publication && self.served.len().is_multiple_of(2) => {
+                refused(409, "Conflict", "status")
+            }
+            Health::Well | Health::ReadOnly | Health::Contended => self.handle(request, at),
+        };
+        log::debug!("{at:?}: {} {}: {}", request.method, request.path, response.status);
+        let (bytes, _) = response.bytes(&k6u_testkit::api::http_date(self.now(at)));
         self.served.push(Served {
             at,
             kind: kind(request),
             bytes: size + bytes.len(),
         });
-        bytes
+        Some(bytes)
+    }
+
+    /// What the API server that answers says what time it is.
+    fn now(&self, at: Duration) -> OffsetDateTime {
+        let skews = &self.clocks.skews;
+        let skew = if skews.is_empty() {
+            0
+        } else {
+            skews[self.served.len() % skews.len()]
+        };
+        let jump = self
+            .clocks
+            .jump
+            .filter(|(from, _)| at >= *from)
+            .map_or(0, |(_, seconds)| seconds);
+        START + at + time::Duration::seconds(skew + jump)
     }
 
     fn handle(&mut self, request: &Request, at: Duration) -> Response {
         let (path, method) = (request.path.as_str(), request.method.as_str());
-        let is_table = request.header("accept").contains("as=Table");
         if let Some(name) = path.strip_prefix("/api/v1/nodes/") {
             return match self.labels.get(name) {
                 Some(labels) => sent(200, &json!({"metadata": {"name": name, "labels": labels}})),
                 None => absent("nodes", name),
             };
         }
+        if path.starts_with(CRDS) {
+            return sent(
+                200,
+                &json!({"status": {"conditions": [{"type": "Established", "status": "True"}]}}),
+            );
+        }
         match (method, path) {
-            ("GET", NODE_CONFIGS) if is_table => sent_text(200, table(self.node_configs.iter())),
-            ("GET", NODE_CONFIGS) => sent_text(200, self.list_node_configs()),
-            ("GET", CONFIGS) => {
-                let items: Vec<&Value> = self.configs.values().collect();
-                sent(
-                    200,
-                    &json!({"items": items, "metadata": {"resourceVersion": self.version.to_string()}}),
-                )
-            }
+            ("GET", NODE_CONFIGS) => sent_text(200, list(&self.node_configs, self.version)),
+            ("GET", CONFIGS) => sent(
+                200,
+                &json!({"items": [self.config], "metadata": {"resourceVersion": self.version.to_string()}}),
+            ),
             ("GET", "/apis/cilium.io") => sent(200, &json!({"versions": [{"version": "v2"}]})),
             ("GET", "/apis/cilium.io/v2") => sent(200, &json!({"resources": [{"name": "ciliumcidrgroups"}]})),
             ("POST", GROUPS) => {
@@ -160,16 +287,15 @@ impl Cluster {
                 if self.groups.contains_key(name) {
                     return refused(409, "AlreadyExists", name);
                 }
-                self.put_group(name, texts(&group["spec"]["externalCIDRs"]), at);
+                self.put_group(name, texts(&group["spec"]["externalCIDRs"]), at, true);
                 sent(201, &json!({"metadata": {"name": name}}))
             }
             ("POST", _) => sent(201, &json!({})),
-            _ => self.handle_object(request, path, method, is_table, at),
+            _ => self.handle_object(request, path, method, at),
         }
     }
 
-    fn handle_object(&mut self, request: &Request, path: &str, method: &str, is_table: bool, at: Duration) -> Response {
-        let parts: Vec<&str> = path.rsplitn(3, '/').collect();
+    fn handle_object(&mut self, request: &Request, path: &str, method: &str, at: Duration) -> Response {
         if let Some(name) = path.strip_prefix(GROUPS).map(|rest| rest.trim_start_matches('/')) {
             let Some(group) = self.groups.get(name) else {
                 return absent("ciliumcidrgroups", name);
@@ -186,100 +312,67 @@ impl Cluster {
             if is_outdated(&patch, group.version) {
                 return refused(409, "Conflict", name);
             }
-            self.put_group(name, texts(&patch["spec"]["externalCIDRs"]), at);
+            self.put_group(name, texts(&patch["spec"]["externalCIDRs"]), at, true);
             return sent(200, &json!({"metadata": {"name": name}}));
         }
-        let &["status", name, list] = &parts[..] else {
-            return absent("paths", path);
-        };
-        self.version += 1;
-        let version = self.version;
-        let patch = body(request);
-        if list == CONFIGS {
-            let Some(config) = self.configs.get_mut(name) else {
-                return absent("ip6updateconfigs", name);
-            };
-            if is_outdated(&patch, number(&config["metadata"]["resourceVersion"])) {
-                return refused(409, "Conflict", name);
-            }
-            k6u_testkit::api::merge(&mut config["status"], &patch["status"]);
-            config["metadata"]["resourceVersion"] = json!(version.to_string());
-            return sent(200, &json!({"metadata": config["metadata"]}));
+        let parts: Vec<&str> = path.rsplitn(3, '/').collect();
+        match parts[..] {
+            ["status", CONFIG, CONFIGS] => self.patch_config(&body(request), at),
+            ["status", name, NODE_CONFIGS] => self.patch_node_config(name, &body(request), at),
+            _ => absent("paths", path),
         }
+    }
+
+    fn patch_config(&mut self, patch: &Value, at: Duration) -> Response {
+        if is_outdated(patch, number(&self.config["metadata"]["resourceVersion"])) {
+            return refused(409, "Conflict", CONFIG);
+        }
+        self.version += 1;
+        k6u_testkit::api::merge(&mut self.config["status"], &patch["status"]);
+        self.config["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let (reason, _) = self.ready();
+        if self.reasons.last().is_none_or(|(_, last)| *last != reason) {
+            self.reasons.push((at, reason));
+        }
+        sent(200, &json!({"metadata": self.config["metadata"]}))
+    }
+
+    fn patch_node_config(&mut self, name: &str, patch: &Value, at: Duration) -> Response {
         let Some(config) = self.node_configs.get_mut(name) else {
             return absent("ip6updatenodeconfigs", name);
         };
-        if is_outdated(&patch, config.version) {
+        if is_outdated(patch, config.version) {
             return refused(409, "Conflict", name);
         }
         for (node, entry) in patch["status"]["nodes"].as_object().into_iter().flatten() {
-            match entry {
+            let before = match entry {
                 Value::Null => config.nodes.remove(node),
-                entry => config.nodes.insert(node.clone(), entry.to_string()),
+                entry => {
+                    let mut stored = json!({});
+                    k6u_testkit::api::merge(&mut stored, entry);
+                    config.nodes.insert(node.clone(), stored.to_string())
+                }
             };
+            if let Some(before) = before {
+                self.left.push((at, prefixes(&before)));
+            }
         }
-        config.version = version;
-        let config = (&name.to_string(), &*config);
-        match (is_table, request.header("accept").contains("as=PartialObjectMetadata")) {
-            (true, _) => sent_text(200, table([config].into_iter())),
-            (false, true) => sent_text(200, format!("{{{}}}", metadata(config.0, config.1))),
-            (false, false) => sent_text(200, node_config(config.0, config.1)),
-        }
-    }
-
-    fn list_node_configs(&self) -> String {
-        let items: Vec<String> = self
-            .node_configs
-            .iter()
-            .map(|(name, config)| node_config(name, config))
-            .collect();
-        format!(
-            r#"{{"items":[{}],"metadata":{{"resourceVersion":"{}"}}}}"#,
-            items.join(","),
-            self.version
-        )
+        self.version += 1;
+        config.version = self.version;
+        sent_text(200, format!("{{{}}}", metadata(name, config)))
     }
 }
 
-/// `"metadata":{…}`, with the managed fields of every node's entry, as a real server has them.
-fn metadata(name: &str, config: &NodeConfig) -> String {
-    let mut fields = String::new();
-    for node in config.nodes.keys() {
-        let comma = if fields.is_empty() { "" } else { "," };
-        let entry = r#"{".":{},"f:deprecated":{},"f:message":{},"f:observedTime":{},"f:prefixes":{}}"#;
-        write!(fields, r#"{comma}"f:{node}":{entry}"#).expect("a string takes all");
-    }
-    format!(
-        r#""metadata":{{"name":"{name}","uid":"uid","generation":1,"resourceVersion":"{}","managedFields":[{{"fieldsV1":{{"f:status":{{"f:nodes":{{{fields}}}}}}}}}]}}"#,
-        config.version
-    )
-}
-
-fn node_config(name: &str, config: &NodeConfig) -> String {
-    let nodes: Vec<String> = config
-        .nodes
-        .iter()
-        .map(|(node, entry)| format!("\"{node}\":{entry}"))
-        .collect();
-    format!(
-        r#"{{{},"spec":{},"status":{{"nodes":{{{}}}}}}}"#,
-        metadata(name, config),
-        config.spec,
-        nodes.join(",")
-    )
-}
-
-fn table<'a>(configs: impl Iterator<Item = (&'a String, &'a NodeConfig)>) -> String {
-    // The descriptions of the columns make up most of a short table: 1300 bytes.
-    let column = |name: &str| json!({"name": name, "type": "string", "format": "", "priority": 0});
-    let mut columns: Vec<Value> = ["Name", "Interface", "Selector", "Stale after"].map(column).to_vec();
-    columns[0]["description"] = json!("x".repeat(1000));
-    let row = |(name, config): (&String, &NodeConfig)| {
-        let selector = &config.spec["nodeSelector"];
-        json!({"cells": [name, "eth0", selector.to_string(), null], "object": null})
-    };
-    let rows: Vec<Value> = configs.map(row).collect();
-    json!({"kind": "Table", "columnDefinitions": columns, "rows": rows}).to_string()
+/// The prefixes in an entry, the deprecated ones too.
+fn prefixes(entry: &str) -> Vec<Prefix> {
+    let entry: Value = serde_json::from_str(entry).expect("JSON");
+    let living = texts(&entry["prefixes"]).into_iter();
+    let deprecated = entry["deprecated"].as_array().into_iter().flatten();
+    let deprecated = deprecated.map(|item| item["prefix"].as_str().expect("a prefix").to_string());
+    living
+        .chain(deprecated)
+        .map(|text| text.parse().expect("a prefix"))
+        .collect()
 }
 
 fn kind(request: &Request) -> Kind {
@@ -289,46 +382,6 @@ fn kind(request: &Request) -> Kind {
         (_, path) if path.starts_with(GROUPS) => Kind::GroupWrite,
         _ => Kind::Report,
     }
-}
-
-fn sent(status: u16, body: &Value) -> Response {
-    sent_text(status, body.to_string())
-}
-
-fn sent_text(status: u16, body: String) -> Response {
-    Response::new(status, "application/json", body)
-}
-
-fn refused(status: u16, reason: &str, name: &str) -> Response {
-    let body = json!({"kind": "Status", "reason": reason, "message": reason, "details": {"name": name}});
-    sent(status, &body)
-}
-
-fn absent(resource: &str, name: &str) -> Response {
-    let body = json!({"kind": "Status", "reason": "NotFound", "message": format!("{resource} \"{name}\" not found"),
-        "details": {"name": name, "kind": resource}});
-    sent(404, &body)
-}
-
-fn body(request: &Request) -> Value {
-    serde_json::from_slice(&request.body).expect("k6u sends JSON")
-}
-
-fn number(version: &Value) -> u64 {
-    version
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .expect("a resourceVersion")
-}
-
-fn is_outdated(patch: &Value, version: u64) -> bool {
-    let expected = &patch["metadata"]["resourceVersion"];
-    !expected.is_null() && number(expected) != version
-}
-
-fn texts(list: &Value) -> Vec<String> {
-    let items = list.as_array().into_iter().flatten();
-    items.filter_map(|item| item.as_str().map(String::from)).collect()
 }
 
 fn timestamp(at: Duration) -> String {

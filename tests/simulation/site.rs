@@ -1,53 +1,170 @@
-//! A site in virtual time: nodes that run k6u's own rounds, what their interfaces show and when, when one
-//! of them dies; and what can be told of it afterwards.
+//! A site in virtual time: nodes that run k6u's own loop, what their interfaces show and when, when they are
+//! cut off or die, and what becomes of the API server meanwhile.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use k6u::apply::{Failure, Operator};
-use k6u::interface::{Observation, Watch};
+use k6u::agent::Agent;
 use k6u::kube::Client;
-use k6u::pace::{Ended, Pace};
+use k6u::node::Host;
+use k6u::node::select::{Observation, Watch};
+use k6u::node::wait::Woken;
 use k6u::prefix::Prefix;
-use serde_json::json;
+use k6u::reconcile::Reconciler;
+use k6u::schedule::Schedule;
 
 use crate::clock::{Clock, Over};
-use crate::cluster::{Cluster, Held, Kind, Served};
+use crate::cluster::{Clocks, Cluster, Held, Served};
 use crate::wire::Wire;
 
 /// UPDATE_INTERVAL of every node.
 pub const INTERVAL: Duration = Duration::from_secs(10);
-/// The group that all this is about.
-pub const GROUP: &str = "ip6-local-lan";
-/// One IP6UpdateNodeConfig serves so many nodes at the most: etcd refuses objects over 1.5 MiB.
-const NODES_IN_ONE: usize = 1000;
+/// The length of the delegated prefixes.
+pub const LENGTH: u8 = 60;
 /// The slowest way to the API server, or back, in a good network.
 pub const SLOWEST: Duration = Duration::from_millis(20);
+/// Later than any simulation ends.
+pub const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 
-/// What one node sees, and until when it lives.
+/// From when until when.
+pub type Window = (Duration, Duration);
+
+/// Whether a time is in one of these windows.
+pub fn within(windows: &[Window], time: Duration) -> bool {
+    windows.iter().any(|(from, to)| (*from..*to).contains(&time))
+}
+
+/// How well the API server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Well,
+    /// Nothing listens.
+    Down,
+    /// It answers 503, perhaps with Retry-After in seconds.
+    Unavailable {
+        /// The header's value.
+        retry_after: Option<u32>,
+    },
+    /// It answers reads, and writes by 500.
+    ReadOnly,
+    /// It answers every other publication by 409, as where many write one object.
+    Contended,
+}
+
+/// How IP6UpdateNodeConfigs name nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One object for all of them.
+    Shared,
+    /// One object for each.
+    PerNode,
+}
+
+/// What an interface shows: living prefixes, and deprecated ones.
+pub type View = (Vec<Prefix>, Vec<Prefix>);
+
+/// What one node sees, and when k6u runs on it.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// When k6u starts on it.
-    pub start: Duration,
-    /// When it ends without a word.
-    pub death: Duration,
+    /// When k6u runs; each time it starts anew.
+    pub runs: Vec<Window>,
+    /// When it is cut off from the API server.
+    pub cuts: Vec<Window>,
     /// From when on it sees what, in order.
-    pub sees: Vec<(Duration, Vec<Prefix>)>,
+    pub sees: Vec<(Duration, View)>,
+    /// Whether an IP6UpdateNodeConfig selects it.
+    pub publishes: bool,
 }
 
 impl Node {
+    /// A node that sees these prefixes from the start on, and lives for ever.
+    pub fn new(start: Duration, prefixes: &[Prefix]) -> Self {
+        Node {
+            runs: vec![(start, FOR_EVER)],
+            cuts: Vec::new(),
+            sees: vec![(Duration::ZERO, (prefixes.to_vec(), Vec::new()))],
+            publishes: true,
+        }
+    }
+
+    /// From then on it sees other prefixes.
+    pub fn then_sees(&mut self, at: Duration, living: &[Prefix], deprecated: &[Prefix]) {
+        self.sees.push((at, (living.to_vec(), deprecated.to_vec())));
+    }
+
+    /// It dies.
+    pub fn dies(&mut self, at: Duration) {
+        self.runs.last_mut().expect("a run").1 = at;
+    }
+
+    /// k6u stops, and starts again.
+    pub fn restarts(&mut self, at: Duration, back: Duration) {
+        self.dies(at);
+        self.runs.push((back, FOR_EVER));
+    }
+
+    /// When it dies for good.
+    pub fn death(&self) -> Duration {
+        self.runs.last().expect("a run").1
+    }
+
     /// What it sees at a time.
-    pub fn at(&self, time: Duration) -> &[Prefix] {
+    pub fn at(&self, time: Duration) -> &View {
         let last = self.sees.iter().rev().find(|(since, _)| *since <= time);
-        last.map_or(&[], |(_, prefixes)| prefixes)
+        &last.expect("it sees something from the start on").1
     }
 
     fn next_change(&self, after: Duration) -> Duration {
         let next = self.sees.iter().map(|(since, _)| *since).find(|since| *since > after);
-        next.unwrap_or(Duration::MAX)
+        next.unwrap_or(FOR_EVER)
+    }
+}
+
+/// What an administrator, or somebody else, does.
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    /// Writes something else into the group.
+    Overwrite,
+    /// Adds a group to the IP6UpdateConfig.
+    AddGroup,
+    /// Deletes all IP6UpdateNodeConfigs, and makes those of this layout.
+    Replace(Option<Layout>),
+}
+
+/// All that happens.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// Who is there.
+    pub nodes: Vec<Node>,
+    /// How IP6UpdateNodeConfigs name them at first.
+    pub layout: Layout,
+    /// How the API server is.
+    pub health: Vec<(Duration, Duration, Health)>,
+    /// What time it says.
+    pub clocks: Clocks,
+    /// What others do, in order.
+    pub actions: Vec<(Duration, Action)>,
+    /// spec.keepDeprecatedSeconds.
+    pub keep_deprecated: u32,
+    /// The slowest way to the API server, or back.
+    pub slowest: Duration,
+    /// When it is over.
+    pub end: Duration,
+    /// All dice follow from this.
+    pub seed: u64,
+}
+
+impl Story {
+    /// For how long after a change somebody may still act on what was before: a few requests.
+    pub fn just_before(&self) -> Duration {
+        Duration::from_secs(1) + self.slowest * 12
     }
 }
 
@@ -58,70 +175,62 @@ pub struct Outcome {
     pub served: Vec<Served>,
     /// Every write of the group.
     pub history: Vec<Held>,
-}
-
-/// Where and how long the nodes run.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting<'a> {
-    /// At these times somebody else writes the group.
-    pub drifts: &'a [Duration],
-    /// The slowest way to the API server, or back.
-    pub slowest: Duration,
-    /// When it is over.
-    pub end: Duration,
-    /// All dice follow from this.
-    pub seed: u64,
-    /// The service account's folder.
-    pub account: &'a Path,
+    /// When each other group was made.
+    pub others: BTreeMap<String, Duration>,
+    /// Every change of Ready's reason.
+    pub reasons: Vec<(Duration, String)>,
+    /// Reason and message of Ready at the end.
+    pub ready: (String, String),
+    /// The nodes that have an entry at the end.
+    pub entries: BTreeSet<usize>,
 }
 
 /// Runs the nodes.
-pub fn run(nodes: &[Node], setting: &Setting) -> Outcome {
+pub fn run(story: &Story) -> Outcome {
+    // RUST_LOG=debug shows what the nodes say, and what the API server is asked.
+    let _ = env_logger::try_init();
     let clock = Clock::default();
     let sleeper = clock.sleeper(Duration::ZERO);
-    let cluster = Arc::new(Mutex::new(Cluster::default()));
-    {
-        let mut cluster = cluster.lock().expect("no panic meanwhile");
-        cluster.add_config("lan", GROUP);
-        let parts = nodes.len().div_ceil(NODES_IN_ONE);
-        for part in 0..parts {
-            // A selector that is empty needs no labels.
-            let selector = if parts == 1 {
-                json!({})
-            } else {
-                json!({"row": part.to_string()})
+    let mut cluster = Cluster::default();
+    cluster.health = story.health.clone();
+    cluster.clocks = story.clocks.clone();
+    cluster.just_before = story.just_before();
+    cluster.add_config(story.keep_deprecated);
+    for (number, node) in story.nodes.iter().enumerate() {
+        cluster.add_node(&name(number), node.publishes);
+    }
+    cluster.replace_node_configs(Some(story.layout), Duration::ZERO);
+    let cluster = Arc::new(Mutex::new(cluster));
+    let account = Arc::new(Account::new());
+    let mut rng = fastrand::Rng::with_seed(story.seed);
+    let mut threads = Vec::new();
+    for (number, node) in story.nodes.iter().enumerate() {
+        for (start, end) in node.runs.iter().copied() {
+            let wire = Wire {
+                sleeper: Arc::new(clock.sleeper(start)),
+                cluster: Arc::clone(&cluster),
+                latency: Arc::new(Mutex::new(rng.fork())),
+                slowest: story.slowest,
+                cuts: node.cuts.clone(),
+                end,
             };
-            cluster.add_node_config(&format!("row-{part}"), selector);
-        }
-        for number in 0..nodes.len() {
-            cluster.add_node(&name(number), json!({"row": (number / NODES_IN_ONE).to_string()}));
+            let (node, account, dice) = (node.clone(), Arc::clone(&account), rng.fork());
+            let live = move || live(&name(number), node, wire, &account, dice);
+            let thread = thread::Builder::new().stack_size(512 * 1024).spawn(live);
+            threads.push(thread.expect("a thread"));
         }
     }
-    let mut rng = fastrand::Rng::with_seed(setting.seed);
-    let start = |(number, node): (usize, &Node)| {
-        let sleeper = clock.sleeper(node.start);
-        let wire = Wire {
-            sleeper: Arc::new(sleeper),
-            cluster: Arc::clone(&cluster),
-            latency: Arc::new(Mutex::new(rng.fork())),
-            slowest: setting.slowest,
-            // Three API servers, whose clocks differ by up to two seconds.
-            skew: [-1000, 0, 1000][number % 3],
-            death: node.death,
-        };
-        let (node, account, dice) = (node.clone(), setting.account.to_path_buf(), rng.fork());
-        thread::Builder::new()
-            .stack_size(512 * 1024)
-            .spawn(move || live(&name(number), &node, &wire, &account, dice))
-            .expect("a thread")
-    };
-    let threads: Vec<_> = nodes.iter().enumerate().map(start).collect();
-    for drift in setting.drifts {
-        sleeper.until(*drift).expect("it is not over");
+    for (at, action) in &story.actions {
+        sleeper.until(*at).expect("it is not over");
         let mut cluster = cluster.lock().expect("no panic meanwhile");
-        cluster.overwrite(GROUP, &["192.0.2.0/24"], *drift);
+        match action {
+            Action::Overwrite => cluster.overwrite(&["192.0.2.0/24"], *at),
+            Action::AddGroup => cluster.add_group(),
+            Action::Replace(layout) => cluster.replace_node_configs(*layout, *at),
+        }
     }
-    sleeper.until(setting.end).expect("it is not over");
+    sleeper.until(story.end).expect("it is not over");
+    let ready = cluster.lock().expect("no panic meanwhile").ready();
     sleeper.finish();
     drop(sleeper);
     for thread in threads {
@@ -131,6 +240,12 @@ pub fn run(nodes: &[Node], setting: &Setting) -> Outcome {
     Outcome {
         served: std::mem::take(&mut cluster.served),
         history: std::mem::take(&mut cluster.history),
+        others: std::mem::take(&mut cluster.others),
+        reasons: std::mem::take(&mut cluster.reasons),
+        ready,
+        entries: (0..story.nodes.len())
+            .filter(|number| cluster.has_entry(&name(*number)))
+            .collect(),
     }
 }
 
@@ -138,130 +253,94 @@ fn name(number: usize) -> String {
     format!("node{number:04}.example.com")
 }
 
-/// k6u's loop on one node, with the parts that main.rs puts together.
-fn live(name: &str, node: &Node, wire: &Wire, account: &Path, mut dice: fastrand::Rng) -> Result<(), Over> {
-    let sleeper = &wire.sleeper;
-    sleeper.begin()?;
-    let client = Client::new("https://192.0.2.1:443".into(), account.into());
+/// k6u on one node, from its start to its end.
+fn live(name: &str, node: Node, wire: Wire, account: &Account, dice: fastrand::Rng) -> Result<(), Over> {
+    wire.sleeper.begin()?;
+    let client = Client::new("https://192.0.2.1:443".into(), account.0.clone());
     let client = client.over(wire.clone()).expect("the account's files are there");
-    let mut pace = Pace::new(INTERVAL);
-    let mut operator = Operator::new(client, name.into(), name.into(), pace.interval());
-    let base = Instant::now();
-    let look = |_: &Watch| {
+    let schedule = Schedule::new(INTERVAL);
+    let reconciler = Reconciler::new(client, name.into(), name.into(), schedule.update_interval());
+    Agent::new(reconciler, schedule).run(&mut VirtualHost {
+        heard: wire.sleeper.now(),
+        node,
+        wire,
+        dice,
+    });
+    Ok(())
+}
+
+/// A node in virtual time.
+struct VirtualHost {
+    node: Node,
+    /// Until when it heard of all changes.
+    heard: Duration,
+    wire: Wire,
+    dice: fastrand::Rng,
+}
+
+impl Host for VirtualHost {
+    fn now(&self) -> Duration {
+        self.wire.sleeper.now()
+    }
+
+    fn dice(&mut self) -> f64 {
+        self.dice.f64()
+    }
+
+    fn observe(&mut self, _: &Watch) -> io::Result<Observation> {
+        let (prefixes, deprecated) = self.node.at(self.now()).clone();
         Ok(Observation {
-            prefixes: node.at(sleeper.now()).to_vec(),
+            prefixes,
+            deprecated,
             ..Observation::default()
         })
-    };
-    loop {
-        let ended = match operator.round(sleeper.now(), &mut { look }) {
-            Err(Failure::Request(e)) if e.is_conflict() => Ended::Again,
-            Ok(outcome) => outcome.ended(),
-            Err(Failure::Request(e)) => Ended::Failed {
-                wants_rest: e.wants_rest(),
-                retry_after: e.retry_after(),
-            },
-            Err(Failure::Addresses(what)) => unreachable!("{what}"),
+    }
+
+    fn wait(&mut self, until: Duration, listens: bool) -> Woken {
+        // What happened since the last time that this node listened is heard now.
+        let change = if listens {
+            self.node.next_change(self.heard)
+        } else {
+            FOR_EVER
         };
-        let mut due = pace.after_round(base + sleeper.now(), ended, dice.f64()) - base;
-        if let (Ended::Well | Ended::Turn, Some(turn)) = (ended, operator.until_turn()) {
-            due = due.min(sleeper.now() + turn);
+        let end = self.wire.end;
+        if self.wire.sleeper.until(until.min(change).min(end)).is_err() || self.now() >= end {
+            return Woken::Stop;
         }
-        loop {
-            if operator.sees_change(&mut { look }) {
-                let delay = operator.spread().mul_f64(dice.f64());
-                due = pace.after_change(base + sleeper.now(), base + due, delay) - base;
-            }
-            if sleeper.now() >= node.death {
-                return Ok(());
-            }
-            if sleeper.now() >= due {
-                break;
-            }
-            sleeper.until(due.min(node.next_change(sleeper.now())).min(node.death))?;
+        if change > self.now() || until <= self.now() {
+            return Woken::TimeOver;
         }
+        self.heard = self.now();
+        Woken::AddressChange
     }
 }
 
-impl Outcome {
-    /// Requests in a stretch of time.
-    pub fn served_in(&self, from: Duration, to: Duration) -> impl Iterator<Item = &Served> {
-        self.served.iter().filter(move |s| (from..to).contains(&s.at))
-    }
+/// A service account's folder, gone with the simulation.
+struct Account(PathBuf);
 
-    /// Writes of the group in a stretch of time, tries that were refused included.
-    pub fn group_writes(&self, from: Duration, to: Duration) -> usize {
-        self.served_in(from, to).filter(|s| s.kind == Kind::GroupWrite).count()
+impl Account {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("k6u-simulation-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        // As long as real ones are: they are most of what a request sends.
+        fs::write(folder.join("token"), "x".repeat(1000)).expect("a file");
+        fs::write(folder.join("ca.crt"), "none: nothing is encrypted here").expect("a file");
+        Account(folder)
     }
+}
 
-    /// The most requests in any one second of a stretch of time.
-    pub fn busiest_second(&self, from: Duration, to: Duration) -> usize {
-        let mut times: Vec<Duration> = self.served_in(from, to).map(|s| s.at).collect();
-        times.sort();
-        let within = |at: &Duration| times.partition_point(|t| *t < *at + Duration::from_secs(1));
-        let count = |(first, at): (usize, &Duration)| within(at) - first;
-        times.iter().enumerate().map(count).max().unwrap_or(0)
-    }
-
-    /// What the group held at a time.
-    pub fn held(&self, at: Duration) -> BTreeSet<String> {
-        let last = self.history.iter().rev().find(|held| held.at <= at);
-        last.map(|held| held.cidrs.iter().cloned().collect())
-            .unwrap_or_default()
-    }
-
-    /// How long after `since` the group first was as `wanted` says; `None` if that never came.
-    pub fn until(&self, since: Duration, wanted: impl Fn(&BTreeSet<String>) -> bool) -> Option<Duration> {
-        if wanted(&self.held(since)) {
-            return Some(Duration::ZERO);
-        }
-        let later = self.history.iter().filter(|held| held.at > since);
-        let mut fits = later.filter(|held| wanted(&held.cidrs.iter().cloned().collect()));
-        fits.next().map(|held| held.at - since)
-    }
-
-    /// Every write that made the group wrong, in words: it holds a CIDR that no node's prefix gives, nor
-    /// gave just before, nor a node that died in the last five minutes; or it dropped one that a living
-    /// node's prefix gives. Just before is within ten seconds and the time that a round takes.
-    pub fn wrongs(&self, nodes: &[Node], setting: &Setting) -> Vec<String> {
-        let just_before = Duration::from_secs(10) + setting.slowest * 16;
-        const DEAD: Duration = Duration::from_secs(330);
-        let mut wrongs = Vec::new();
-        let mut before: BTreeSet<String> = BTreeSet::new();
-        for held in self.history.iter().filter(|held| !setting.drifts.contains(&held.at)) {
-            let now: BTreeSet<String> = held.cidrs.iter().cloned().collect();
-            let (mut justified, mut needed) = (BTreeSet::new(), BTreeSet::new());
-            for node in nodes {
-                let last_word = held.at.min(node.death);
-                if held.at <= node.death + DEAD {
-                    let changes = node.sees.iter().map(|(since, _)| *since);
-                    let recent = changes.filter(|since| *since <= last_word && *since + just_before >= last_word);
-                    for time in recent
-                        .map(|since| since.saturating_sub(Duration::from_nanos(1)))
-                        .chain([last_word])
-                    {
-                        justified.extend(cidrs(node.at(time)));
-                    }
-                }
-                if held.at < node.death {
-                    needed.extend(cidrs(node.at(held.at)));
-                }
-            }
-            for cidr in now.difference(&justified) {
-                wrongs.push(format!("{:?}: {cidr} is nobody's", held.at));
-            }
-            for cidr in before.difference(&now).filter(|cidr| needed.contains(*cidr)) {
-                wrongs.push(format!("{:?}: {cidr} went, but a node has it", held.at));
-            }
-            before = now;
-        }
-        wrongs
+impl Drop for Account {
+    fn drop(&mut self) {
+        // What is left in a temporary folder harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 /// What the group has to hold for these prefixes.
 pub fn cidrs(prefixes: &[Prefix]) -> BTreeSet<String> {
-    let links = prefixes.iter().map(|prefix| prefix.cut(60));
+    let links = prefixes.iter().map(|prefix| prefix.cut(LENGTH));
     let texts = links.flat_map(|delegated| [0, 1, 2].map(|id| delegated.link(id).expect("it fits").to_string()));
     texts.collect()
 }

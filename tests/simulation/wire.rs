@@ -1,7 +1,7 @@
 //! What carries a node's requests to the cluster: ureq's transport, without a network, in virtual time.
 
 use std::fmt;
-use std::io::Cursor;
+use std::io::{self, Cursor, ErrorKind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBu
 
 use crate::clock::Sleeper;
 use crate::cluster::Cluster;
+use crate::site::{Window, within};
 
 /// A node's way to the cluster.
 #[derive(Clone)]
@@ -22,10 +23,10 @@ pub struct Wire {
     pub latency: Arc<Mutex<fastrand::Rng>>,
     /// The longest one-way latency.
     pub slowest: Duration,
-    /// How wrong the clock of this node's API server is, in milliseconds.
-    pub skew: i64,
-    /// When this node dies: whatever it was about to do, it does no more.
-    pub death: Duration,
+    /// When nothing gets through between this node and the API server.
+    pub cuts: Vec<Window>,
+    /// When k6u ends: whatever it was about to do, it does no more.
+    pub end: Duration,
 }
 
 impl fmt::Debug for Wire {
@@ -35,27 +36,29 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    fn travel(&self) -> Result<(), ureq::Error> {
+    fn travel(&self) -> io::Result<()> {
         let dice = self.latency.lock().expect("no panic meanwhile").f64();
         // Most are quick, few are slow.
         let time = self.slowest.mul_f64(0.02 + 0.98 * dice.powi(4));
-        let broken = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let broken = || io::Error::from(ErrorKind::ConnectionReset);
         self.sleeper.sleep(time).map_err(|_| broken())?;
-        if self.sleeper.now() >= self.death {
-            return Err(broken().into());
+        let now = self.sleeper.now();
+        if now >= self.end || within(&self.cuts, now) {
+            return Err(broken());
         }
         Ok(())
     }
 
-    fn exchange(&self, request: &[u8]) -> Result<Vec<u8>, ureq::Error> {
+    fn exchange(&self, request: &[u8]) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         let parsed = Request::read(&mut Cursor::new(request), &mut rest)?.expect("a request");
         self.travel()?;
         let at = self.sleeper.now();
         let answer = {
             let mut cluster = self.cluster.lock().expect("no panic meanwhile");
-            cluster.answer(&parsed, request.len(), at, self.skew)
+            cluster.answer(&parsed, request.len(), at)
         };
+        let answer = answer.ok_or_else(|| io::Error::from(ErrorKind::ConnectionRefused))?;
         self.travel()?;
         Ok(answer)
     }
@@ -99,7 +102,7 @@ impl Transport for Connection {
             let request = std::mem::take(&mut self.request);
             self.answer = Cursor::new(self.wire.exchange(&request)?);
         }
-        let amount = std::io::Read::read(&mut self.answer, self.buffers.input_append_buf())?;
+        let amount = io::Read::read(&mut self.answer, self.buffers.input_append_buf())?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }

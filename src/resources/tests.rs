@@ -1,7 +1,12 @@
 //! What the fields of k6u's objects may hold, and what is said of those that do not.
 
-use super::*;
-use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::config::*;
+use super::node_config::*;
+use crate::prefix::highest_id;
 
 fn problems(spec: Value) -> Vec<String> {
     ConfigSpec::read(&spec).unwrap_err().problems
@@ -238,17 +243,48 @@ fn statuses_of_other_types_count_as_empty() {
 #[test]
 fn node_entries_whatever_they_hold() {
     let config: NodeConfig = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"nodes": {
-        "good": {"prefixes": ["2001:db8::/64", "x", 1], "observedTime": "2026-11-23T05:28:45Z", "extra": [{}]},
+        "good": {"prefixes": ["2001:db8::/64", "x", 1], "observedTime": "2026-11-23T05:28:45Z", "extra": [{}],
+            "deprecated": [{"prefix": "2001:db8:1::/64", "seconds": 45}, {"prefix": "2001:db8:2::/64"}, {"seconds": 1}, 7]},
         "odd": {"prefixes": "2001:db8::/64", "observedTime": 3, "message": []},
         "none": null, "list": [1, 2], "number": 7
     }}}))
     .unwrap();
     assert_eq!(config.nodes()["good"].prefixes, ["2001:db8::/64".parse().unwrap()]);
+    assert_eq!(config.nodes()["good"].observed_time, "2026-11-23T05:28:45Z");
+    let deprecated = |text: &str, seconds| Deprecated {
+        prefix: text.parse().unwrap(),
+        seconds,
+    };
     assert_eq!(
-        config.nodes()["good"].observed_time,
-        Timestamp::from_rfc3339("2026-11-23T05:28:45Z")
+        config.nodes()["good"].deprecated,
+        [deprecated("2001:db8:1::/64", 45), deprecated("2001:db8:2::/64", 0)]
     );
     for name in ["odd", "none", "list", "number"] {
         assert_eq!(config.nodes()[name], NodeEntry::default(), "{name}");
     }
+}
+
+/// 1,200 entries with 16 deprecated prefixes each.
+#[test]
+fn a_crowd_is_read() {
+    let deprecated: Vec<Value> = (0..16)
+        .map(|n| json!({"prefix": format!("2001:db8:{n:x}::/64"), "seconds": n}))
+        .collect();
+    let entry = json!({"prefixes": ["2001:db8:ff::/64"], "deprecated": deprecated, "observedTime": "x", "message": ""});
+    let nodes: BTreeMap<String, Value> = (0..1200).map(|n| (format!("node{n}"), entry.clone())).collect();
+    let text = json!({"metadata": {"name": "a"}, "spec": {}, "status": {"nodes": nodes}}).to_string();
+    let config: NodeConfig = crate::kube::decode::decode(&mut text.as_bytes()).unwrap();
+    assert_eq!(config.nodes().len(), 1200);
+    assert!(config.nodes().values().all(|entry| entry.deprecated.len() == 16));
+}
+
+#[test]
+fn of_one_entry_so_many_prefixes_are_read() {
+    let many: Vec<String> = (0..1000).map(|n| format!("2001:db8:{n:x}::/64")).collect();
+    let deprecated: Vec<Value> = many
+        .iter()
+        .map(|prefix| json!({"prefix": prefix, "seconds": 1}))
+        .collect();
+    let entry: NodeEntry = serde_json::from_value(json!({"prefixes": many, "deprecated": deprecated})).unwrap();
+    assert_eq!((entry.prefixes.len(), entry.deprecated.len()), (64, 64));
 }

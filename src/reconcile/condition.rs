@@ -1,11 +1,12 @@
-//! What the status of an IP6UpdateConfig should say, and which Events tell of its changes: pure.
+//! The condition Ready of an IP6UpdateConfig, and the Events that tell of its changes: pure.
 
 use serde_json::{Value, json};
 
+use super::plan::{Reason, Verdict, nobody_publishes};
 use crate::kube::objects::Condition;
-use crate::objects::{Config, MOST_CIDRS_IN_GROUP};
-use crate::plan::{Reason, Verdict};
 use crate::prefix::{Prefix, join, texts};
+use crate::resources::config::Config;
+use crate::resources::targets::MOST_CIDRS;
 use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
@@ -35,21 +36,25 @@ pub struct Notice {
     pub note: String,
 }
 
-/// Reason and message of Ready. `failures` says which groups could not be written, and why.
-pub fn judge(verdict: &Verdict, failures: &[String]) -> (Reason, String) {
+/// Reason and message of Ready. `failures` says what could not be done for this config, and why;
+/// `without_entry` names the IP6UpdateNodeConfigs in which no node publishes.
+pub fn judge(verdict: &Verdict, failures: &[String], without_entry: &[String]) -> (Reason, String) {
+    let mut failures = failures.to_vec();
     match verdict {
-        Verdict::Keep { reason, message } => (*reason, message.clone()),
+        Verdict::Keep { reason, message } if failures.is_empty() || *reason == Reason::InvalidSpec => {
+            (*reason, message.clone())
+        }
+        Verdict::Keep { .. } => (Reason::UpdateFailed, failures.join("; ")),
         Verdict::Write {
             delegated,
             groups,
             contested,
             oversized,
         } => {
-            let mut failures = failures.to_vec();
             failures.extend(oversized.iter().map(|(group, count)| {
                 format!(
-                    "{group} would hold {count} CIDRs, more than the {MOST_CIDRS_IN_GROUP} that Cilium's policy map \
-                     takes, so it keeps what it holds; name fewer prefix ids, or set allowedPrefixes"
+                    "{group} would hold {count} CIDRs, more than the {MOST_CIDRS} that Cilium's policy map takes, so \
+                     it keeps what it holds; name fewer prefix ids, or set allowedPrefixes"
                 )
             }));
             if !failures.is_empty() {
@@ -68,12 +73,23 @@ pub fn judge(verdict: &Verdict, failures: &[String]) -> (Reason, String) {
             } else {
                 "groups follow"
             };
+            let nobody = nobody_publishes(without_entry).map_or(String::new(), |nobody| format!(". {nobody}"));
             (
                 Reason::Updated,
-                format!("{} {plural} {}", groups.len(), join(delegated)),
+                format!("{} {plural} {}{nobody}", groups.len(), join(delegated)),
             )
         }
     }
+}
+
+/// Whether the stored status already says that this generation is not Ready.
+pub fn is_told_not_ready(config: &Config) -> bool {
+    let ready = config
+        .status
+        .conditions
+        .iter()
+        .find(|condition| condition.kind == READY);
+    ready.is_some_and(|ready| ready.status == "False" && ready.observed_generation == Some(config.metadata.generation))
 }
 
 /// What has to change in the status of `config`, or `None` if it says all that already.
@@ -142,7 +158,8 @@ fn ready(config: &Config, old: Option<&Condition>, reason: Reason, message: &str
     }
 }
 
-fn notice(kind: &'static str, reason: &str, note: &str) -> Notice {
+/// An Event of this type and reason; the note is cut to what the API takes.
+pub fn notice(kind: &'static str, reason: &str, note: &str) -> Notice {
     Notice {
         kind,
         reason: reason.into(),
@@ -152,8 +169,8 @@ fn notice(kind: &'static str, reason: &str, note: &str) -> Notice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::DesiredGroup;
     use super::*;
-    use crate::plan::WantedGroup;
 
     const NOW: Timestamp = Timestamp(1_800_000_000);
 
@@ -173,7 +190,7 @@ mod tests {
     fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
         Verdict::Write {
             delegated: prefixes(&["2001:db8:10::/60"]),
-            groups: vec![WantedGroup {
+            groups: vec![DesiredGroup {
                 name: "lan".into(),
                 cidrs: vec![],
             }],
@@ -189,17 +206,55 @@ mod tests {
 
     #[test]
     fn reasons_in_order_of_weight() {
-        let (reason, message) = judge(&write(&[], &[]), &[]);
+        let (reason, message) = judge(&write(&[], &[]), &[], &[]);
         assert_eq!(
             (reason, message.as_str()),
             (Reason::Updated, "1 group follows 2001:db8:10::/60")
         );
-        let (reason, message) = judge(&write(&[("lan", "b")], &[]), &[]);
+        let (reason, message) = judge(&write(&[("lan", "b")], &[]), &[], &[]);
         assert_eq!(reason, Reason::GroupConflict);
         assert!(message.starts_with("lan belongs to the older b; "), "{message}");
-        let (reason, message) = judge(&write(&[("lan", "b")], &[("big", 20_000)]), &["403".into()]);
+        let (reason, message) = judge(&write(&[("lan", "b")], &[("big", 20_000)]), &["403".into()], &[]);
         assert_eq!(reason, Reason::UpdateFailed);
         assert!(message.starts_with("403; big would hold 20000 CIDRs"), "{message}");
+    }
+
+    #[test]
+    fn what_nobody_publishes_is_named() {
+        let (reason, message) = judge(&write(&[], &[]), &[], &["b".into(), "c".into()]);
+        assert_eq!(reason, Reason::Updated);
+        assert_eq!(
+            message,
+            "1 group follows 2001:db8:10::/60. No node publishes in IP6UpdateNodeConfig b, c: check that nodeSelector \
+             matches a node and that k6u runs there"
+        );
+    }
+
+    #[test]
+    fn a_failure_outweighs_that_nothing_is_known_but_not_a_bad_spec() {
+        let keep = |reason| Verdict::Keep {
+            reason,
+            message: "kept".into(),
+        };
+        let judged = |reason, failures: &[String]| judge(&keep(reason), failures, &[]);
+        assert_eq!(judged(Reason::NoPrefix, &[]), (Reason::NoPrefix, "kept".into()));
+        let failures = ["500".to_string()];
+        assert_eq!(
+            judged(Reason::NoPrefix, &failures),
+            (Reason::UpdateFailed, "500".into())
+        );
+        assert_eq!(judged(Reason::InvalidSpec, &failures).0, Reason::InvalidSpec);
+    }
+
+    #[test]
+    fn what_an_idle_node_leaves_alone() {
+        assert!(!is_told_not_ready(&config(Value::Null)));
+        let ready = |status: &str, generation: i64| {
+            config(json!({"conditions": [{"type": "Ready", "status": status, "observedGeneration": generation}]}))
+        };
+        assert!(is_told_not_ready(&ready("False", 3)));
+        assert!(!is_told_not_ready(&ready("True", 3)));
+        assert!(!is_told_not_ready(&ready("False", 2)), "it is about another spec");
     }
 
     #[test]

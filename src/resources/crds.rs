@@ -1,70 +1,111 @@
 //! The two CustomResourceDefinitions, embedded, and how they get into the cluster.
 
-use log::{info, warn};
+use std::time::Duration;
+
+use log::info;
 
 use crate::kube::objects::{ApiResources, Crd};
 use crate::kube::{Client, ContentType, Error};
 
 /// manifests/crds.yaml, the one source of the schemas.
-pub const MANIFEST: &str = include_str!("../manifests/crds.yaml");
+pub const MANIFEST: &str = include_str!("../../manifests/crds.yaml");
 
 const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const SERVED: &str = "/apis/apps.fuwafuwatime.moe/v1";
 const PLURALS: [&str; 2] = ["ip6updateconfigs", "ip6updatenodeconfigs"];
+/// Where they cannot be applied, but are served, this is tried again after so long.
+const RETRY: Duration = Duration::from_secs(60 * 60);
 
-/// How far the deployment is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deployed {
-    /// Both are served.
+/// Whether the CRDs have to be applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Crds {
+    /// Now.
+    #[default]
+    Unknown,
+    /// Never again: those of this release are served.
     Established,
+    /// At this steady time: both are served, but they may be another release's.
+    Served(Duration),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deployment {
+    /// Nothing had to be done.
+    Unchanged,
+    /// Those of this release are served now.
+    Established,
+    /// Both are served, but could not be applied: why, and what to do.
+    Served(String),
     /// The API server has this one, but does not serve it yet.
     NotYet(String),
 }
 
-/// Applies both CRDs and looks whether they are served.
-///
-/// Where RBAC forbids that, an administrator has to have done it: a warning if so.
-///
-/// # Errors
-/// What the API server answered; the refusal, if the CRDs are not there either.
-pub fn deploy(client: &mut Client) -> Result<Deployed, Error> {
+impl Crds {
+    /// Applies both CRDs, if that is due at `now`, and looks whether they are served.
+    ///
+    /// # Errors
+    /// What the API server answered, if a CRD could not be applied and both are not served either.
+    pub fn deploy(&mut self, client: &mut Client, now: Duration) -> Result<Deployment, Error> {
+        match self {
+            Crds::Established => return Ok(Deployment::Unchanged),
+            Crds::Served(retry) if now < *retry => return Ok(Deployment::Unchanged),
+            _ => {}
+        }
+        match apply(client) {
+            Ok(None) => {
+                *self = Crds::Established;
+                info!("the CRDs of this release are deployed");
+                Ok(Deployment::Established)
+            }
+            Ok(Some(name)) => Ok(Deployment::NotYet(name)),
+            Err(refused) if refused.is_transport() || refused.is_unauthorized() || refused.is_initializing() => {
+                Err(refused)
+            }
+            Err(refused) if !are_served(client)? => Err(refused),
+            Err(refused) => {
+                *self = Crds::Served(now + RETRY);
+                Ok(Deployment::Served(format!(
+                    "they are served, but may be those of another release, because k6u could not update them; allow \
+                     that, or apply those of this release (k6u crds | kubectl apply --server-side -f -). k6u tries \
+                     again in an hour: {refused}"
+                )))
+            }
+        }
+    }
+
+    /// Somebody deleted them, or the cluster is a new one.
+    pub fn forget(&mut self) {
+        *self = Crds::Unknown;
+    }
+}
+
+/// Applies both; gives the name of one that is not served yet.
+fn apply(client: &mut Client) -> Result<Option<String>, Error> {
     let mut waits_for = None;
     for (plural, document) in documents() {
         let name = format!("{plural}.apps.fuwafuwatime.moe");
         let path = format!("{PATH}/{name}");
         let apply = format!("{path}?fieldManager=k6u&force=true");
-        let applied = client.patch(&apply, ContentType::Apply, document.as_bytes());
+        client.patch(&apply, ContentType::Apply, document.as_bytes())?;
         // Reading comes second: it must wait for what the API server makes of the patch.
-        match applied.and_then(|()| client.get::<Crd>(&path)) {
-            Ok(crd) if crd.is_established() => {}
+        if !client.get::<Crd>(&path)?.is_established() {
             // The other one need not wait for it.
-            Ok(_) => waits_for = waits_for.or(Some(name)),
-            Err(refused) if refused.is_forbidden() => return served_already(client, refused),
-            Err(e) => return Err(e),
+            waits_for = waits_for.or(Some(name));
         }
     }
-    if let Some(name) = waits_for {
-        return Ok(Deployed::NotYet(name));
-    }
-    info!("the CRDs of this release are deployed");
-    Ok(Deployed::Established)
+    Ok(waits_for)
 }
 
-fn served_already(client: &mut Client, refused: Error) -> Result<Deployed, Error> {
+fn are_served(client: &mut Client) -> Result<bool, Error> {
     let served = match client.get::<ApiResources>(SERVED) {
-        Ok(resources) => resources,
-        Err(e) if e.is_absent_api() => return Err(refused),
+        Ok(served) => served.resources,
+        Err(e) if e.is_absent_api() => return Ok(false),
         Err(e) => return Err(e),
     };
-    let has = |plural: &str| served.resources.iter().any(|resource| resource.name == plural);
-    if !PLURALS.iter().all(|plural| has(plural)) {
-        return Err(refused);
-    }
-    warn!(
-        "the CRDs are there but may be those of another release, because k6u may not update them: either grant that \
-         or apply those of this release (k6u crds | kubectl apply --server-side -f -): {refused}"
-    );
-    Ok(Deployed::Established)
+    Ok(PLURALS
+        .iter()
+        .all(|plural| served.iter().any(|resource| resource.name == *plural)))
 }
 
 /// The documents of the manifest with the plural name that each defines.

@@ -13,16 +13,12 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::prefix::Prefix;
-
 /// Values (strings, numbers, lists, maps) kept of one answer: some 10 MB at the very worst.
 const MOST_VALUES: usize = 100_000;
 /// A longer text is cut off here: no field that k6u reads may be as long.
 const MOST_TEXT: usize = 1024;
 /// Nesting beyond this is skipped: no field that k6u reads is as deep.
 const MOST_DEPTH: usize = 8;
-/// CIDRs kept of one group; a group with more is certainly not what k6u wrote.
-pub const MOST_CIDRS: usize = 16_384;
 
 thread_local! {
     static ALLOWANCE: Cell<usize> = const { Cell::new(MOST_VALUES) };
@@ -163,111 +159,100 @@ impl<'de> Deserialize<'de> for Text {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FromMap<T>(pub T);
 
+/// The first `MOST` elements of a list; a value of any other type counts as an empty one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpTo<T, const MOST: usize>(pub Vec<T>);
+
 impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for FromMap<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MapVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for MapVisitor<T> {
-            type Value = T;
+        deserializer.deserialize_any(Lenient(PhantomData))
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for UpTo<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Lenient(PhantomData))
+    }
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<T, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(entries))
-            }
+impl<T, const MOST: usize> Default for UpTo<T, MOST> {
+    fn default() -> Self {
+        UpTo(Vec::new())
+    }
+}
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<T, A::Error> {
-                while items.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(T::default())
-            }
+/// What is made of a map or a list. Whichever is not wanted is skipped.
+trait Shape<'de>: Default {
+    fn from_map<A: MapAccess<'de>>(mut entries: A) -> Result<Self, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Self::default())
+    }
 
-            fn visit_unit<E>(self) -> Result<T, E> {
-                Ok(T::default())
-            }
+    fn from_list<A: SeqAccess<'de>>(mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Self::default())
+    }
+}
 
-            fn visit_bool<E>(self, _: bool) -> Result<T, E> {
-                Ok(T::default())
-            }
+impl<'de, T: Deserialize<'de> + Default> Shape<'de> for FromMap<T> {
+    fn from_map<A: MapAccess<'de>>(entries: A) -> Result<Self, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(entries)).map(FromMap)
+    }
+}
 
-            fn visit_i64<E>(self, _: i64) -> Result<T, E> {
-                Ok(T::default())
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<T, E> {
-                Ok(T::default())
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<T, E> {
-                Ok(T::default())
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<T, E> {
-                Ok(T::default())
+impl<'de, T: Deserialize<'de>, const MOST: usize> Shape<'de> for UpTo<T, MOST> {
+    fn from_list<A: SeqAccess<'de>>(mut items: A) -> Result<Self, A::Error> {
+        let mut list = Vec::new();
+        while list.len() < MOST {
+            match items.next_element()? {
+                Some(item) => list.push(item),
+                None => return Ok(UpTo(list)),
             }
         }
-        deserializer.deserialize_any(MapVisitor(PhantomData)).map(FromMap)
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(UpTo(list))
     }
 }
 
-/// The CIDRs of a group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cidrs {
-    /// Those that are IPv6 prefixes, as they are listed, at most [`MOST_CIDRS`].
-    pub prefixes: Vec<Prefix>,
-    /// How many more entries there are: beyond the limit, or not IPv6 prefixes.
-    pub others: usize,
-}
+struct Lenient<T>(PhantomData<T>);
 
-impl<'de> Deserialize<'de> for Cidrs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(CidrsVisitor)
-    }
-}
-
-struct CidrsVisitor;
-
-impl<'de> Visitor<'de> for CidrsVisitor {
-    type Value = Cidrs;
+impl<'de, T: Shape<'de>> Visitor<'de> for Lenient<T> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of CIDRs")
+        f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Cidrs, E> {
-        Ok(Cidrs::default())
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<T, A::Error> {
+        T::from_map(entries)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Cidrs, A::Error> {
-        let mut cidrs = Cidrs::default();
-        while let Some(item) = items.next_element::<Cidr>()? {
-            match item.0 {
-                Some(prefix) if cidrs.prefixes.len() < MOST_CIDRS => cidrs.prefixes.push(prefix),
-                _ => cidrs.others += 1,
-            }
-        }
-        Ok(cidrs)
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<T, A::Error> {
+        T::from_list(items)
     }
-}
 
-/// One CIDR, if it is an IPv6 prefix; read without keeping its text.
-struct Cidr(Option<Prefix>);
+    fn visit_unit<E>(self) -> Result<T, E> {
+        Ok(T::default())
+    }
 
-impl<'de> Deserialize<'de> for Cidr {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct CidrVisitor;
-        impl Visitor<'_> for CidrVisitor {
-            type Value = Cidr;
+    fn visit_bool<E>(self, _: bool) -> Result<T, E> {
+        Ok(T::default())
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a CIDR")
-            }
+    fn visit_i64<E>(self, _: i64) -> Result<T, E> {
+        Ok(T::default())
+    }
 
-            fn visit_str<E>(self, text: &str) -> Result<Cidr, E> {
-                Ok(Cidr(text.parse().ok()))
-            }
-        }
-        deserializer.deserialize_str(CidrVisitor)
+    fn visit_u64<E>(self, _: u64) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<T, E> {
+        Ok(T::default())
     }
 }
 
@@ -330,6 +315,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_list_counts_as_an_empty_one_and_a_long_one_is_cut() {
+        let read = |text: &str| serde_json::from_str::<UpTo<u8, 3>>(text).unwrap().0;
+        assert_eq!(read("[1,2]"), [1, 2]);
+        assert_eq!(read(r#"[1,2,3,"x",{}]"#), [1, 2, 3]);
+        for text in ["null", "1", "-1", "1.5", "true", "\"x\"", r#"{"a":[1]}"#] {
+            assert!(read(text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_map_counts_as_absent() {
         #[derive(Default, Deserialize)]
         struct Status {
@@ -340,21 +335,5 @@ mod tests {
         for text in ["null", "1", "-1", "1.5", "true", "\"x\"", "[1,{},[2]]"] {
             assert_eq!(read(text), 0, "{text}");
         }
-    }
-
-    #[test]
-    fn cidrs_that_are_no_ipv6_prefixes_are_counted() {
-        let cidrs: Cidrs =
-            serde_json::from_str(r#"["2001:db8::/64", "192.0.2.0/24", "x", "2001:db8:1::/64"]"#).unwrap();
-        assert_eq!((cidrs.prefixes.len(), cidrs.others), (2, 2));
-        assert_eq!(serde_json::from_str::<Cidrs>("null").unwrap(), Cidrs::default());
-        assert!(serde_json::from_str::<Cidrs>("3").is_err());
-    }
-
-    #[test]
-    fn a_hundred_thousand_cidrs_are_counted_but_not_kept() {
-        let text = format!("[\"2001:db8::/64\"{}]", ",\"2001:db8::/64\"".repeat(99_999));
-        let cidrs: Cidrs = serde_json::from_str(&text).unwrap();
-        assert_eq!((cidrs.prefixes.len(), cidrs.others), (MOST_CIDRS, 100_000 - MOST_CIDRS));
     }
 }

@@ -63,7 +63,12 @@ impl Life {
     /// Whether a router announced its prefix, or a program that listens to routers did so for the kernel:
     /// such addresses have lifetimes that end, unless they are renewed.
     pub fn is_announced(&self) -> bool {
-        self.valid != u32::MAX && self.prefix_length == 64 && !self.is_temporary()
+        self.is_limited() && self.prefix_length == 64 && !self.is_temporary()
+    }
+
+    /// Whether its lifetime ends, unless somebody renews it. That of a static address does not.
+    pub fn is_limited(&self) -> bool {
+        self.valid != u32::MAX
     }
 
     /// Whether it is a privacy address (RFC 8981), made from a prefix that was announced once.

@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::netlink;
+use super::netlink;
 
 /// Why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Woken {
     TimeOver,
     /// The kernel reported a change of IPv6 addresses, or lost such a report.
     AddressChange,
+    /// The loop is to end; k6u itself ends by a signal.
+    Stop,
 }
 
 /// Sleeps, and hears of address changes meanwhile.

@@ -1,0 +1,177 @@
+//! Looks at interfaces: getifaddrs(3) lists the addresses, rtnetlink tells how alive each one is.
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::net::Ipv6Addr;
+use std::ptr;
+
+use super::netlink::Netlink;
+use super::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
+
+/// Looks at interfaces.
+#[derive(Debug)]
+pub struct Observer {
+    netlink: Netlink,
+}
+
+impl Observer {
+    /// Opens what looking needs; no privilege is needed.
+    ///
+    /// # Errors
+    /// Those of opening a netlink socket.
+    pub fn new() -> io::Result<Self> {
+        Ok(Observer {
+            netlink: Netlink::open()?,
+        })
+    }
+
+    /// What is on the interface now. An interface that does not exist is an observation, not an error.
+    ///
+    /// # Errors
+    /// When the kernel does not answer: nothing is known then, which is not the same as no address.
+    pub fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        let interface = &watch.interface;
+        let absent = Observation {
+            absent: true,
+            ..Observation::default()
+        };
+        let Some(index) = index_of(interface)? else {
+            return Ok(absent);
+        };
+        let listed = listed(interface)?;
+        let mut lives = match self.netlink.addresses(index) {
+            // It went since its number was asked for.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(absent),
+            lives => lives?,
+        };
+        // An address in one list only came or went in between: the next wake-up tells.
+        lives.retain(|life| life.interface == index && listed.contains(&life.address));
+        Ok(select(&lives, watch.stale_after))
+    }
+
+    /// The interfaces with at least one address that counts, in the kernel's order.
+    ///
+    /// # Errors
+    /// As [`Observer::observe`].
+    pub fn interfaces_with_prefix(&mut self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for (name, _) in getifaddrs()? {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let mut with_prefix = Vec::new();
+        for name in names {
+            let watch = Watch {
+                interface: name,
+                stale_after: DEFAULT_STALE_AFTER,
+            };
+            if !self.observe(&watch)?.prefixes.is_empty() {
+                with_prefix.push(watch.interface);
+            }
+        }
+        Ok(with_prefix)
+    }
+}
+
+/// This machine's name; for a pod on the host network, the node's.
+pub fn hostname() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: the pointer and the length describe `name`, whose last byte is left as it is: a NUL.
+    let status = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    if status == 0 {
+        name.to_string_lossy().into_owned()
+    } else {
+        "unknown".into()
+    }
+}
+
+/// The kernel's number for an interface name.
+fn index_of(interface: &str) -> io::Result<Option<u32>> {
+    let Ok(name) = CString::new(interface) else {
+        return Ok(None);
+    };
+    // SAFETY: `name` ends in NUL and outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index > 0 {
+        return Ok(Some(index));
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // glibc says the first two, musl the first, for a name that the kernel does not know.
+        Some(libc::ENODEV | libc::ENXIO | libc::EINVAL) => Ok(None),
+        _ => Err(error),
+    }
+}
+
+/// The IPv6 addresses that getifaddrs lists for this interface.
+fn listed(interface: &str) -> io::Result<BTreeSet<Ipv6Addr>> {
+    let all = getifaddrs()?;
+    let own = all.into_iter().filter(|(name, _)| name == interface);
+    Ok(own.map(|(_, address)| address).collect())
+}
+
+/// Every IPv6 address with the name of its interface.
+fn getifaddrs() -> io::Result<Vec<(String, Ipv6Addr)>> {
+    let mut first: *mut libc::ifaddrs = ptr::null_mut();
+    // SAFETY: `first` is writable; the list that it points to afterwards is freed below.
+    let status = unsafe { libc::getifaddrs(&mut first) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut list = Vec::new();
+    let mut next = first;
+    while !next.is_null() {
+        // SAFETY: `next` is an element of the list, which is not freed before the loop's end.
+        let entry = unsafe { &*next };
+        list.extend(ipv6_of(entry));
+        next = entry.ifa_next;
+    }
+    // SAFETY: `first` came from getifaddrs, and no reference into the list is left.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(list)
+}
+
+/// Name and address of an element, if it holds an IPv6 address.
+fn ipv6_of(entry: &libc::ifaddrs) -> Option<(String, Ipv6Addr)> {
+    if entry.ifa_addr.is_null() {
+        return None;
+    }
+    // SAFETY: ifa_addr is not null, so it points to a socket address, which starts with its family.
+    let family = unsafe { (*entry.ifa_addr).sa_family };
+    if i32::from(family) != libc::AF_INET6 {
+        return None;
+    }
+    // SAFETY: an address of the family AF_INET6 is a sockaddr_in6; it may not be aligned as one.
+    let address = unsafe { ptr::read_unaligned(entry.ifa_addr.cast::<libc::sockaddr_in6>()) };
+    // SAFETY: ifa_name is a string that ends in NUL and lives as long as the list.
+    let name = unsafe { CStr::from_ptr(entry.ifa_name) };
+    Some((name.to_string_lossy().into_owned(), address.sin6_addr.s6_addr.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(interface: &str) -> Watch {
+        Watch {
+            interface: interface.into(),
+            stale_after: DEFAULT_STALE_AFTER,
+        }
+    }
+
+    #[test]
+    fn an_unknown_interface_is_an_observation() {
+        let seen = Observer::new().unwrap().observe(&watch("k6u-nowhere")).unwrap();
+        assert!(seen.absent && seen.prefixes.is_empty());
+        assert!(Observer::new().unwrap().observe(&watch("nul\0")).unwrap().absent);
+    }
+
+    #[test]
+    fn loopback_has_no_prefix() {
+        let seen = Observer::new().unwrap().observe(&watch("lo")).unwrap();
+        assert!(!seen.absent && seen.prefixes.is_empty());
+    }
+}

@@ -1,0 +1,375 @@
+//! One round: reads the objects, publishes what this node sees, plans, and writes the difference.
+//!
+//! Two rules keep nodes from undoing each other's work. A node publishes what it sees before it reads
+//! what others see, and reads that before it writes. And a target is written only after the other objects
+//! were read once more, later than the target: so whoever wrote that target, and published its new prefix
+//! before, is heard.
+
+pub mod condition;
+pub mod plan;
+mod publication;
+mod rejoin;
+mod report;
+mod selection;
+mod silence;
+mod targets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use log::{debug, info};
+use serde_json::{Map, Value, json};
+
+use crate::kube::objects::List;
+use crate::kube::{Client, Error};
+use crate::node::Host;
+use crate::node::select::{Observation, Watch};
+use crate::problems::{Problems, Subject};
+use crate::resources::config::{CONFIGS, Config};
+use crate::resources::crds::{Crds, Deployment};
+use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
+use crate::resources::targets::Groups;
+use crate::schedule::{self, Ended};
+use crate::time::Timestamp;
+use publication::{Publication, Published};
+use rejoin::Rejoin;
+use report::Reporter;
+use selection::Labels;
+use silence::Silence;
+
+/// Requests about single objects that may time out in one round: more of them are the API server's trouble.
+const MOST_TIMEOUTS: u32 = 2;
+
+/// Why a round did not come to its end.
+#[derive(Debug)]
+pub enum Failure {
+    /// A request failed, and others would fail too.
+    Request(Error),
+    /// The kernel did not say what the addresses are; better do nothing than guess.
+    Addresses(String),
+    /// The API server does not serve this CRD yet, which is normal for a moment.
+    NotServed(String),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Failure::Request(e)
+    }
+}
+
+/// How a round went.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// What the time of the next round follows from.
+    pub ended: Ended,
+    /// Every config is Ready, as far as this node looked.
+    pub is_ready: bool,
+    /// How many nodes have an entry.
+    pub nodes: usize,
+}
+
+/// What is left to do after a step, the more urgent the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What failed is tried again in the next round.
+    Failures,
+    /// Targets hold more than they should, and may be cut after this time.
+    After(Duration),
+    /// Somebody else wrote at the same time, or something was not read yet.
+    Soon,
+}
+
+/// Makes rounds, and remembers what need not be asked again.
+#[derive(Debug)]
+pub struct Reconciler {
+    client: Client,
+    node: String,
+    reporter: String,
+    update_interval: Duration,
+    crds: Crds,
+    labels: Labels,
+    groups: Groups,
+    publication: Publication,
+    silence: Silence,
+    rejoin: Rejoin,
+    /// How many nodes had an entry in the last list.
+    nodes: usize,
+    last_read: Option<Duration>,
+    timeouts: u32,
+    /// The last second half left something to do, or there was none yet.
+    is_unsettled: bool,
+    seen: BTreeMap<Watch, Observation>,
+    was_idle: Option<bool>,
+    /// What is wrong at the moment.
+    pub problems: Problems,
+}
+
+impl Reconciler {
+    /// A reconciler on this node; `reporter` is who Events are from.
+    pub fn new(client: Client, node: String, reporter: String, update_interval: Duration) -> Self {
+        Reconciler {
+            client,
+            node,
+            reporter,
+            update_interval,
+            crds: Crds::default(),
+            labels: Labels::default(),
+            groups: Groups::default(),
+            publication: Publication::default(),
+            silence: Silence::default(),
+            rejoin: Rejoin::default(),
+            nodes: 1,
+            last_read: None,
+            timeouts: 0,
+            is_unsettled: true,
+            seen: BTreeMap::new(),
+            was_idle: None,
+            problems: Problems::default(),
+        }
+    }
+
+    /// The client, for its counters.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether the interfaces look other than in the last round.
+    pub fn sees_change(&self, host: &mut dyn Host) -> bool {
+        // If the kernel does not answer, the round says so.
+        self.seen
+            .iter()
+            .any(|(watch, before)| host.observe(watch).map_or(true, |seen| !seen.is_like(before)))
+    }
+
+    /// One round.
+    ///
+    /// # Errors
+    /// When it could not come to its end. What concerns one object only is told in a status or a log line.
+    pub fn reconcile(&mut self, host: &mut dyn Host) -> Result<Outcome, Failure> {
+        let outcome = self.round(host);
+        if outcome.is_err() {
+            self.rejoin.prolong(self.interval());
+        }
+        outcome
+    }
+
+    fn round(&mut self, host: &mut dyn Host) -> Result<Outcome, Failure> {
+        self.timeouts = 0;
+        self.client.read_account()?;
+        self.deploy_crds(host)?;
+        let mut node_configs = self.list_node_configs(host)?;
+        let selected = self.select(&node_configs, host)?;
+        self.find_missing(&node_configs, &selected);
+        let entries = self.observe(&node_configs, &selected, host)?;
+        let published = self.publish(&mut node_configs, &entries, host)?;
+        if published.is_change {
+            // Of two nodes that publish a change at the same time, the later one has to see both.
+            node_configs = self.list_node_configs(host)?;
+        }
+        self.problems.retain(|subject| match subject {
+            Subject::NodeConfig(name) => node_configs.iter().any(|config| config.metadata.name == *name),
+            _ => true,
+        });
+        let reporter = match (&published.failures[..], selected.is_empty()) {
+            ([], false) => Reporter::Publishing,
+            ([], true) => Reporter::Idle,
+            (failures, _) => Reporter::Unpublished(failures),
+        };
+        let (left, is_ready) = if self.has_reason(&published, reporter, host) {
+            self.is_unsettled = true;
+            let (left, is_ready) = self.second_half(node_configs, reporter, host)?;
+            // What is refused for ever is tried again by those whose lot it is.
+            self.is_unsettled = left > Left::Failures;
+            (left, is_ready)
+        } else {
+            (Left::Nothing, true)
+        };
+        let ended = match left.max(published.left) {
+            Left::Soon => Ended::Unsettled,
+            Left::After(time) => Ended::After(time),
+            Left::Nothing | Left::Failures if published.is_change => Ended::Changed,
+            Left::Nothing | Left::Failures => Ended::Quiet,
+        };
+        Ok(Outcome {
+            ended,
+            is_ready: is_ready && published.failures.is_empty(),
+            nodes: self.nodes,
+        })
+    }
+
+    /// Whether this node has reason to plan and to look after the targets in this round.
+    fn has_reason(&self, published: &Published, reporter: Reporter, host: &mut dyn Host) -> bool {
+        match reporter {
+            Reporter::Publishing => {
+                published.is_change
+                    || self.is_unsettled
+                    || self.silence.is_any_silent()
+                    || host.dice() < schedule::share(self.update_interval, self.nodes)
+            }
+            // It knows less than others that publish. While it waits for its next try it says nothing: when
+            // that succeeds there is nothing to tell.
+            Reporter::Unpublished(_) => {
+                (published.is_refused || published.is_change) && !self.silence.has_seen_others_publish()
+            }
+            Reporter::Idle => published.is_change || self.silence.are_all_silent(),
+        }
+    }
+
+    /// Plans, and makes the targets what they should be.
+    fn second_half(
+        &mut self,
+        mut node_configs: Vec<NodeConfig>,
+        reporter: Reporter,
+        host: &mut dyn Host,
+    ) -> Result<(Left, bool), Failure> {
+        let mut configs = self.list_configs()?;
+        if reporter == Reporter::Idle && self.silence.are_all_silent() {
+            // Nobody speaks for these entries any more; a node that publishes nothing itself removes none.
+            node_configs
+                .iter_mut()
+                .for_each(|config| config.status.0.nodes.0.clear());
+        }
+        let mut plan = plan::plan(&configs, &node_configs);
+        let mut targets = self.read_targets(&plan)?;
+        if self.differs(&plan, &targets) {
+            // The second look, later than the targets were read.
+            configs = self.list_configs()?;
+            node_configs = self.list_node_configs(host)?;
+            plan = plan::plan(&configs, &node_configs);
+        }
+        let written = self.write_targets(&plan, &mut targets, host)?;
+        let (reported, is_ready) = self.report(&configs, &plan, &targets, reporter, host)?;
+        let removed = match reporter {
+            Reporter::Publishing => self.remove_silent(&node_configs)?,
+            _ => Left::Nothing,
+        };
+        self.publication.thresholds = thresholds(&configs);
+        self.forget_problems(&configs, &plan);
+        Ok((written.max(reported).max(removed), is_ready))
+    }
+
+    /// An up-to-date list: it counts for what this node has watched.
+    fn list_node_configs(&mut self, host: &mut dyn Host) -> Result<Vec<NodeConfig>, Failure> {
+        let list = self.client.get::<List<NodeConfig>>(NODE_CONFIGS);
+        let node_configs = list.map_err(|e| self.lost(e))?.items;
+        let now = host.now();
+        let since = self.last_read.map_or(Duration::ZERO, |last| now.saturating_sub(last));
+        let gap = since.min(self.interval());
+        self.last_read = Some(now);
+        self.silence.watch(&self.node, &node_configs, gap);
+        self.rejoin.pass(gap);
+        let nodes: BTreeSet<&String> = node_configs.iter().flat_map(|config| config.nodes().keys()).collect();
+        self.nodes = nodes.len().max(1);
+        Ok(node_configs)
+    }
+
+    fn list_configs(&mut self) -> Result<Vec<Config>, Failure> {
+        let list = self.client.get::<List<Config>>(CONFIGS);
+        Ok(list.map_err(|e| self.lost(e))?.items)
+    }
+
+    /// A list that failed. If its API is gone, so are the CRDs.
+    fn lost(&mut self, error: Error) -> Error {
+        if error.is_absent_api() {
+            self.crds.forget();
+        }
+        error
+    }
+
+    fn deploy_crds(&mut self, host: &mut dyn Host) -> Result<(), Failure> {
+        match self.crds.deploy(&mut self.client, host.now())? {
+            Deployment::Unchanged => {}
+            Deployment::Established => self.problems.works(&Subject::Crds),
+            Deployment::Served(problem) => {
+                self.problems.fails(Subject::Crds, &problem);
+            }
+            Deployment::NotYet(name) => return Err(Failure::NotServed(name)),
+        }
+        Ok(())
+    }
+
+    fn find_missing(&mut self, node_configs: &[NodeConfig], selected: &BTreeSet<String>) {
+        let is_missing =
+            |config: &&NodeConfig| selected.contains(&config.metadata.name) && !config.nodes().contains_key(&self.node);
+        let missing = node_configs.iter().filter(is_missing);
+        let missing = missing.map(|config| config.metadata.name.clone()).collect();
+        self.rejoin.find_missing(missing, self.interval());
+    }
+
+    /// Removes the entries of nodes that fell silent.
+    fn remove_silent(&mut self, node_configs: &[NodeConfig]) -> Result<Left, Failure> {
+        let mut left = Left::Nothing;
+        for config in node_configs {
+            let name = &config.metadata.name;
+            let silent = config.nodes().keys().filter(|node| self.silence.is_silent(name, node));
+            let nodes: Map<String, Value> = silent.map(|node| (node.clone(), Value::Null)).collect();
+            if nodes.is_empty() {
+                continue;
+            }
+            let gone = nodes.keys().cloned().collect::<Vec<_>>().join(", ");
+            // With the resourceVersion: if a node just came back, its new entry stays.
+            let patch = json!({
+                "metadata": {"resourceVersion": config.metadata.resource_version},
+                "status": {"nodes": nodes},
+            });
+            left = Left::Soon;
+            match self.client.merge_patch(&status_path(NODE_CONFIGS, name), &patch) {
+                Ok(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
+                Err(e) if e.is_conflict() || e.is_absent_object() => debug!("{e}"),
+                Err(e) => {
+                    self.silence.reset();
+                    self.object_failed(&e)?;
+                    self.problems.fails(Subject::NodeConfig(name.clone()), &e.to_string());
+                    left = Left::Failures;
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// A request about one object failed. That is this object's trouble, unless others would fail, too.
+    fn object_failed(&mut self, error: &Error) -> Result<(), Failure> {
+        if error.is_timeout() {
+            self.timeouts += 1;
+        }
+        if error.is_transport() || error.is_unauthorized() || self.timeouts >= MOST_TIMEOUTS {
+            return Err(Failure::Request(error.clone()));
+        }
+        Ok(())
+    }
+
+    /// Problems end with the objects that they are about.
+    fn forget_problems(&mut self, configs: &[Config], plan: &plan::Plan) {
+        let groups: BTreeSet<&String> = plan.groups().map(|group| &group.name).collect();
+        self.problems.retain(|subject| match subject {
+            Subject::Config(name) => configs.iter().any(|config| config.metadata.name == *name),
+            Subject::Group(name) => groups.contains(name),
+            _ => true,
+        });
+    }
+
+    /// From one round of this node to the next, when nothing happens.
+    fn interval(&self) -> Duration {
+        schedule::interval(self.update_interval, self.nodes)
+    }
+
+    /// The API server's clock, or, should it send none, this machine's: for people, nothing follows from it.
+    fn time(&self) -> Timestamp {
+        self.client.server_time().unwrap_or_else(Timestamp::of_this_machine)
+    }
+}
+
+fn thresholds(configs: &[Config]) -> BTreeSet<u32> {
+    let specs = configs.iter().filter_map(|config| config.spec.as_ref().ok());
+    specs
+        .map(|spec| spec.keep_deprecated)
+        .filter(|seconds| *seconds > 0)
+        .collect()
+}
+
+fn status_path(list: &str, name: &str) -> String {
+    format!("{list}/{name}/status")
+}

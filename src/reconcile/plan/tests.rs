@@ -1,0 +1,363 @@
+//! The rules of planning, one by one.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::resources::node_config::Deprecated;
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn texts(prefixes: &[Prefix]) -> Vec<String> {
+    prefixes.iter().map(Prefix::to_string).collect()
+}
+
+fn config_with(name: &str, created: &str, spec: Value) -> Config {
+    let metadata = json!({"name": name, "creationTimestamp": created, "generation": 1});
+    serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+}
+
+fn spec(length: u8, groups: &[(&str, &[u64])]) -> Value {
+    let groups: Vec<Value> = groups
+        .iter()
+        .map(|(name, ids)| json!({"ciliumCIDRGroupName": name, "prefixIds": ids}))
+        .collect();
+    json!({"delegatedPrefixLength": length, "ciliumCIDRGroups": groups})
+}
+
+fn lan() -> Config {
+    config_with(
+        "lan",
+        "2026-01-01T00:00:00Z",
+        spec(60, &[("ip6-local-lan", &[0, 1, 2])]),
+    )
+}
+
+/// A node config in which these nodes published.
+fn node_config(name: &str, nodes: &[(&str, &[&str])]) -> NodeConfig {
+    let entry = |(node, prefixes): &(&str, &[&str])| (node.to_string(), json!({"prefixes": prefixes, "message": ""}));
+    let nodes: BTreeMap<String, Value> = nodes.iter().map(entry).collect();
+    serde_json::from_value(json!({
+        "metadata": {"name": name}, "spec": {"interface": "eth0"}, "status": {"nodes": nodes}
+    }))
+    .unwrap()
+}
+
+/// The verdict on one config, when one node publishes these prefixes.
+fn follows(config: Config, prefixes: &[&str]) -> Verdict {
+    plan(&[config], &[node_config("n", &[("me", prefixes)])])
+        .verdicts
+        .remove(0)
+}
+
+/// What a single group is to hold; panics if the verdict is another.
+fn group(verdict: &Verdict) -> Vec<String> {
+    match verdict {
+        Verdict::Write { groups, .. } => texts(&groups[0].cidrs),
+        keep => panic!("{keep:?}"),
+    }
+}
+
+fn reason(verdict: &Verdict) -> Reason {
+    match verdict {
+        Verdict::Keep { reason, .. } => *reason,
+        write => panic!("{write:?}"),
+    }
+}
+
+fn message(verdict: &Verdict) -> &str {
+    match verdict {
+        Verdict::Keep { message, .. } => message,
+        write => panic!("{write:?}"),
+    }
+}
+
+#[test]
+fn the_main_job() {
+    let verdict = follows(lan(), &["2001:db8:1234:5671::/64"]);
+    assert_eq!(
+        verdict,
+        Verdict::Write {
+            delegated: vec![prefix("2001:db8:1234:5670::/60")],
+            groups: vec![DesiredGroup {
+                name: "ip6-local-lan".into(),
+                cidrs: vec![
+                    prefix("2001:db8:1234:5670::/64"),
+                    prefix("2001:db8:1234:5671::/64"),
+                    prefix("2001:db8:1234:5672::/64"),
+                ],
+            }],
+            contested: vec![],
+            oversized: vec![],
+        }
+    );
+}
+
+#[test]
+fn nodes_in_one_delegated_prefix_agree() {
+    let nodes = node_config(
+        "n",
+        &[("b", &["2001:db8:1234:5672::/64"]), ("c", &["2001:db8:1234:5670::/64"])],
+    );
+    assert_eq!(group(&plan(&[lan()], &[nodes]).verdicts[0]).len(), 3);
+}
+
+#[test]
+fn while_nodes_differ_old_and_new_are_held() {
+    let nodes = node_config("n", &[("b", &["2001:db8:1:10::/64"]), ("me", &["2001:db8:2:20::/64"])]);
+    assert_eq!(
+        group(&plan(&[lan()], &[nodes]).verdicts[0]),
+        [
+            "2001:db8:1:10::/64",
+            "2001:db8:1:11::/64",
+            "2001:db8:1:12::/64",
+            "2001:db8:2:20::/64",
+            "2001:db8:2:21::/64",
+            "2001:db8:2:22::/64"
+        ]
+    );
+}
+
+#[test]
+fn two_sites_and_two_uplinks_keep_both() {
+    let sites = [
+        node_config("site1", &[("b", &["2001:db8:1:1::/64"])]),
+        node_config("site2", &[("c", &["3fff:0:2:1::/64"])]),
+    ];
+    assert_eq!(group(&plan(&[lan()], &sites).verdicts[0]).len(), 6);
+    let uplinks = [
+        node_config("dsl", &[("me", &["2001:db8:1:1::/64"])]),
+        node_config("cable", &[("me", &["3fff:0:2:1::/64"])]),
+    ];
+    assert_eq!(group(&plan(&[lan()], &uplinks).verdicts[0]).len(), 6);
+}
+
+#[test]
+fn an_entry_counts_as_long_as_it_is_there() {
+    for time in ["", "1970-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "nonsense"] {
+        let mut nodes = node_config("n", &[("b", &["2001:db8:1:1::/64"])]);
+        nodes.status.0.nodes.0.get_mut("b").unwrap().observed_time = time.into();
+        assert_eq!(group(&plan(&[lan()], &[nodes]).verdicts[0]).len(), 3, "{time}");
+    }
+}
+
+#[test]
+fn no_prefix_keeps_the_groups() {
+    let nothing = plan(&[lan()], &[]);
+    assert_eq!(reason(&nothing.verdicts[0]), Reason::NoPrefix);
+    assert!(message(&nothing.verdicts[0]).starts_with("There is no IP6UpdateNodeConfig."));
+
+    let nobody = plan(&[lan()], &[node_config("a", &[]), node_config("b", &[])]);
+    assert_eq!(nobody.without_entry, ["a", "b"]);
+    assert_eq!(
+        message(&nobody.verdicts[0]),
+        "No node publishes in IP6UpdateNodeConfig a, b: check that nodeSelector matches a node and that k6u runs \
+         there. The groups keep what they hold."
+    );
+
+    let mut blind = node_config("n", &[("me", &[])]);
+    blind.status.0.nodes.0.get_mut("me").unwrap().message = "there is no interface eth0".into();
+    assert_eq!(
+        message(&plan(&[lan()], &[blind]).verdicts[0]),
+        "No node has a global IPv6 prefix (me: there is no interface eth0). The groups keep what they hold; check the \
+         router and the interface."
+    );
+}
+
+#[test]
+fn node_configs_without_an_entry_are_named_a_few_at_a_time() {
+    let names: Vec<String> = (0..6).map(|n| format!("n{n}")).collect();
+    let text = nobody_publishes(&names).unwrap();
+    assert!(
+        text.starts_with("No node publishes in IP6UpdateNodeConfig n0, n1, n2, n3 and 2 more: "),
+        "{text}"
+    );
+    assert_eq!(nobody_publishes(&[]), None);
+}
+
+#[test]
+fn only_allowed_prefixes_count() {
+    let mut with_list = spec(60, &[("lan", &[0])]);
+    with_list["allowedPrefixes"] = json!(["2001:db8::/32"]);
+    let config = config_with("a", "", with_list);
+    let both = follows(config.clone(), &["2001:db8:1:1::/64", "2a00:bad::/64"]);
+    assert_eq!(group(&both), ["2001:db8:1::/64"]);
+    let rogue = follows(config, &["2a00:bad::/64"]);
+    assert_eq!(reason(&rogue), Reason::NoPrefix);
+    assert!(
+        message(&rogue).starts_with(
+            "All observed prefixes (2a00:bad::/64) are outside allowedPrefixes (2001:db8::/32). The groups keep"
+        ),
+        "{}",
+        message(&rogue)
+    );
+}
+
+#[test]
+fn an_allowed_prefix_longer_than_the_delegated_one_allows_nothing() {
+    let mut narrow = spec(56, &[("lan", &[0])]);
+    narrow["allowedPrefixes"] = json!(["2001:db8:1::/64"]);
+    let verdict = follows(config_with("a", "", narrow), &["2001:db8:1::/64"]);
+    assert_eq!(reason(&verdict), Reason::NoPrefix);
+}
+
+#[test]
+fn a_bad_spec_changes_no_group() {
+    let bad = config_with("a", "", spec(60, &[("good", &[0]), ("bad", &[200])]));
+    let verdict = follows(bad, &["2001:db8:1:1::/64"]);
+    assert_eq!(reason(&verdict), Reason::InvalidSpec);
+    assert_eq!(
+        message(&verdict),
+        "spec.ciliumCIDRGroups[1].prefixIds[0] is 200, but a /60 holds the prefix ids 0 to 15 only. The groups keep \
+         what they hold; correct the spec."
+    );
+}
+
+/// One node that publishes one prefix.
+fn one_node() -> [NodeConfig; 1] {
+    [node_config("n", &[("me", &["2001:db8:1::/64"])])]
+}
+
+#[test]
+fn of_two_configs_the_older_has_the_group() {
+    let younger = config_with(
+        "a",
+        "2026-02-01T00:00:00Z",
+        spec(60, &[("shared", &[0]), ("own", &[1])]),
+    );
+    let older = config_with("b", "2026-01-01T00:00:00Z", spec(60, &[("shared", &[5])]));
+    let plan = plan(&[younger, older], &one_node());
+    match &plan.verdicts[0] {
+        Verdict::Write { groups, contested, .. } => {
+            assert_eq!(*contested, [("shared".to_string(), "b".to_string())]);
+            assert_eq!((groups.len(), groups[0].name.as_str()), (1, "own"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(group(&plan.verdicts[1]), ["2001:db8:1:5::/64"]);
+}
+
+#[test]
+fn of_two_configs_of_one_second_the_name_decides() {
+    let same = "2026-01-01T00:00:00Z";
+    let configs = [
+        config_with("z", same, spec(60, &[("shared", &[0])])),
+        config_with("y", same, spec(60, &[("shared", &[1])])),
+    ];
+    let plan = plan(&configs, &one_node());
+    assert!(
+        matches!(&plan.verdicts[0], Verdict::Write { contested, groups, .. } if contested.len() == 1 && groups.is_empty())
+    );
+    assert_eq!(group(&plan.verdicts[1]), ["2001:db8:1:1::/64"]);
+}
+
+#[test]
+fn a_typing_error_in_the_older_config_hands_its_group_to_nobody() {
+    let older = config_with("a", "2026-01-01T00:00:00Z", spec(60, &[("shared", &[200])]));
+    let younger = config_with("b", "2026-02-01T00:00:00Z", spec(60, &[("shared", &[1])]));
+    let plan = plan(&[older, younger], &one_node());
+    assert!(matches!(&plan.verdicts[1], Verdict::Write { contested, .. } if contested.len() == 1));
+}
+
+#[test]
+fn a_group_without_ids_is_emptied_on_purpose() {
+    let verdict = follows(config_with("a", "", spec(60, &[("lan", &[])])), &["2001:db8:1::/64"]);
+    assert_eq!(group(&verdict), [""; 0]);
+}
+
+#[test]
+fn a_group_that_no_policy_map_holds_is_refused() {
+    let ids: Vec<u64> = (0..257).collect();
+    let prefixes: Vec<String> = (0..64).map(|n| format!("2001:db8:{n:x}::/64")).collect();
+    let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+    let config = config_with("a", "", spec(48, &[("big", &ids), ("small", &[0])]));
+    match follows(config, &prefixes) {
+        Verdict::Write { oversized, groups, .. } => {
+            assert_eq!(oversized, [("big".to_string(), 64 * 257)]);
+            assert_eq!(groups[0].cidrs.len(), 64);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_published_prefix_shorter_than_the_delegated_length_counts_for_nothing() {
+    assert_eq!(reason(&follows(lan(), &["2001:db8::/32"])), Reason::NoPrefix);
+}
+
+fn keeping(seconds: u32) -> Config {
+    let mut spec = spec(60, &[("lan", &[0])]);
+    spec["keepDeprecatedSeconds"] = json!(seconds);
+    config_with("a", "", spec)
+}
+
+/// A node that saw a prefix deprecated for so many seconds.
+fn deprecated_for(living: &[&str], seconds: u32) -> NodeConfig {
+    let mut nodes = node_config("n", &[("b", living)]);
+    let deprecated = Deprecated {
+        prefix: prefix("2001:db8:1::/64"),
+        seconds,
+    };
+    nodes.status.0.nodes.0.get_mut("b").unwrap().deprecated = vec![deprecated];
+    nodes
+}
+
+#[test]
+fn a_deprecated_prefix_is_kept_as_long_as_the_config_says() {
+    let both = ["2001:db8:1::/64", "2001:db8:2::/64"];
+    let after = |keep, seconds| {
+        let plan = plan(&[keeping(keep)], &[deprecated_for(&["2001:db8:2::/64"], seconds)]);
+        group(&plan.verdicts[0])
+    };
+    assert_eq!(after(0, 0), both[1..], "at once by default");
+    assert_eq!(after(600, 0), both);
+    assert_eq!(after(600, 599), both);
+    assert_eq!(after(600, 600), both[1..]);
+}
+
+#[test]
+fn deprecated_prefixes_alone_are_no_knowledge() {
+    let plan = plan(&[keeping(600)], &[deprecated_for(&[], 0)]);
+    assert_eq!(reason(&plan.verdicts[0]), Reason::NoPrefix);
+}
+
+proptest! {
+    /// Whatever nodes publish, a group holds nothing outside the delegated prefixes of their entries.
+    #[test]
+    fn nothing_outside_what_nodes_see(
+        length in 1u8..=64,
+        ids in proptest::collection::btree_set(0u64..300, 0..5),
+        nodes in proptest::collection::vec(0u16..40, 0..8),
+    ) {
+        let links: Vec<String> = (0..40).map(|n: u16| format!("2001:db8:{:x}:{:x}::/64", n / 7, n * 37)).collect();
+        let names: Vec<String> = (0..nodes.len()).map(|n| format!("node{n}")).collect();
+        let prefixes: Vec<[&str; 1]> = nodes.iter().map(|n| [links[usize::from(*n)].as_str()]).collect();
+        let entries: Vec<(&str, &[&str])> =
+            names.iter().zip(&prefixes).map(|(name, prefixes)| (name.as_str(), prefixes.as_slice())).collect();
+        let ids: Vec<u64> = ids.into_iter().collect();
+        let config = [config_with("a", "", spec(length, &[("lan", &ids)]))];
+        let plan = plan(&config, &[node_config("n", &entries)]);
+
+        let seen: Vec<Prefix> = nodes.iter().map(|n| prefix(&links[usize::from(*n)]).cut(length)).collect();
+        match &plan.verdicts[0] {
+            Verdict::Write { delegated, groups, .. } => {
+                prop_assert!(!seen.is_empty() && delegated.iter().all(|p| seen.contains(p)));
+                prop_assert!(seen.iter().all(|p| delegated.contains(p)));
+                for cidr in &groups[0].cidrs {
+                    prop_assert!(seen.iter().any(|p| p.contains(*cidr)));
+                }
+                prop_assert_eq!(groups[0].cidrs.len(), delegated.len() * ids.len());
+            }
+            Verdict::Keep { reason: Reason::NoPrefix, .. } => prop_assert!(seen.is_empty()),
+            Verdict::Keep { reason: Reason::InvalidSpec, .. } => {
+                let highest = crate::prefix::highest_id(length).unwrap();
+                prop_assert!(ids.iter().any(|id| *id > highest));
+            }
+            other => prop_assert!(false, "{other:?}"),
+        }
+    }
+}

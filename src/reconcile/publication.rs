@@ -1,0 +1,372 @@
+//! What this node has to say in the status of the node configs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use log::{debug, info};
+use serde_json::{Value, json};
+
+use super::{Failure, Left, Reconciler, status_path};
+use crate::node::Host;
+use crate::node::select::Observation;
+use crate::prefix::{Prefix, join, texts};
+use crate::problems::Subject;
+use crate::resources::node_config::{Deprecated, NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::time::Timestamp;
+
+/// A node publishes again after this time, even if it sees what it saw before.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+
+/// What this node published, and what it counts for that.
+#[derive(Debug, Default)]
+pub(super) struct Publication {
+    /// When, in steady time, by IP6UpdateNodeConfig.
+    published: BTreeMap<String, Duration>,
+    /// Since when prefixes are deprecated, in steady time; it may be before k6u started.
+    deprecated: BTreeMap<(String, Prefix), Age>,
+    /// The keepDeprecatedSeconds of all configs: that a prefix is deprecated for longer is a change.
+    pub thresholds: BTreeSet<u32>,
+}
+
+/// How old something was at a point in steady time.
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    seconds: u32,
+    at: Duration,
+}
+
+impl Age {
+    fn seconds_at(self, now: Duration) -> u32 {
+        let passed = u32::try_from(now.saturating_sub(self.at).as_secs()).unwrap_or(u32::MAX);
+        self.seconds.saturating_add(passed)
+    }
+}
+
+/// What came of publishing.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    /// Plans may follow from it.
+    pub is_change: bool,
+    /// An entry was refused in this round.
+    pub is_refused: bool,
+    /// What is left to do.
+    pub left: Left,
+    /// Why this node's entries are not what it sees; one sentence for each.
+    pub failures: Vec<String>,
+}
+
+impl Publication {
+    /// The entry for what is observed, given the one that is stored. Its time is set when it is sent.
+    fn entry(
+        &mut self,
+        config: &NodeConfig,
+        observed: &Observation,
+        stored: Option<&NodeEntry>,
+        now: Duration,
+    ) -> NodeEntry {
+        let name = &config.metadata.name;
+        let stored = stored.map_or(&[][..], |entry| &entry.deprecated);
+        let mut deprecated = Vec::new();
+        for prefix in &observed.deprecated {
+            let key = (name.clone(), *prefix);
+            let stored = stored.iter().find(|deprecated| deprecated.prefix == *prefix);
+            let known = self.deprecated.get(&key).copied();
+            let age = match (known, stored) {
+                (Some(age), _) => age,
+                // A restart of k6u does not start it anew.
+                (None, Some(stored)) => Age {
+                    seconds: stored.seconds,
+                    at: now,
+                },
+                // It left the lists when it became stale; that its lifetime is over now is no news.
+                (None, None) if observed.long_gone.contains(prefix) => continue,
+                (None, None) => Age { seconds: 0, at: now },
+            };
+            self.deprecated.insert(key, age);
+            deprecated.push(Deprecated {
+                prefix: *prefix,
+                seconds: age.seconds_at(now),
+            });
+        }
+        self.deprecated
+            .retain(|(config, prefix), _| config != name || observed.deprecated.contains(prefix));
+        NodeEntry {
+            prefixes: observed.prefixes.clone(),
+            deprecated,
+            observed_time: String::new(),
+            message: match &config.spec.watch {
+                Ok(watch) => observed.message(&watch.interface),
+                Err(problem) => problem.clone(),
+            },
+        }
+    }
+
+    /// Forgets what belongs to node configs that do not select this node.
+    fn retain(&mut self, selected: &BTreeMap<String, NodeEntry>) {
+        self.published.retain(|name, _| selected.contains_key(name));
+        self.deprecated.retain(|(name, _), _| selected.contains_key(name));
+    }
+
+    /// Whether plans or people make the same of two entries.
+    fn says_the_same(&self, one: &NodeEntry, other: &NodeEntry) -> bool {
+        let passed = |seconds: u32| self.thresholds.range(..=seconds).count();
+        let facts = |entry: &NodeEntry| -> Vec<(Prefix, usize)> {
+            let deprecated = entry.deprecated.iter();
+            deprecated
+                .map(|deprecated| (deprecated.prefix, passed(deprecated.seconds)))
+                .collect()
+        };
+        one.prefixes == other.prefixes && one.message == other.message && facts(one) == facts(other)
+    }
+
+    /// Whether a sign of life is due. Rounds come once an interval, so it may be half of one early.
+    fn is_due(&self, name: &str, now: Duration, interval: Duration) -> bool {
+        let published = self.published.get(name);
+        published.is_none_or(|then| now.saturating_sub(*then) + interval / 2 >= SIGN_OF_LIFE)
+    }
+}
+
+impl Reconciler {
+    /// Looks at the interfaces of the selected node configs, and logs what changed. Gives the entry that
+    /// this node should have in each of them.
+    pub(super) fn observe(
+        &mut self,
+        node_configs: &[NodeConfig],
+        selected: &BTreeSet<String>,
+        host: &mut dyn Host,
+    ) -> Result<BTreeMap<String, NodeEntry>, Failure> {
+        let (mut entries, mut seen) = (BTreeMap::new(), BTreeMap::new());
+        for config in node_configs
+            .iter()
+            .filter(|config| selected.contains(&config.metadata.name))
+        {
+            let name = &config.metadata.name;
+            let mut observed = Observation::default();
+            if let Ok(watch) = &config.spec.watch {
+                let interface = &watch.interface;
+                observed = host.observe(watch).map_err(|e| {
+                    Failure::Addresses(format!("the kernel did not list the addresses of {interface}: {e}"))
+                })?;
+                log_change(interface, self.seen.get(watch), &observed);
+                seen.insert(watch.clone(), observed.clone());
+            }
+            let stored = config.nodes().get(&self.node);
+            let entry = self.publication.entry(config, &observed, stored, host.now());
+            entries.insert(name.clone(), entry);
+        }
+        self.seen = seen;
+        Ok(entries)
+    }
+
+    /// Publishes what changed or is due, in the cluster and in `node_configs`, and removes this node's
+    /// entry where nothing selects it any more.
+    pub(super) fn publish(
+        &mut self,
+        node_configs: &mut [NodeConfig],
+        entries: &BTreeMap<String, NodeEntry>,
+        host: &mut dyn Host,
+    ) -> Result<Published, Failure> {
+        let mut published = Published::default();
+        self.publication.retain(entries);
+        for config in node_configs {
+            let name = config.metadata.name.clone();
+            let stored = config.nodes().get(&self.node);
+            let entry = entries.get(&name);
+            let is_change = match (stored, entry) {
+                (None, None) => continue,
+                (Some(stored), Some(entry)) => !self.publication.says_the_same(stored, entry),
+                _ => true,
+            };
+            if !is_change && !self.publication.is_due(&name, host.now(), self.interval()) {
+                continue;
+            }
+            let subject = Subject::NodeConfig(name.clone());
+            if let Some(problem) = self.problems.waits(&subject, host.now()) {
+                published.failures.push(format!("{subject}: {problem}"));
+                continue;
+            }
+            let mut entry = entry.cloned();
+            if let Some(entry) = &mut entry {
+                entry.observed_time = self.sign_of_life(stored);
+            }
+            let body = json!({"status": {"nodes": {self.node.as_str(): entry.as_ref().map(body)}}});
+            match self.client.merge_patch(&status_path(NODE_CONFIGS, &name), &body) {
+                Ok(()) => {
+                    self.problems.works(&subject);
+                    self.publication.published.insert(name, host.now());
+                    published.is_change |= is_change;
+                    let nodes = &mut config.status.0.nodes.0;
+                    match entry {
+                        Some(entry) => nodes.insert(self.node.clone(), entry),
+                        None => nodes.remove(&self.node),
+                    };
+                }
+                // Deleted since it was listed: nothing to publish to.
+                Err(e) if e.is_absent_object() => debug!("{e}"),
+                // Too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it tries five times).
+                Err(e) if e.is_conflict() => {
+                    debug!("{e}");
+                    published.left = Left::Soon;
+                }
+                Err(e) => {
+                    self.silence.reset();
+                    self.object_failed(&e)?;
+                    let text = format!("node {} cannot publish what it sees: {e}", self.node);
+                    if self
+                        .problems
+                        .backs_off(subject.clone(), &text, e.retry_after(), host.now(), host.dice())
+                    {
+                        self.warn_of_node_config(config, &text);
+                    }
+                    published.failures.push(format!("{subject}: {text}"));
+                    published.is_refused = true;
+                }
+            }
+        }
+        Ok(published)
+    }
+
+    /// The time, and always another text than the one that is stored, whatever the clock says.
+    fn sign_of_life(&self, stored: Option<&NodeEntry>) -> String {
+        let now = self.time();
+        let before = stored.map_or("", |entry| &entry.observed_time);
+        let text = now.to_string();
+        if text == before {
+            return Timestamp(now.0.saturating_add(1)).to_string();
+        }
+        text
+    }
+}
+
+fn log_change(interface: &str, before: Option<&Observation>, seen: &Observation) {
+    let facts = |o: &Observation| (o.prefixes.clone(), o.absent);
+    if before.map(facts) != Some(facts(seen)) {
+        let old = before.map_or("unknown".to_string(), |before| join(&before.prefixes));
+        let message = seen.message(interface);
+        let why = if message.is_empty() {
+            message
+        } else {
+            format!(" ({message})")
+        };
+        info!("{interface}: prefixes {old} -> {}{why}", join(&seen.prefixes));
+    }
+}
+
+/// An entry as it is stored. What is empty is left out, and so taken out (RFC 7396): with hundreds of nodes
+/// entries are most of what is read.
+fn body(entry: &NodeEntry) -> Value {
+    let deprecated = entry.deprecated.iter();
+    let deprecated: Vec<Value> = deprecated
+        .map(|d| json!({"prefix": d.prefix.to_string(), "seconds": d.seconds}))
+        .collect();
+    json!({
+        "prefixes": texts(&entry.prefixes),
+        "deprecated": (!deprecated.is_empty()).then_some(deprecated),
+        "observedTime": entry.observed_time,
+        "message": (!entry.message.is_empty()).then_some(&entry.message),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Duration = Duration::from_secs(1000);
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn config() -> NodeConfig {
+        serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {"interface": "eth0"}})).unwrap()
+    }
+
+    fn observed(living: &[&str], deprecated: &[&str]) -> Observation {
+        Observation {
+            prefixes: living.iter().map(|text| prefix(text)).collect(),
+            deprecated: deprecated.iter().map(|text| prefix(text)).collect(),
+            ..Observation::default()
+        }
+    }
+
+    /// For how long each deprecated prefix was so, at these seconds after the start.
+    fn seconds(publication: &mut Publication, seen: &Observation, stored: Option<&NodeEntry>, at: u64) -> Vec<u32> {
+        let entry = publication.entry(&config(), seen, stored, START + Duration::from_secs(at));
+        entry.deprecated.iter().map(|deprecated| deprecated.seconds).collect()
+    }
+
+    #[test]
+    fn seconds_count_from_when_a_prefix_was_first_seen_deprecated() {
+        let mut publication = Publication::default();
+        let seen = observed(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+        assert_eq!(seconds(&mut publication, &seen, None, 0), [0]);
+        assert_eq!(seconds(&mut publication, &seen, None, 59), [59]);
+        // Preferred again, and deprecated once more: that is another deprecation.
+        let alive = observed(&["2001:db8:1::/64"], &[]);
+        assert_eq!(seconds(&mut publication, &alive, None, 60), [0; 0]);
+        assert_eq!(seconds(&mut publication, &seen, None, 70), [0]);
+    }
+
+    #[test]
+    fn a_restart_goes_on_where_the_entry_stands() {
+        let seen = observed(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+        let mut before = Publication::default();
+        before.entry(&config(), &seen, None, START);
+        let stored = before.entry(&config(), &seen, None, START + Duration::from_secs(500));
+        let mut after = Publication::default();
+        assert_eq!(seconds(&mut after, &seen, Some(&stored), 0), [500]);
+        assert_eq!(seconds(&mut after, &seen, None, 10), [510], "though the entry is gone");
+    }
+
+    #[test]
+    fn a_prefix_that_was_stale_before_does_not_come_back_deprecated() {
+        let mut seen = observed(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+        let first = Publication::default().entry(&config(), &seen, None, START);
+        seen.long_gone = seen.deprecated.clone();
+        assert_eq!(seconds(&mut Publication::default(), &seen, None, 0), [0; 0]);
+        // But one that is kept stays kept, though nobody announces it any more.
+        assert_eq!(seconds(&mut Publication::default(), &seen, Some(&first), 0), [0]);
+    }
+
+    #[test]
+    fn only_a_threshold_makes_passing_time_a_change() {
+        let publication = Publication {
+            thresholds: BTreeSet::from([300]),
+            ..Publication::default()
+        };
+        let entry = |seconds: u32| NodeEntry {
+            deprecated: vec![Deprecated {
+                prefix: prefix("2001:db8:1::/64"),
+                seconds,
+            }],
+            ..NodeEntry::default()
+        };
+        assert!(publication.says_the_same(&entry(0), &entry(299)));
+        assert!(!publication.says_the_same(&entry(299), &entry(300)));
+        assert!(publication.says_the_same(&entry(300), &entry(7200)));
+        assert!(!publication.says_the_same(&entry(0), &NodeEntry::default()));
+        let timed = NodeEntry {
+            observed_time: "x".into(),
+            ..entry(0)
+        };
+        assert!(publication.says_the_same(&entry(0), &timed));
+        let told = NodeEntry {
+            message: "x".into(),
+            ..entry(0)
+        };
+        assert!(!publication.says_the_same(&entry(0), &told));
+    }
+
+    #[test]
+    fn a_sign_of_life_every_minute() {
+        let mut publication = Publication::default();
+        let due = |publication: &Publication, seconds: u64, interval: u64| {
+            publication.is_due("n", START + Duration::from_secs(seconds), Duration::from_secs(interval))
+        };
+        assert!(due(&publication, 0, 10), "nothing was published yet");
+        publication.published.insert("n".into(), START);
+        assert!(!due(&publication, 50, 10) && due(&publication, 60, 10));
+        assert!(!due(&publication, 30, 30) && due(&publication, 59, 30));
+        assert!(due(&publication, 60, 60));
+    }
+}

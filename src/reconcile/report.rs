@@ -1,0 +1,165 @@
+//! What is told of a round: the status of the configs, and Events.
+
+use log::{debug, info, warn};
+use serde_json::{Value, json};
+
+use super::condition::{self, Notice};
+use super::plan::{Plan, Reason, Verdict};
+use super::targets::Targets;
+use super::{Failure, Left, Reconciler, status_path};
+use crate::kube::objects::Metadata;
+use crate::node::Host;
+use crate::problems::Subject;
+use crate::resources::GROUP;
+use crate::resources::config::{CONFIGS, Config};
+use crate::resources::node_config::NodeConfig;
+
+/// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+
+/// Who tells, and so what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reporter<'a> {
+    /// A node that publishes: all that was found.
+    Publishing,
+    /// A node that cannot publish: that it cannot.
+    Unpublished(&'a [String]),
+    /// A node that publishes nothing, because none selects it: what no longer holds.
+    Idle,
+}
+
+impl Reconciler {
+    /// Writes the statuses that changed, and their Events. Says what is left to do, and whether all is Ready.
+    pub(super) fn report(
+        &mut self,
+        configs: &[Config],
+        plan: &Plan,
+        targets: &Targets,
+        reporter: Reporter,
+        host: &mut dyn Host,
+    ) -> Result<(Left, bool), Failure> {
+        let (mut left, mut is_ready) = (Left::Nothing, true);
+        for (config, verdict) in configs.iter().zip(&plan.verdicts) {
+            let mut failures = match reporter {
+                Reporter::Unpublished(failures) => failures.to_vec(),
+                _ => Vec::new(),
+            };
+            let mut delegated = None;
+            if let Verdict::Write {
+                delegated: d, groups, ..
+            } = verdict
+            {
+                failures.extend(
+                    groups
+                        .iter()
+                        .filter_map(|group| targets.failures.get(&group.name).cloned()),
+                );
+                let is_right = |name: &String| targets.right.contains(name);
+                if failures.is_empty() && !groups.iter().all(|group| is_right(&group.name)) {
+                    // Until its groups are settled it is not known what to tell.
+                    is_ready = false;
+                    continue;
+                }
+                delegated = Some(d.as_slice());
+            }
+            let (reason, message) = condition::judge(verdict, &failures, &plan.without_entry);
+            is_ready &= reason == Reason::Updated;
+            if reporter == Reporter::Idle && condition::is_told_not_ready(config) {
+                continue;
+            }
+            let subject = Subject::Config(config.metadata.name.clone());
+            let Some(change) = condition::change(config, reason, &message, delegated, self.time()) else {
+                self.problems.works(&subject);
+                continue;
+            };
+            if self.problems.waits(&subject, host.now()).is_some() {
+                left = left.max(Left::Failures);
+                continue;
+            }
+            let written = self.write_status(config, subject, &change, host)?;
+            if written == Left::Failures && reporter == Reporter::Idle {
+                // Where it cannot write, those that publish may not be able to either.
+                self.silence.reset();
+            }
+            left = left.max(written);
+        }
+        Ok((left, is_ready))
+    }
+
+    fn write_status(
+        &mut self,
+        config: &Config,
+        subject: Subject,
+        change: &condition::StatusChange,
+        host: &mut dyn Host,
+    ) -> Result<Left, Failure> {
+        let name = &config.metadata.name;
+        match self.client.merge_patch(&status_path(CONFIGS, name), &change.patch) {
+            Ok(()) => {
+                self.problems.works(&subject);
+                match &change.turned {
+                    Some((Reason::Updated, message)) => info!("IP6UpdateConfig {name} is Ready: {message}"),
+                    Some((reason, message)) => warn!("IP6UpdateConfig {name} is not Ready: {reason}: {message}"),
+                    None => {}
+                }
+                for notice in &change.events {
+                    self.send_event("IP6UpdateConfig", &config.metadata, notice);
+                }
+                Ok(Left::Nothing)
+            }
+            Err(e) if e.is_conflict() => Ok(Left::Soon),
+            Err(e) if e.is_absent_object() => {
+                debug!("{e}");
+                Ok(Left::Nothing)
+            }
+            Err(e) => {
+                self.object_failed(&e)?;
+                self.problems
+                    .backs_off(subject, &e.to_string(), e.retry_after(), host.now(), host.dice());
+                Ok(Left::Failures)
+            }
+        }
+    }
+
+    /// Tells of an IP6UpdateNodeConfig in which this node cannot publish: its status cannot say so.
+    pub(super) fn warn_of_node_config(&mut self, config: &NodeConfig, text: &str) {
+        let notice = condition::notice("Warning", "PublishFailed", text);
+        self.send_event("IP6UpdateNodeConfig", &config.metadata, &notice);
+    }
+
+    /// Reports an Event. One that is lost is no reason to fail: the status says the same.
+    fn send_event(&mut self, kind: &str, about: &Metadata, notice: &Notice) {
+        let event = self.event(kind, about, notice);
+        match self.client.create(EVENTS, &event) {
+            Ok(()) => self.problems.works(&Subject::Events),
+            Err(e) => {
+                self.problems.fails(Subject::Events, &e.to_string());
+            }
+        }
+    }
+
+    fn event(&self, kind: &str, about: &Metadata, notice: &Notice) -> Value {
+        json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": format!("{}-", about.name)},
+            "eventTime": self.time().to_string().replace('Z', ".000000Z"),
+            "reportingController": format!("{GROUP}/k6u"),
+            "reportingInstance": cut(&self.reporter, 128),
+            "action": "UpdateGroups",
+            "reason": notice.reason,
+            "type": notice.kind,
+            "note": notice.note,
+            "regarding": {
+                "apiVersion": format!("{GROUP}/v1"),
+                "kind": kind,
+                "name": about.name,
+                "uid": about.uid,
+            },
+        })
+    }
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}

@@ -1,0 +1,185 @@
+//! IP6UpdateNodeConfig: which interface to watch on which nodes, and what each node published.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::{shown, whole_number};
+use crate::kube::decode::{Bounded, FromMap, Text, UpTo};
+use crate::kube::objects::Metadata;
+use crate::node::select::{DEFAULT_STALE_AFTER, MOST_PREFIXES, Watch};
+use crate::prefix::Prefix;
+
+/// The path of the list.
+pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
+
+/// A week: longer than any router is silent.
+const MOST_STALE_AFTER: u64 = 604_800;
+
+/// IP6UpdateNodeConfig: which interface to watch on which nodes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct NodeConfig {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// What it asks for.
+    #[serde(default = "absent_node_spec", deserialize_with = "node_spec")]
+    pub spec: NodeSpec,
+    /// What each node published.
+    #[serde(default)]
+    pub status: FromMap<NodeConfigStatus>,
+}
+
+/// The spec of an IP6UpdateNodeConfig.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// Labels that a node must have; `None` if unreadable, which no node matches.
+    pub selector: Option<BTreeMap<String, String>>,
+    /// The interface and when a prefix on it is stale, or what is wrong with that.
+    pub watch: Result<Watch, String>,
+}
+
+/// The status of an IP6UpdateNodeConfig.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeConfigStatus {
+    /// By node name.
+    pub nodes: FromMap<BTreeMap<String, NodeEntry>>,
+}
+
+/// What one node published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NodeEntry {
+    /// The /64 prefixes that it saw, at most [`MOST_PREFIXES`].
+    pub prefixes: Vec<Prefix>,
+    /// Those that it saw deprecated, but still valid, at most [`MOST_PREFIXES`].
+    pub deprecated: Vec<Deprecated>,
+    /// A sign of life: another text at each publication. For people it is a time in RFC 3339.
+    pub observed_time: String,
+    /// Why there is no prefix, when there is none, and which prefixes were left out.
+    pub message: String,
+}
+
+/// A deprecated prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Deprecated {
+    /// The /64.
+    pub prefix: Prefix,
+    /// For how many seconds the node had seen it so when it published.
+    pub seconds: u32,
+}
+
+impl NodeConfig {
+    /// What the nodes published.
+    pub fn nodes(&self) -> &BTreeMap<String, NodeEntry> {
+        &self.status.0.nodes.0
+    }
+}
+
+impl NodeSpec {
+    /// Whether a node with these labels is meant; an empty selector means every node.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let Some(selector) = &self.selector else {
+            return false;
+        };
+        selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Whether labels matter at all.
+    pub fn needs_labels(&self) -> bool {
+        self.selector.as_ref().is_some_and(|selector| !selector.is_empty())
+    }
+
+    /// Reads `spec`.
+    pub fn read(spec: &Value) -> Self {
+        let selector = match &spec["nodeSelector"] {
+            Value::Null => Some(BTreeMap::new()),
+            Value::Object(map) => {
+                let pair = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
+                map.iter().map(pair).collect()
+            }
+            _ => None,
+        };
+        NodeSpec {
+            selector,
+            watch: watch(spec),
+        }
+    }
+}
+
+fn watch(spec: &Value) -> Result<Watch, String> {
+    let interface = match &spec["interface"] {
+        Value::String(name) if is_interface_name(name) => name.clone(),
+        other => {
+            return Err(format!(
+                "spec.interface is {}, but it must be the name of a network interface, 1 to 15 characters",
+                shown(other)
+            ));
+        }
+    };
+    let stale_after = match &spec["staleAfterSeconds"] {
+        Value::Null => DEFAULT_STALE_AFTER,
+        value => whole_number(value, MOST_STALE_AFTER).ok_or_else(|| {
+            let found = shown(value);
+            format!("spec.staleAfterSeconds is {found}, but it must be a whole number from 0 to {MOST_STALE_AFTER}")
+        })? as u32,
+    };
+    Ok(Watch { interface, stale_after })
+}
+
+/// What the kernel takes for a name (net/core/dev.c `dev_valid_name`).
+fn is_interface_name(name: &str) -> bool {
+    let fits = (1..=15).contains(&name.len());
+    fits && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace())
+}
+
+fn absent_node_spec() -> NodeSpec {
+    NodeSpec::read(&Value::Null)
+}
+
+fn node_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeSpec, D::Error> {
+    Ok(NodeSpec::read(&Bounded::deserialize(deserializer)?.0))
+}
+
+/// An entry as it is stored.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct StoredEntry {
+    prefixes: UpTo<Text, MOST_PREFIXES>,
+    deprecated: UpTo<FromMap<StoredDeprecated>, MOST_PREFIXES>,
+    observed_time: Text,
+    message: Text,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StoredDeprecated {
+    prefix: Text,
+    seconds: Bounded,
+}
+
+impl<'de> Deserialize<'de> for NodeEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let FromMap(stored) = FromMap::<StoredEntry>::deserialize(deserializer)?;
+        // What is no prefix was not written by k6u.
+        let deprecated = stored.deprecated.0.into_iter().filter_map(|FromMap(item)| {
+            Some(Deprecated {
+                prefix: item.prefix.0.parse().ok()?,
+                seconds: u32::try_from(item.seconds.0.as_u64().unwrap_or(0)).unwrap_or(u32::MAX),
+            })
+        });
+        Ok(NodeEntry {
+            prefixes: stored
+                .prefixes
+                .0
+                .iter()
+                .filter_map(|text| text.0.parse().ok())
+                .collect(),
+            deprecated: deprecated.collect(),
+            observed_time: stored.observed_time.0,
+            message: stored.message.0,
+        })
+    }
+}

@@ -1,0 +1,284 @@
+//! What must hold of whatever happened.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k6u::prefix::{Prefix, join};
+
+use crate::cluster::{Held, Kind};
+use crate::site::{FOR_EVER, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
+
+/// After five minutes without a sign of life an entry is removed.
+const SILENT_AFTER: Duration = Duration::from_secs(300);
+/// The longest pause of a node after failures.
+const BACKOFF: Duration = Duration::from_secs(60);
+/// A node that is cut off for so long, alone, may be removed.
+const ALONE: Duration = Duration::from_secs(240);
+
+/// All that is wrong, in words; empty if nothing is.
+pub fn wrongs(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let mut wrongs = strangers(outcome);
+    wrongs.extend(locked_out(story, outcome));
+    wrongs.extend(kept_too_short(story, outcome));
+    wrongs.extend(false_alarms(story, outcome));
+    wrongs.extend(dead_prefixes(story, outcome));
+    wrongs.extend(at_rest(story, outcome));
+    wrongs
+}
+
+/// Writes that let strangers in: they added a CIDR that is in nobody's entry.
+fn strangers(outcome: &Outcome) -> Vec<String> {
+    let wrong = outcome.history.iter().filter(|held| !held.nobodys.is_empty());
+    wrong
+        .map(|held| format!("{:?}: added {:?}, which is in nobody's entry", held.at, held.nobodys))
+        .collect()
+}
+
+/// Writes that took out a CIDR of a node that lives and sees its prefix. What a node sees only since just
+/// now may be missing until the next round.
+fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let mut wrongs = Vec::new();
+    let longest = INTERVAL + story.just_before();
+    for (taken, cidr, held) in taken_out(outcome) {
+        let has = |node: &&Node| needs(story, node, &cidr, held.at);
+        let Some(number) = story.nodes.iter().position(|node| has(&node)) else {
+            continue;
+        };
+        let node = &story.nodes[number];
+        let is_news = node
+            .sees
+            .iter()
+            .any(|(since, _)| *since <= held.at && *since + longest > held.at);
+        let is_back = || {
+            let later = outcome.history[taken..].iter();
+            let back = later.filter(|later| later.cidrs.contains(&cidr)).map(|later| later.at);
+            let views = node
+                .sees
+                .iter()
+                .map(|(since, _)| *since)
+                .filter(|since| *since > held.at);
+            let gone = views.filter(|since| !needs(story, node, &cidr, *since));
+            back.chain(gone).any(|at| at <= held.at + longest)
+        };
+        if !is_news || !is_back() {
+            wrongs.push(format!("{:?}: took out {cidr}, but node {number} has it", held.at));
+        }
+    }
+    wrongs
+}
+
+/// What k6u took out: the write's number, the CIDR, and what was held then.
+fn taken_out(outcome: &Outcome) -> impl Iterator<Item = (usize, String, &Held)> {
+    let pairs = outcome.history.iter().zip(outcome.history.iter().skip(1)).zip(1..);
+    pairs
+        .filter(|((_, after), _)| after.is_k6u)
+        .flat_map(|((before, after), number)| {
+            let taken: Vec<String> = before.cidrs.difference(&after.cidrs).cloned().collect();
+            taken.into_iter().map(move |cidr| (number, cidr, after))
+        })
+}
+
+/// Whether a node's CIDR must be in the group at a time.
+fn needs(story: &Story, node: &Node, cidr: &str, at: Duration) -> bool {
+    let is_in = cidrs(&node.at(at).0).contains(cidr);
+    node.publishes && node.death() > at && is_in && !was_alone(story, node, at)
+}
+
+/// Writes that took out a CIDR while a living node had not yet seen it deprecated for long enough.
+fn kept_too_short(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let keep = Duration::from_secs(story.keep_deprecated.into());
+    let keeps = |node: &Node, cidr: &str, at: Duration| {
+        let is_deprecated = |view: &View| cidrs(&view.1).contains(cidr);
+        let mut views = node.sees.iter().rev().skip_while(|(since, _)| *since > at);
+        let since = views.by_ref().take_while(|(_, view)| is_deprecated(view)).last();
+        node.publishes && node.death() > at && since.is_some_and(|(since, _)| *since + keep > at)
+    };
+    let wrong = taken_out(outcome).filter(|(_, cidr, held)| story.nodes.iter().any(|node| keeps(node, cidr, held.at)));
+    wrong
+        .map(|(_, cidr, held)| format!("{:?}: took out {cidr}, which has to be kept", held.at))
+        .collect()
+}
+
+/// Times at which Ready said that nobody has a prefix, though all that publish were there all the time.
+fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let is_steady = |node: &Node| !node.publishes || node.death() == FOR_EVER && node.cuts.is_empty();
+    if !story.nodes.iter().all(is_steady) || !story.actions.is_empty() {
+        return Vec::new();
+    }
+    let once_ready = outcome.reasons.iter().skip_while(|(_, reason)| reason != "Updated");
+    let wrong = once_ready.filter(|(_, reason)| reason != "Updated");
+    wrong
+        .map(|(at, reason)| format!("{at:?}: Ready turned to {reason}"))
+        .collect()
+}
+
+/// Whether the node may have been removed by mistake: it was cut off for four minutes or more while another
+/// one that publishes was not, and has not had the time to come back since.
+fn was_alone(story: &Story, node: &Node, at: Duration) -> bool {
+    let back = |end: Duration| end + INTERVAL * 3 + story.just_before();
+    let is_long = |cut: &&Window| cut.1 - cut.0 >= ALONE;
+    let others = || {
+        story
+            .nodes
+            .iter()
+            .filter(|other| other.publishes && !std::ptr::eq(*other, node))
+    };
+    node.cuts.iter().filter(is_long).any(|cut| {
+        let is_connected = |other: &Node| !other.cuts.iter().any(|theirs| theirs.0 < cut.1 && theirs.1 > cut.0);
+        (cut.0 + ALONE..back(cut.1)).contains(&at) && others().any(is_connected)
+    })
+}
+
+/// Prefixes of dead nodes that stayed for longer than five minutes and two intervals.
+fn dead_prefixes(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let mut wrongs = Vec::new();
+    for (number, node) in story.nodes.iter().enumerate() {
+        let Some(gone_by) = gone_by(story, node).filter(|gone_by| *gone_by < story.end) else {
+            continue;
+        };
+        let last = cidrs(&node.at(node.death()).0);
+        for held in held_from(outcome, gone_by) {
+            let strangers = last.iter().filter(|cidr| held.cidrs.contains(*cidr));
+            let strangers = strangers.filter(|cidr| {
+                !story
+                    .nodes
+                    .iter()
+                    .any(|other| other.publishes && other.death() > held.at && sees(other, cidr))
+            });
+            if let Some(cidr) = strangers.into_iter().next() {
+                wrongs.push(format!(
+                    "{cidr} of node {number}, dead since {:?}, is in the group after {gone_by:?}",
+                    node.death()
+                ));
+                break;
+            }
+        }
+    }
+    wrongs
+}
+
+fn sees(node: &Node, cidr: &str) -> bool {
+    node.sees.iter().any(|(_, view)| cidrs(&view.0).contains(cidr))
+}
+
+/// By when a dead node's prefix has to be gone; `None` if it lives, or nobody is left to remove it.
+fn gone_by(story: &Story, node: &Node) -> Option<Duration> {
+    let survivors: Vec<&Node> = story
+        .nodes
+        .iter()
+        .filter(|other| other.publishes && other.death() == FOR_EVER)
+        .collect();
+    if !node.publishes || node.death() == FOR_EVER || survivors.is_empty() {
+        return None;
+    }
+    // Watching begins when the last watcher has started, and anew when a publication failed.
+    let last_start = survivors.iter().map(|other| other.runs.last().expect("a run").0);
+    let mut from = last_start.chain([node.death()]).max()?;
+    for (begin, end, _) in &story.health {
+        if *end > node.death() && *begin < from + SILENT_AFTER + INTERVAL * 2 {
+            from = from.max(*end + BACKOFF);
+        }
+    }
+    for cut in survivors.iter().flat_map(|other| &other.cuts) {
+        if cut.1 > node.death() {
+            from = from.max(cut.1 + BACKOFF);
+        }
+    }
+    // A gap between two reads counts as one interval, so what a round itself takes does not count.
+    let rounds = u32::try_from(SILENT_AFTER.as_secs() / INTERVAL.as_secs()).expect("few");
+    Some(from + SILENT_AFTER + INTERVAL * 2 + story.slowest * 6 * rounds + story.just_before())
+}
+
+/// What the group held at a time and later.
+fn held_from(outcome: &Outcome, time: Duration) -> impl Iterator<Item = &Held> {
+    let first = outcome.history.iter().rposition(|held| held.at <= time).unwrap_or(0);
+    outcome.history[first..].iter()
+}
+
+/// What happens last in a story, and the time that it takes until all is as it should be.
+pub fn rest_from(story: &Story) -> Duration {
+    let mut last = Duration::ZERO;
+    for node in &story.nodes {
+        let starts = node.runs.iter().map(|(start, _)| *start);
+        let changes = node
+            .sees
+            .iter()
+            .map(|(since, _)| *since)
+            .filter(|since| *since < node.death());
+        let cuts = node.cuts.iter().map(|cut| cut.1 + BACKOFF);
+        last = starts.chain(changes).chain(cuts).fold(last, Duration::max);
+    }
+    last = story
+        .health
+        .iter()
+        .map(|(_, end, _)| *end + BACKOFF)
+        .fold(last, Duration::max);
+    last = story.actions.iter().map(|(at, _)| *at).fold(last, Duration::max);
+    // A node counts from when it was back and first saw a prefix deprecated.
+    last += Duration::from_secs(story.keep_deprecated.into());
+    for node in story.nodes.iter().filter(|node| node.death() < FOR_EVER) {
+        // Without survivors that publish, idle nodes take as long to see it.
+        let idle = last.max(node.death()) + SILENT_AFTER + INTERVAL * 2 + story.slowest * 200;
+        last = last.max(gone_by(story, node).unwrap_or(idle));
+    }
+    // Whoever looks after targets and statuses does so by lot: ten intervals are enough for all but one in e^30.
+    last + INTERVAL * 10 + BACKOFF + story.just_before()
+}
+
+/// What is not as it should be when nothing happens any more.
+fn at_rest(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let rest = rest_from(story);
+    assert!(
+        rest + INTERVAL * 6 < story.end,
+        "the story ends before it rests, at {rest:?}"
+    );
+    let mut wrongs = Vec::new();
+    let is_write = |kind| kind == Kind::GroupWrite || kind == Kind::Report;
+    let restless = outcome
+        .served
+        .iter()
+        .filter(|served| served.at >= rest && is_write(served.kind))
+        .count();
+    if restless > 0 {
+        wrongs.push(format!(
+            "{restless} writes after {rest:?}, when nothing happens any more"
+        ));
+    }
+    let living: Vec<&Node> = story
+        .nodes
+        .iter()
+        .filter(|node| node.publishes && node.death() == FOR_EVER)
+        .collect();
+    let (reason, message) = &outcome.ready;
+    if living.is_empty() {
+        let anybody = story.nodes.iter().any(|node| node.death() == FOR_EVER);
+        if anybody && reason != "NoPrefix" {
+            wrongs.push(format!("nobody publishes, but Ready says {reason}: {message}"));
+        }
+        return wrongs;
+    }
+    let expected: BTreeSet<String> = living.iter().flat_map(|node| cidrs(&node.at(story.end).0)).collect();
+    let held = outcome
+        .history
+        .last()
+        .map(|held| held.cidrs.clone())
+        .unwrap_or_default();
+    if held != expected {
+        wrongs.push(format!("the group holds {held:?}, not {expected:?}"));
+    }
+    let delegated: BTreeSet<Prefix> = living
+        .iter()
+        .flat_map(|node| &node.at(story.end).0)
+        .map(|p| p.cut(LENGTH))
+        .collect();
+    let delegated: Vec<Prefix> = delegated.into_iter().collect();
+    if reason != "Updated" || !message.contains(&join(&delegated)) {
+        wrongs.push(format!("Ready says {reason}: {message}"));
+    }
+    let alive = |number: &usize| story.nodes[*number].publishes && story.nodes[*number].death() == FOR_EVER;
+    let expected: BTreeSet<usize> = (0..story.nodes.len()).filter(alive).collect();
+    if outcome.entries != expected {
+        wrongs.push(format!("entries of nodes {:?}, not {expected:?}", outcome.entries));
+    }
+    wrongs
+}

@@ -1,0 +1,375 @@
+//! What may happen to a site, drawn by lot: one trouble, and everyday life around it.
+
+use std::time::Duration;
+
+use k6u::prefix::Prefix;
+
+use crate::check::rest_from;
+use crate::cluster::Clocks;
+use crate::site::{Action, FOR_EVER, Health, INTERVAL, Layout, Node, SLOWEST, Story};
+
+/// The trouble of a story.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The API server is away for 1 to 60 minutes, and may answer 503 for a minute when it is back.
+    Outage,
+    /// The API server answers 503 and asks for 200 seconds of rest.
+    AsksForRest,
+    /// The API server answers reads, but refuses writes for 5 to 30 minutes.
+    TakesNoWrites,
+    /// Every other publication is refused by 409, for 5 to 30 minutes.
+    Contention,
+    /// k6u starts anew on all nodes, at once or one by one, during an outage or after it.
+    Restarts,
+    /// Half of the nodes die at once.
+    HalfDie,
+    /// All nodes that publish die; idle ones are left.
+    PublishersDie,
+    /// All nodes that publish are cut off for eight minutes; an idle one is not.
+    PublishersCutOff,
+    /// One node is cut off for three minutes.
+    OneCutOffShortly,
+    /// One node is cut off for six minutes.
+    OneCutOff,
+    /// All IP6UpdateNodeConfigs are deleted and made anew.
+    MadeAnew,
+    /// The same, from one object for all nodes to one for each, or back.
+    Moved,
+    /// API servers whose clocks differ by an hour answer in turn, and jump by a year.
+    Clocks,
+    /// Requests and answers take up to two seconds each.
+    SlowNetwork,
+    /// Prefixes are kept after their deprecation; nodes see that at different times.
+    KeptPrefixes,
+    /// One node's prefix goes and comes back within seconds.
+    Flaps,
+}
+
+/// All of them.
+pub const TROUBLES: [Trouble; 16] = [
+    Trouble::Outage,
+    Trouble::AsksForRest,
+    Trouble::TakesNoWrites,
+    Trouble::Contention,
+    Trouble::Restarts,
+    Trouble::HalfDie,
+    Trouble::PublishersDie,
+    Trouble::PublishersCutOff,
+    Trouble::OneCutOffShortly,
+    Trouble::OneCutOff,
+    Trouble::MadeAnew,
+    Trouble::Moved,
+    Trouble::Clocks,
+    Trouble::SlowNetwork,
+    Trouble::KeptPrefixes,
+    Trouble::Flaps,
+];
+
+const MINUTE: Duration = Duration::from_secs(60);
+const YEAR: i64 = 365 * 86_400;
+
+/// The link that nodes are on; the number says which delegated prefix it is in.
+pub fn prefix(number: u16) -> Prefix {
+    format!("2001:db8:{number:x}:5671::/64").parse().expect("a prefix")
+}
+
+/// A story of this trouble for so many nodes that publish.
+pub fn story(trouble: Trouble, count: usize, seed: u64) -> Story {
+    let mut lot = Lot(fastrand::Rng::with_seed(seed));
+    let sites = if count > 1 && lot.either() { 2 } else { 1 };
+    let mut nodes: Vec<Node> = (0..count)
+        .map(|number| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(site(number, sites))]))
+        .collect();
+    let is_idle_needed = matches!(trouble, Trouble::PublishersDie | Trouble::PublishersCutOff);
+    if is_idle_needed || lot.0.u8(..4) == 0 {
+        let mut idle = Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x77)]);
+        idle.publishes = false;
+        nodes.push(idle);
+    }
+    let mut story = Story {
+        nodes,
+        layout: if lot.either() { Layout::Shared } else { Layout::PerNode },
+        health: Vec::new(),
+        clocks: Clocks::default(),
+        actions: Vec::new(),
+        keep_deprecated: 0,
+        slowest: SLOWEST,
+        end: Duration::ZERO,
+        seed,
+    };
+    // At any phase of the rounds and of the signs of life.
+    let from = lot.within(MINUTE * 7, MINUTE * 8);
+    let to = happen(trouble, &mut story, count, from, &mut lot);
+    if trouble != Trouble::Flaps && lot.either() {
+        let at = lot.within(from - MINUTE, to + MINUTE);
+        renumber(&mut story, sites, at, &mut lot);
+    }
+    if trouble != Trouble::Clocks && lot.0.u8(..4) == 0 {
+        story.clocks.skews = vec![0, 3600];
+    }
+    story.end = rest_from(&story) + INTERVAL * 9;
+    story
+}
+
+fn site(number: usize, sites: u16) -> u16 {
+    1 + number as u16 % sites
+}
+
+/// The trouble itself. Gives the time at which it is over.
+fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot: &mut Lot) -> Duration {
+    let some = lot.0.usize(..count);
+    match trouble {
+        Trouble::Outage => outage(story, from, lot.within(MINUTE, MINUTE * 60), lot),
+        Trouble::AsksForRest => {
+            let to = from + lot.within(MINUTE, MINUTE * 10);
+            story
+                .health
+                .push((from, to, Health::Unavailable { retry_after: Some(200) }));
+            to
+        }
+        Trouble::TakesNoWrites | Trouble::Contention => {
+            let to = from + lot.within(MINUTE * 5, MINUTE * 30);
+            let is_contended = trouble == Trouble::Contention;
+            let health = if is_contended {
+                Health::Contended
+            } else {
+                Health::ReadOnly
+            };
+            story.health.push((from, to, health));
+            to
+        }
+        Trouble::Restarts => {
+            let over = outage(story, from, lot.within(MINUTE * 2, MINUTE * 15), lot);
+            let at_once = lot.either();
+            let first = if lot.either() {
+                lot.within(from, over - MINUTE)
+            } else {
+                lot.within(over, over + MINUTE)
+            };
+            for (number, node) in (0..).zip(&mut story.nodes) {
+                let at = if at_once {
+                    first
+                } else {
+                    first + Duration::from_secs(15) * number
+                };
+                node.restarts(at, at + lot.within(Duration::from_millis(100), Duration::from_secs(5)));
+            }
+            over
+        }
+        Trouble::HalfDie => {
+            for node in story.nodes.iter_mut().take(count).step_by(2).take(count / 2) {
+                node.dies(from + lot.within(Duration::ZERO, Duration::from_secs(1)));
+            }
+            from
+        }
+        Trouble::PublishersDie => {
+            for node in story.nodes.iter_mut().take(count) {
+                node.dies(from + lot.within(Duration::ZERO, MINUTE));
+            }
+            from + MINUTE
+        }
+        Trouble::PublishersCutOff => {
+            let to = from + MINUTE * 8;
+            story
+                .nodes
+                .iter_mut()
+                .take(count)
+                .for_each(|node| node.cuts.push((from, to)));
+            to
+        }
+        Trouble::OneCutOffShortly => cut_off(&mut story.nodes[some], from, MINUTE * 3),
+        Trouble::OneCutOff => cut_off(&mut story.nodes[some], from, MINUTE * 6),
+        Trouble::MadeAnew => replace(story, story.layout, from, lot),
+        Trouble::Moved => {
+            let other = match story.layout {
+                Layout::Shared => Layout::PerNode,
+                Layout::PerNode => Layout::Shared,
+            };
+            replace(story, other, from, lot)
+        }
+        Trouble::Clocks => {
+            story.clocks = Clocks {
+                skews: vec![0, 3600, -3600],
+                jump: Some((from, if lot.either() { YEAR } else { -YEAR })),
+            };
+            from
+        }
+        Trouble::SlowNetwork => {
+            story.slowest = Duration::from_secs(2);
+            from
+        }
+        Trouble::KeptPrefixes => {
+            story.keep_deprecated = 300;
+            // The moment at which it must not go yet, and then has to.
+            let threshold = from + Duration::from_secs(300);
+            if lot.either() {
+                story.nodes[some].restarts(threshold - MINUTE, threshold - Duration::from_secs(57));
+            }
+            if lot.either() {
+                outage(
+                    story,
+                    threshold - lot.within(MINUTE, MINUTE * 4),
+                    lot.within(MINUTE, MINUTE * 4),
+                    lot,
+                );
+            }
+            let spread = lot.either();
+            for node in story.nodes.iter_mut().take(count) {
+                let seen = from
+                    + if spread {
+                        lot.within(Duration::ZERO, MINUTE)
+                    } else {
+                        lot.a_moment()
+                    };
+                let old = node.at(seen).0.clone();
+                node.then_sees(seen, &[prefix(0x20)], &old);
+            }
+            threshold + MINUTE
+        }
+        Trouble::Flaps => {
+            let node = &mut story.nodes[some];
+            let home = node.at(from).0.clone();
+            let mut at = from;
+            for _ in 0..6 {
+                at += lot.within(Duration::from_millis(5), Duration::from_secs(3));
+                node.then_sees(at, &[prefix(0x30)], &[]);
+                at += lot.within(Duration::from_millis(5), Duration::from_secs(3));
+                node.then_sees(at, &home, &[]);
+            }
+            at
+        }
+    }
+}
+
+/// Nothing listens for so long; then, by lot, a minute of 503. Gives the time at which it is over.
+fn outage(story: &mut Story, from: Duration, length: Duration, lot: &mut Lot) -> Duration {
+    let to = from + length;
+    story.health.push((from, to, Health::Down));
+    if lot.either() {
+        story
+            .health
+            .push((to, to + MINUTE, Health::Unavailable { retry_after: None }));
+        return to + MINUTE;
+    }
+    to
+}
+
+fn cut_off(node: &mut Node, from: Duration, length: Duration) -> Duration {
+    node.cuts.push((from, from + length));
+    from + length
+}
+
+/// All IP6UpdateNodeConfigs go, and come again at once or some time later.
+fn replace(story: &mut Story, layout: Layout, from: Duration, lot: &mut Lot) -> Duration {
+    if lot.either() {
+        story.actions.push((from, Action::Replace(Some(layout))));
+        return from;
+    }
+    let back = from + lot.within(Duration::ZERO, MINUTE * 2);
+    story.actions.push((from, Action::Replace(None)));
+    story.actions.push((back, Action::Replace(Some(layout))));
+    back
+}
+
+/// Every site gets another prefix; nodes see it within a moment.
+fn renumber(story: &mut Story, sites: u16, at: Duration, lot: &mut Lot) {
+    for (number, node) in story.nodes.iter_mut().enumerate() {
+        let living = [prefix(0x40 + site(number, sites))];
+        let seen = at + lot.a_moment();
+        // What was to be seen later is not seen any more.
+        node.sees.retain(|(since, _)| *since < seen);
+        let (old, mut deprecated) = node.at(seen).clone();
+        if story.keep_deprecated > 0 {
+            deprecated.extend(old);
+            node.then_sees(seen, &living, &deprecated);
+        } else {
+            node.then_sees(seen, &living, &[]);
+        }
+    }
+}
+
+/// The dice that make a story.
+struct Lot(fastrand::Rng);
+
+impl Lot {
+    fn either(&mut self) -> bool {
+        self.0.bool()
+    }
+
+    fn within(&mut self, from: Duration, to: Duration) -> Duration {
+        from + to.saturating_sub(from).mul_f64(self.0.f64())
+    }
+
+    /// In most networks all nodes hear of a change at the same time; with a switch in between, later.
+    fn a_moment(&mut self) -> Duration {
+        let longest = if self.either() {
+            Duration::from_millis(100)
+        } else {
+            Duration::from_secs(8)
+        };
+        self.within(Duration::ZERO, longest)
+    }
+}
+
+/// All nodes run from here on, and nothing happens until [`CHANGES`].
+pub const STEADY: Duration = Duration::from_secs(120);
+/// Renumberings that all nodes see.
+pub const CHANGES: [Duration; 3] = [
+    Duration::from_secs(400),
+    Duration::from_secs(500),
+    Duration::from_secs(600),
+];
+/// Somebody else writes the group.
+pub const DRIFTS: [Duration; 3] = [
+    Duration::from_secs(693),
+    Duration::from_secs(767),
+    Duration::from_secs(846),
+];
+/// An administrator adds a group.
+pub const EDITS: [Duration; 3] = [
+    Duration::from_secs(903),
+    Duration::from_secs(977),
+    Duration::from_secs(1056),
+];
+/// One node alone gets another uplink.
+pub const ALONE: Duration = Duration::from_secs(1130);
+/// A renumbering whose first witness dies.
+pub const DEATH: Duration = Duration::from_secs(1200);
+
+/// A day in the life of so many nodes: all of the above. All see each renumbering within a tenth of a second.
+pub fn day(count: usize, layout: Layout, seed: u64) -> Story {
+    let mut lot = Lot(fastrand::Rng::with_seed(seed));
+    let mut nodes: Vec<Node> = (0..count)
+        .map(|_| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(1)]))
+        .collect();
+    for (at, number) in CHANGES.into_iter().chain([DEATH]).zip(2..) {
+        for node in &mut nodes {
+            node.then_sees(
+                at + lot.within(Duration::ZERO, Duration::from_millis(100)),
+                &[prefix(number)],
+                &[],
+            );
+        }
+    }
+    let alone = &mut nodes[count / 2];
+    alone.sees.insert(4, (ALONE, (vec![prefix(4), prefix(99)], Vec::new())));
+    let last = |node: &Node| node.sees.last().expect("it sees").0;
+    if let Some(first) = nodes.iter_mut().min_by_key(|node| last(node)).filter(|_| count > 1) {
+        first.dies(last(first) + lot.within(Duration::ZERO, Duration::from_millis(40)));
+    }
+    let drifts = DRIFTS.into_iter().map(|at| (at, Action::Overwrite));
+    let edits = EDITS.into_iter().map(|at| (at, Action::AddGroup));
+    let mut story = Story {
+        nodes,
+        layout,
+        health: Vec::new(),
+        clocks: Clocks::default(),
+        actions: drifts.chain(edits).collect(),
+        keep_deprecated: 0,
+        slowest: SLOWEST,
+        end: FOR_EVER,
+        seed,
+    };
+    story.end = rest_from(&story) + INTERVAL * 9;
+    story
+}
