@@ -116,6 +116,7 @@ pub fn change(
     let same = stored.conditions.len() == conditions.len()
         && old_ready == Some(&new_ready)
         && stored.delegated_prefixes == delegated
+        && stored.prefix.as_ref().is_none_or(|text| *text == join(delegated))
         && stored.observed_generation == Some(config.metadata.generation);
     if same {
         return None;
@@ -135,6 +136,7 @@ pub fn change(
         "status": {
             "observedGeneration": config.metadata.generation,
             "delegatedPrefixes": texts(delegated),
+            "prefix": join(delegated),
             "conditions": conditions,
         },
     });
@@ -266,6 +268,7 @@ mod tests {
             json!({"metadata": {"resourceVersion": "77"}, "status": {
                 "observedGeneration": 3,
                 "delegatedPrefixes": ["2001:db8:10::/60"],
+                "prefix": "2001:db8:10::/60",
                 "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 3, "reason": "Updated",
                     "message": "ok", "lastTransitionTime": NOW.to_string()}]}})
         );
@@ -282,6 +285,29 @@ mod tests {
             change(&stored(&first), Reason::Updated, "ok", Some(&delegated), later),
             None
         );
+    }
+
+    #[test]
+    fn the_column_of_kubectl_get_shows_the_prefixes_plainly() {
+        let text = |delegated: Option<&[Prefix]>| {
+            let change = change(&config(Value::Null), Reason::Updated, "ok", delegated, NOW).unwrap();
+            change.patch["status"]["prefix"].clone()
+        };
+        let two = prefixes(&["2001:db8:10::/60", "2001:db8:20::/60"]);
+        assert_eq!(text(Some(&two)), "2001:db8:10::/60, 2001:db8:20::/60");
+        assert_eq!(text(None), "none");
+    }
+
+    #[test]
+    fn a_column_that_is_wrong_is_written_one_that_the_schema_drops_is_not() {
+        let delegated = prefixes(&["2001:db8:10::/60"]);
+        let again = |config: &Config| change(config, Reason::Updated, "ok", Some(&delegated), NOW);
+        let first = again(&config(Value::Null)).unwrap();
+        let mut status = first.patch["status"].clone();
+        status["prefix"] = json!("2001:db8:bad::/60");
+        assert!(again(&config(status.clone())).is_some());
+        status.as_object_mut().unwrap().remove("prefix");
+        assert_eq!(again(&config(status)), None);
     }
 
     #[test]

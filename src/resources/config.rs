@@ -68,6 +68,9 @@ pub struct ConfigStatus {
     pub observed_generation: Option<i64>,
     /// The delegated prefixes that the groups were written for.
     pub delegated_prefixes: Vec<Prefix>,
+    /// The same as one text, for the column of `kubectl get`; `None` where the schema served is an older
+    /// release's, which drops it.
+    pub prefix: Option<String>,
     /// As stored: k6u 0.3 left up to three of the type Ready.
     pub conditions: Vec<Condition>,
 }
@@ -222,6 +225,7 @@ fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigSta
     Ok(ConfigStatus {
         observed_generation: status["observedGeneration"].as_i64(),
         delegated_prefixes: prefixes(&status["delegatedPrefixes"]),
+        prefix: status["prefix"].as_str().map(str::to_string),
         conditions: conditions.map(condition).collect(),
     })
 }
