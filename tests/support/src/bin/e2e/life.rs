@@ -201,9 +201,13 @@ pub fn an_empty_cluster(cluster: &mut Cluster, binary: &Path, interface: &Interf
     ]);
 }
 
-/// As `make uninstall` does: k6u goes, the groups stay.
+/// As `make uninstall` and `make purge` do: k6u goes first, then what users wrote; the groups stay.
 pub fn uninstall(cluster: &mut Cluster) {
     cluster.kubectl(&["delete", "--ignore-not-found", "-k", "manifests"]);
+    let clusterroles = cluster.kubectl(&["get", "clusterroles", "-o", "name"]);
+    assert!(!clusterroles.contains("k6u"), "{clusterroles}");
+    cluster.kubectl(&["get", "ip6uc/ip6-update-config", "ip6unc/ip6-update-node1"]);
+    cluster.kubectl(&["delete", "--ignore-not-found", "-f", "manifests/crds.yaml"]);
     let crds = cluster.kubectl(&["get", "crd", "-o", "name"]);
     assert!(!crds.contains("fuwafuwatime"), "{crds}");
     cluster.kubectl(&["get", "ciliumcidrgroup", GROUP]);

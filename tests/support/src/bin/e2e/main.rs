@@ -19,6 +19,11 @@ const CILIUM_POLICIES: &str = "tests/data/ciliumnetworkpolicies.yaml";
 const CILIUM: &str = "tests/support/cilium/ciliumcidrgroups-1.18.yaml";
 const CONFIG: &str = "manifests/examples/config.yaml";
 const NODE_CONFIG: &str = "manifests/examples/nodeconfig.yaml";
+const POLICIES: [&str; 3] = [
+    "manifests/examples/networkpolicy.yaml",
+    "manifests/examples/networkpolicy-to-lan.yaml",
+    "manifests/examples/networkpolicy-internet.yaml",
+];
 
 fn main() -> ExitCode {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);

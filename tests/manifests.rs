@@ -1,0 +1,68 @@
+//! What the manifests promise: the release, what deleting them takes, what the examples refer to.
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+const DAEMON_SET: &str = include_str!("../manifests/daemonset.yaml");
+const CRDS: &str = include_str!("../manifests/crds.yaml");
+const KUSTOMIZATION: &str = include_str!("../manifests/kustomization.yaml");
+const CONFIG: &str = include_str!("../manifests/examples/config.yaml");
+const POLICIES: [&str; 3] = [
+    include_str!("../manifests/examples/networkpolicy.yaml"),
+    include_str!("../manifests/examples/networkpolicy-to-lan.yaml"),
+    include_str!("../manifests/examples/networkpolicy-internet.yaml"),
+];
+
+fn yaml(text: &str) -> Value {
+    serde_yaml::from_str(text).expect("YAML")
+}
+
+fn pod() -> Value {
+    yaml(DAEMON_SET)["spec"]["template"]["spec"].clone()
+}
+
+#[test]
+fn the_daemon_set_runs_this_release_and_starts_without_the_registry() {
+    let container = &pod()["containers"][0];
+    let image = container["image"].as_str().unwrap();
+    let tag = image.rsplit_once(':').unwrap().1;
+    assert_eq!(tag, env!("CARGO_PKG_VERSION"), "image of manifests/daemonset.yaml");
+    assert_eq!(container["imagePullPolicy"], "IfNotPresent");
+}
+
+#[test]
+fn it_runs_on_control_planes_and_is_evicted_last() {
+    assert_eq!(pod()["priorityClassName"], "system-node-critical");
+    let tolerations = pod()["tolerations"].as_sequence().unwrap().clone();
+    let tolerated = |key: &str| tolerations.iter().any(|toleration| toleration["key"] == key);
+    assert!(tolerated("node-role.kubernetes.io/control-plane"));
+    // Each has a line that says why.
+    let lines: Vec<&str> = DAEMON_SET.lines().map(str::trim).collect();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("- key: ")) {
+        assert!(lines[at - 1].starts_with("# "), "{line} has no comment");
+    }
+}
+
+#[test]
+fn deleting_the_manifests_leaves_the_crds() {
+    let kustomization = yaml(KUSTOMIZATION);
+    let resources = kustomization["resources"].as_sequence().unwrap();
+    assert!(resources.iter().any(|name| name == "daemonset.yaml"));
+    assert!(!resources.iter().any(|name| name == "crds.yaml"));
+    for document in serde_yaml::Deserializer::from_str(CRDS) {
+        let crd = Value::deserialize(document).unwrap();
+        let annotations = &crd["metadata"]["annotations"];
+        assert_eq!(annotations["argocd.argoproj.io/sync-options"], "Prune=false,Delete=false");
+        assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
+    }
+}
+
+#[test]
+fn the_policies_refer_to_the_group_of_the_example() {
+    let config = yaml(CONFIG);
+    let group = config["spec"]["ciliumCIDRGroups"][0]["ciliumCIDRGroupName"].as_str().unwrap();
+    for policy in POLICIES {
+        let refers = |line: &str| line.trim() == format!("- cidrGroupRef: {group}");
+        assert!(policy.lines().any(refers), "{policy}");
+    }
+}
