@@ -11,15 +11,16 @@ pub const HELP: &str = "\
 k6u keeps Kubernetes objects in step with the IPv6 prefix that the internet provider delegates.
 
   k6u                    run on a node, as the DaemonSet does
-  k6u once               make one round; exit status 0 if all is well after it, 1 if not
-  k6u preview FILE...    print the CiliumCIDRGroups that the objects in these YAML files would give
-                         on this machine, without a cluster; - reads standard input
-      --address ADDR     use this address instead of the interface's (may be repeated)
+  k6u once               make one round; exit with status 0 if every config is Ready, with 1 if not
+  k6u preview FILE...    read objects from YAML files (- is standard input) and print the
+                         CiliumCIDRGroups that k6u would write on this machine; needs no cluster
+      --address ADDR     use this address instead of those of the interface; may be repeated
   k6u crds               print the CustomResourceDefinitions
   k6u --help, --version
 
-Settings come from the environment: NODE_NAME, UPDATE_INTERVAL (seconds, 10), RUST_LOG (info),
-POD_NAME, POD_NAMESPACE, KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT, SERVICE_ACCOUNT_DIR.
+Environment variables, with their defaults:
+  NODE_NAME (required), UPDATE_INTERVAL (10, in seconds), RUST_LOG (info), POD_NAME (the hostname),
+  POD_NAMESPACE (kube-system), SERVICE_ACCOUNT_DIR, KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT
 ";
 
 /// Bad settings or arguments.

@@ -45,6 +45,9 @@ impl Cluster {
         ] {
             etcd.arg(format!("--{name}=http://127.0.0.1:{port}"));
         }
+        // etcd 3.6 looks for a default route otherwise, and there is none in this namespace.
+        etcd.arg("--initial-advertise-peer-urls=http://127.0.0.1:2380");
+        etcd.arg("--initial-cluster=default=http://127.0.0.1:2380");
         let etcd = logged(&mut etcd, &folder.join("etcd.log"));
         let apiserver = start_apiserver(assets, &folder);
         let cluster = Cluster {
