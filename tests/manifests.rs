@@ -52,7 +52,10 @@ fn deleting_the_manifests_leaves_the_crds() {
     for document in serde_yaml::Deserializer::from_str(CRDS) {
         let crd = Value::deserialize(document).unwrap();
         let annotations = &crd["metadata"]["annotations"];
-        assert_eq!(annotations["argocd.argoproj.io/sync-options"], "Prune=false,Delete=false");
+        assert_eq!(
+            annotations["argocd.argoproj.io/sync-options"],
+            "Prune=false,Delete=false"
+        );
         assert_eq!(annotations["kustomize.toolkit.fluxcd.io/prune"], "disabled");
     }
 }
@@ -60,7 +63,9 @@ fn deleting_the_manifests_leaves_the_crds() {
 #[test]
 fn the_policies_refer_to_the_group_of_the_example() {
     let config = yaml(CONFIG);
-    let group = config["spec"]["ciliumCIDRGroups"][0]["ciliumCIDRGroupName"].as_str().unwrap();
+    let group = config["spec"]["ciliumCIDRGroups"][0]["ciliumCIDRGroupName"]
+        .as_str()
+        .unwrap();
     for policy in POLICIES {
         let refers = |line: &str| line.trim() == format!("- cidrGroupRef: {group}");
         assert!(policy.lines().any(refers), "{policy}");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use k6u_testkit::example::{GROUP, NODE};
 
-use crate::{CILIUM_POLICIES, POLICIES};
 use crate::cluster::{Cluster, PATIENCE};
+use crate::{CILIUM_POLICIES, POLICIES};
 
 pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
     // As the README says: k6u crds | kubectl apply --server-side -f -
