@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use k6u_testkit::fault::{Fault, Plan};
 use k6u_testkit::namespace::Interface;
+use k6u_testkit::store::Store;
 
-use crate::site::{CONFIG, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, SOON, Site};
+use crate::site::{CONFIG, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site};
 use crate::{Scenario, binary};
 
 pub const ALL: &[Scenario] = &[
     ("bad_settings_are_named_in_one_line", bad_settings_are_named_in_one_line),
+    ("the_daemonset_of_0_3_sets_less", the_daemonset_of_0_3_sets_less),
     ("help_version_and_crds", help_version_and_crds),
     ("preview_prints_groups", preview_prints_groups),
     ("preview_says_what_is_wrong", preview_says_what_is_wrong),
@@ -79,6 +81,24 @@ fn bad_settings_are_named_in_one_line() {
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(stderr.contains(expected), "{stderr}");
     }
+}
+
+/// Users keep the manifest of 0.3: it has no POD_NAME and no POD_NAMESPACE.
+fn the_daemonset_of_0_3_sets_less() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let start = site.start().without("POD_NAME").without("POD_NAMESPACE");
+    let node = Running(start.spawn());
+    site.wait_lan("2001:db8:1234:567");
+    let is_event = |store: &Store| {
+        let (_, event) = store.objects.iter().find(|(key, _)| key.resource == "events")?;
+        Some(event["reportingInstance"].as_str()?.to_string())
+    };
+    let reporter = site.server.wait(SOON, is_event).expect("an Event");
+    assert!(
+        reporter.starts_with("kube-system/") && reporter.len() > 12,
+        "{reporter}"
+    );
+    assert_eq!(node.complaints(), [""; 0]);
 }
 
 fn help_version_and_crds() {
