@@ -6,7 +6,7 @@ use std::time::Duration;
 use k6u::prefix::{Prefix, join};
 
 use crate::cluster::{Held, Kind};
-use crate::site::{FOR_EVER, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
+use crate::site::{Action, FOR_EVER, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
 
 /// After five minutes without a sign of life an entry is removed.
 const SILENT_AFTER: Duration = Duration::from_secs(300);
@@ -17,8 +17,9 @@ const ALONE: Duration = Duration::from_secs(240);
 
 /// All that is wrong, in words; empty if nothing is.
 pub fn wrongs(story: &Story, outcome: &Outcome) -> Vec<String> {
-    let mut wrongs = strangers(outcome);
+    let mut wrongs = contradictions(outcome);
     wrongs.extend(locked_out(story, outcome));
+    wrongs.extend(late(story, outcome));
     wrongs.extend(kept_too_short(story, outcome));
     wrongs.extend(false_alarms(story, outcome));
     wrongs.extend(dead_prefixes(story, outcome));
@@ -26,12 +27,18 @@ pub fn wrongs(story: &Story, outcome: &Outcome) -> Vec<String> {
     wrongs
 }
 
-/// Writes that let strangers in: they added a CIDR that is in nobody's entry.
-fn strangers(outcome: &Outcome) -> Vec<String> {
-    let wrong = outcome.history.iter().filter(|held| !held.nobodys.is_empty());
-    wrong
-        .map(|held| format!("{:?}: added {:?}, which is in nobody's entry", held.at, held.nobodys))
-        .collect()
+/// Writes that contradict the entries: they added what is in nobody's, or took out what is in somebody's.
+fn contradictions(outcome: &Outcome) -> Vec<String> {
+    let added = outcome.history.iter().filter(|held| !held.nobodys.is_empty());
+    let added = added.map(|held| format!("{:?}: added {:?}, which is in nobody's entry", held.at, held.nobodys));
+    let taken = outcome.history.iter().filter(|held| !held.somebodys.is_empty());
+    let taken = taken.map(|held| {
+        format!(
+            "{:?}: took out {:?}, which is in somebody's entry",
+            held.at, held.somebodys
+        )
+    });
+    added.chain(taken).collect()
 }
 
 /// Writes that took out a CIDR of a node that lives and sees its prefix. What a node sees only since just
@@ -82,6 +89,50 @@ fn taken_out(outcome: &Outcome) -> impl Iterator<Item = (usize, String, &Held)> 
 fn needs(story: &Story, node: &Node, cidr: &str, at: Duration) -> bool {
     let is_in = cidrs(&node.at(at).0).contains(cidr);
     node.publishes && node.death() > at && is_in && !was_alone(story, node, at)
+}
+
+/// Prefixes that were not in the group an interval after a node first saw them; or, where something was in
+/// the way, an interval and the longest backoff after that.
+fn late(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let a_round = INTERVAL + story.just_before();
+    let mut wrongs = Vec::new();
+    for (number, node) in story.nodes.iter().enumerate().filter(|(_, node)| node.publishes) {
+        let mut obstacles: Vec<Window> = story.health.iter().map(|(from, to, _)| (*from, *to)).collect();
+        obstacles.extend(&node.cuts);
+        obstacles.extend(node.runs.iter().zip(&node.runs[1..]).map(|(run, next)| (run.1, next.0)));
+        // From when the node configs are gone until they are made anew.
+        let replaced = story
+            .actions
+            .iter()
+            .filter(|(_, action)| matches!(action, Action::Replace(_)));
+        let replaced: Vec<Duration> = replaced.map(|(at, _)| *at).collect();
+        obstacles.extend(replaced.first().copied().zip(replaced.last().copied()));
+        obstacles.sort();
+        for (at, (since, view)) in node.sees.iter().enumerate() {
+            let mut due = (*since).max(node.runs[0].0) + a_round;
+            for (from, to) in &obstacles {
+                let after = *to + BACKOFF + a_round;
+                if *from < due && after > due {
+                    due = after;
+                }
+            }
+            let until = node
+                .sees
+                .get(at + 1)
+                .map_or(FOR_EVER, |next| next.0)
+                .min(node.death())
+                .min(story.end);
+            let held = outcome.history.iter().rev().find(|held| held.at <= due);
+            let wanted = cidrs(&view.0);
+            if due < until && !was_alone(story, node, due) && !held.is_some_and(|held| held.cidrs.is_superset(&wanted))
+            {
+                wrongs.push(format!(
+                    "{due:?}: what node {number} sees since {since:?} is not in the group"
+                ));
+            }
+        }
+    }
+    wrongs
 }
 
 /// Writes that took out a CIDR while a living node had not yet seen it deprecated for long enough.

@@ -58,6 +58,8 @@ pub struct Held {
     pub is_k6u: bool,
     /// What was added though no entry had its prefix, nor had had it shortly before.
     pub nobodys: Vec<String>,
+    /// What was taken out though an entry has had its prefix since before the last write.
+    pub somebodys: Vec<String>,
 }
 
 /// The clocks of the API servers, which answer in turn.
@@ -85,6 +87,8 @@ pub struct Cluster {
     pub just_before: Duration,
     /// Prefixes that left an entry, and when.
     left: Vec<(Duration, Vec<Prefix>)>,
+    /// Since when any entry has a prefix.
+    published: BTreeMap<Prefix, Duration>,
     /// Every answer, in order.
     pub served: Vec<Served>,
     /// Every change of the group, in order.
@@ -134,6 +138,7 @@ impl Cluster {
             let left = config.nodes.values().flat_map(|entry| prefixes(entry)).collect();
             self.left.push((at, left));
         }
+        self.note_published(at);
         match layout {
             None => {}
             Some(Layout::Shared) => self.add_node_config("all", json!({"publishes": "true"})),
@@ -172,8 +177,9 @@ impl Cluster {
         }
         let now: BTreeSet<String> = list.iter().cloned().collect();
         let before = self.history.last().map(|held| held.cidrs.clone()).unwrap_or_default();
-        let mut justified: BTreeSet<String> = BTreeSet::new();
+        let (mut nobodys, mut somebodys) = (Vec::new(), Vec::new());
         if is_k6u && now != before {
+            let mut justified: BTreeSet<String> = BTreeSet::new();
             for config in self.node_configs.values() {
                 config
                     .nodes
@@ -186,17 +192,26 @@ impl Cluster {
                 .rev()
                 .take_while(|(then, _)| *then + self.just_before >= at);
             recent.for_each(|(_, prefixes)| justified.extend(cidrs(prefixes)));
+            nobodys = now
+                .difference(&before)
+                .filter(|cidr| !justified.contains(*cidr))
+                .cloned()
+                .collect();
+            let last = self.history.last().map_or(Duration::ZERO, |held| held.at);
+            let lasting = self.published.iter().filter(|(_, since)| **since <= last);
+            let lasting = cidrs(&lasting.map(|(prefix, _)| *prefix).collect::<Vec<_>>());
+            somebodys = before
+                .difference(&now)
+                .filter(|cidr| lasting.contains(*cidr))
+                .cloned()
+                .collect();
         }
-        let nobodys = now
-            .difference(&before)
-            .filter(|cidr| is_k6u && !justified.contains(*cidr))
-            .cloned()
-            .collect();
         self.history.push(Held {
             at,
             cidrs: now,
             is_k6u,
             nobodys,
+            somebodys,
         });
         self.groups.insert(name.into(), Group { version, cidrs: list });
     }
@@ -344,6 +359,7 @@ impl Cluster {
         if is_outdated(patch, config.version) {
             return refused(409, "Conflict", name);
         }
+        let mut is_change = false;
         for (node, entry) in patch["status"]["nodes"].as_object().into_iter().flatten() {
             let before = match entry {
                 Value::Null => config.nodes.remove(node),
@@ -353,26 +369,47 @@ impl Cluster {
                     config.nodes.insert(node.clone(), stored.to_string())
                 }
             };
+            is_change |= before.as_deref().map(living) != config.nodes.get(node).map(|entry| living(entry));
             if let Some(before) = before {
                 self.left.push((at, prefixes(&before)));
             }
         }
         self.version += 1;
         config.version = self.version;
-        sent_text(200, format!("{{{}}}", metadata(name, config)))
+        let response = sent_text(200, format!("{{{}}}", metadata(name, config)));
+        if is_change {
+            self.note_published(at);
+        }
+        response
     }
+
+    /// Notes since when any entry has each prefix.
+    fn note_published(&mut self, at: Duration) {
+        let entries = self.node_configs.values().flat_map(|config| config.nodes.values());
+        let now: BTreeSet<Prefix> = entries.flat_map(|entry| living(entry)).collect();
+        self.published.retain(|prefix, _| now.contains(prefix));
+        now.into_iter().for_each(|prefix| {
+            self.published.entry(prefix).or_insert(at);
+        });
+    }
+}
+
+/// The living prefixes in an entry.
+fn living(entry: &str) -> Vec<Prefix> {
+    let entry: Value = serde_json::from_str(entry).expect("JSON");
+    let texts = texts(&entry["prefixes"]).into_iter();
+    texts.map(|text| text.parse().expect("a prefix")).collect()
 }
 
 /// The prefixes in an entry, the deprecated ones too.
 fn prefixes(entry: &str) -> Vec<Prefix> {
+    let mut all = living(entry);
     let entry: Value = serde_json::from_str(entry).expect("JSON");
-    let living = texts(&entry["prefixes"]).into_iter();
-    let deprecated = entry["deprecated"].as_array().into_iter().flatten();
-    let deprecated = deprecated.map(|item| item["prefix"].as_str().expect("a prefix").to_string());
-    living
-        .chain(deprecated)
-        .map(|text| text.parse().expect("a prefix"))
-        .collect()
+    for item in entry["deprecated"].as_array().into_iter().flatten() {
+        let text = item["prefix"].as_str().expect("a text");
+        all.push(text.parse().expect("a prefix"));
+    }
+    all
 }
 
 fn kind(request: &Request) -> Kind {

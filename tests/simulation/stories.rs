@@ -196,7 +196,16 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
         }
         Trouble::SlowNetwork => {
             story.slowest = Duration::from_secs(2);
-            from
+            // Much is under way at the same time.
+            for change in 0..10 {
+                let at = from + Duration::from_secs(12) * change;
+                for (number, node) in (0..).zip(story.nodes.iter_mut().take(count)) {
+                    let seen = at + lot.within(Duration::ZERO, Duration::from_secs(8));
+                    let site = if number < 2 { number } else { 0 };
+                    node.then_sees(seen, &[prefix(0x100 + 0x10 * change as u16 + site)], &[]);
+                }
+            }
+            from + MINUTE * 2
         }
         Trouble::KeptPrefixes => {
             story.keep_deprecated = 300;
