@@ -59,6 +59,8 @@ impl Agent {
                         host.wait(look, false);
                         if self.reconciler.sees_change(host) {
                             due = self.schedule.after_change(host.now(), due, host.dice());
+                            let pause = due.saturating_sub(host.now());
+                            debug!("the addresses changed: next round in {} ms", pause.as_millis());
                         }
                     }
                 }
