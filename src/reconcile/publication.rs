@@ -210,6 +210,8 @@ impl Reconciler {
                 }
                 Err(e) => {
                     self.silence.reset();
+                    // It may be stored all the same; then the next round sees no change, but has to follow it.
+                    self.is_unsettled |= is_change;
                     self.object_failed(&e)?;
                     let text = format!("node {} cannot publish what it sees: {e}", self.node);
                     if self
