@@ -70,7 +70,7 @@ fn cilium_is_not_there_yet() {
         condition["message"]
             .as_str()
             .unwrap()
-            .contains("is Cilium 1.13 or newer installed?"),
+            .contains("install Cilium 1.14 or newer"),
         "{condition}"
     );
     assert_eq!(condition["status"], Value::from("False"));
@@ -78,5 +78,5 @@ fn cilium_is_not_there_yet() {
     upgrade_cilium(&site.server, Cilium::Both);
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
-    node.wait_log("CiliumCIDRGroup ip6-local-lan: works again", SOON);
+    node.wait_log("CiliumCIDRGroup ip6-local-lan: recovered after", SOON);
 }

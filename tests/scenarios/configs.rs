@@ -1,9 +1,14 @@
 //! What IP6UpdateConfigs say, and what becomes of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use k6u_testkit::fault::{Fault, Plan};
+use k6u_testkit::store::Store;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, SOON, Site, requests};
+use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, NODE_CONFIGS, SOON, Site, requests};
 
 pub const ALL: &[Scenario] = &[
     (
@@ -25,6 +30,10 @@ pub const ALL: &[Scenario] = &[
         a_config_is_deleted_and_created_again,
     ),
     ("a_group_is_deleted", a_group_is_deleted),
+    (
+        "a_group_that_is_new_in_the_second_plan",
+        a_group_that_is_new_in_the_second_plan,
+    ),
     (
         "unknown_fields_and_odd_types_of_old_objects",
         unknown_fields_and_odd_types_of_old_objects,
@@ -159,6 +168,56 @@ fn a_group_is_deleted() {
         "k6u"
     );
     assert_eq!(node.complaints(), [""; 0]);
+}
+
+/// Between its first look and its second one somebody asks for one more group, which is not there.
+fn a_group_that_is_new_in_the_second_plan() {
+    let (site, _node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let group = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
+    // Holds the next such request until the release is set; gives that once the request is there.
+    let hold = |line: String| {
+        let release = Arc::new(AtomicBool::new(false));
+        let before = requests(&site.server.store(), &line).len();
+        site.server
+            .inject(Plan::on(&line, 1, Fault::Held(Arc::clone(&release))));
+        (release, line, before)
+    };
+    let wait = |line: &str, before: usize| {
+        let came = |store: &Store| (requests(store, line).len() > before).then_some(());
+        assert!(site.server.wait(SOON, came).is_some(), "no {line}");
+    };
+    let (round, line, before) = hold(format!("GET {NODE_CONFIGS}"));
+    wait(&line, before);
+    site.patch(&group, json!({"spec": {"externalCIDRs": ["2001:db8:bad::/48"]}}));
+    let (target, line, before) = hold(format!("GET {group}"));
+    round.store(true, Ordering::Relaxed);
+    wait(&line, before);
+    let both = json!([{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]}, {"ciliumCIDRGroupName": "new", "prefixIds": [3]}]);
+    site.patch(&path(), json!({"spec": {"ciliumCIDRGroups": both}}));
+    target.store(true, Ordering::Relaxed);
+    let is_told = |object: &Value| {
+        let ready = &object["status"]["conditions"][0];
+        ready["status"] == "True" && ready["observedGeneration"] == 2
+    };
+    let told = |store: &Store| {
+        store
+            .history
+            .iter()
+            .position(|past| past.key.name == CONFIG_NAME && past.object.as_ref().is_some_and(is_told))
+    };
+    let told = site.server.wait(SOON, told).expect("it is Ready in the end");
+    let made = site
+        .server
+        .store()
+        .history
+        .iter()
+        .position(|past| past.key.name == "new");
+    assert!(
+        made.is_some_and(|made| made < told),
+        "Ready was told of a group that did not exist"
+    );
+    site.wait_group("new", &["2001:db8:1234:5673::/64"]);
 }
 
 fn unknown_fields_and_odd_types_of_old_objects() {

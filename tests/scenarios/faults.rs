@@ -32,8 +32,6 @@ pub const ALL: &[Scenario] = &[
         "answers_that_are_not_what_they_should_be",
         answers_that_are_not_what_they_should_be,
     ),
-    ("answers_that_are_too_large", answers_that_are_too_large),
-    ("large_objects_that_are_fine", large_objects_that_are_fine),
     (
         "the_servers_reflection_of_the_token",
         the_servers_reflection_of_the_token,
@@ -53,12 +51,12 @@ pub fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Si
     begin(&site);
     site.interface.add(NEW);
     site.interface.remove("2001:db8:1234:5671::10");
-    node.wait_log(complaint, Duration::from_secs(15));
+    node.wait_log(complaint, SOON);
     std::thread::sleep(Duration::from_millis(1500));
     end(&site);
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
-    node.wait_log("works again", SOON);
+    node.wait_log("recovered after", SOON);
     assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
     let right = |cidrs: &Vec<String>| {
         let start = if cidrs[0].starts_with("2001:db8:1234") {
@@ -123,7 +121,7 @@ fn a_server_that_never_answers() {
         site.server.close_connections();
     };
     survives(
-        "nothing whole within 10 s",
+        "timed out after 10 s",
         |s| s.server.inject(Plan::on(LIST, usize::MAX, Fault::Hang)),
         end,
     );
@@ -132,7 +130,7 @@ fn a_server_that_never_answers() {
 fn a_server_that_answers_a_byte_a_second() {
     let drip = Fault::Drip(Duration::from_secs(1));
     survives(
-        "nothing whole within 10 s",
+        "timed out after 10 s",
         |s| s.server.inject(Plan::on(LIST, usize::MAX, drip)),
         |site| {
             site.server.heal();
@@ -184,14 +182,24 @@ fn each_right_in_turn() {
     ] {
         let complaint = format!("k6u lacks the right to {named}");
         let begin = |site: &Site| site.revoke(verb, resource);
-        if resource == "ciliumcidrgroups" {
+        if verb != "list" {
             // The status tells it as well, so there are two lines.
             let (site, node) = Site::settled(1);
             begin(&site);
-            site.wait_reason(CONFIG_NAME, "UpdateFailed");
-            node.wait_log(&complaint, SOON);
+            site.interface.add(NEW);
+            site.interface.remove("2001:db8:1234:5671::10");
+            let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+            assert!(told["message"].as_str().unwrap().contains(&complaint), "{told}");
+            let complaints = node.wait_complaints(2);
+            assert!(
+                complaints.iter().all(|line| line.contains(&complaint)),
+                "{complaints:#?}"
+            );
+            site.wait_lan("2001:db8:1234:567");
             site.restore_rights();
+            site.wait_lan("2001:db8:9876:543");
             site.wait_reason(CONFIG_NAME, "Updated");
+            assert_eq!(node.complaints().len(), 2, "{:#?}", node.complaints());
         } else {
             survives(&complaint, begin, Site::restore_rights);
         }
@@ -199,7 +207,7 @@ fn each_right_in_turn() {
     // Without a group there is one to create; and the labels of the node say what selects it.
     for (verb, resource, named) in [
         ("create", "ciliumcidrgroups", "create ciliumcidrgroups.cilium.io"),
-        ("get", "nodes", "get nodes,"),
+        ("get", "nodes", "get nodes: "),
     ] {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.revoke(verb, resource);
@@ -283,10 +291,7 @@ fn the_server_loses_all_objects() {
     let (site, node) = Site::settled(1);
     let ours = |key: &k6u_testkit::store::Key| !key.group.is_empty() && !key.name.contains("cilium");
     site.server.store().objects.retain(|key, _| !ours(key));
-    node.wait_log(
-        "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs: 404",
-        SOON,
-    );
+    node.wait_log("API server: the CustomResourceDefinitions are gone", SOON);
     // k6u deploys its CRDs again by itself.
     let crd = |store: &k6u_testkit::store::Store| {
         store
@@ -301,22 +306,22 @@ fn the_server_loses_all_objects() {
     let node_config = crate::site::NODE_CONFIG.replace("eth0", &site.interface.name);
     site.server.create(&node_config);
     site.wait_lan("2001:db8:1234:567");
-    node.wait_log("API server: works again", SOON);
+    node.wait_log("API server: recovered after", SOON);
 }
 
-fn json_answer(body: &Value) -> Fault {
+pub fn json_answer(body: &Value) -> Fault {
     Fault::Answer(Response::new(200, "application/json", body.to_string()))
 }
 
 fn answers_that_are_not_what_they_should_be() {
     fault(
-        "the answer cannot be used: expected",
+        "unexpected response: expected",
         Fault::Answer(Response::new(200, "text/html", "<html>hello</html>")),
     );
-    fault("the answer cannot be used: ", json_answer(&json!({"items": {"a": 1}})));
-    fault("the answer cannot be used: ", json_answer(&json!([1, 2, 3])));
+    fault("unexpected response: ", json_answer(&json!({"items": {"a": 1}})));
+    fault("unexpected response: ", json_answer(&json!([1, 2, 3])));
     fault(
-        "the answer cannot be used: ",
+        "unexpected response: ",
         Fault::Answer(Response::new(200, "application/json", "")),
     );
 }
@@ -334,66 +339,6 @@ pub fn peak(node: &Node) -> u64 {
 /// The pod's limit, in KiB. This binary is not the stripped one of the image, so its own size is added.
 pub fn limit() -> u64 {
     16 * 1024 + fs::metadata(crate::binary()).expect("the binary").len() / 1024
-}
-
-fn answers_that_are_too_large() {
-    let config = |n: usize| {
-        json!({"metadata": {"name": format!("config-{n}"), "uid": "u"}, "spec": {"delegatedPrefixLength": 60,
-        "ciliumCIDRGroups": [{"ciliumCIDRGroupName": format!("group-{n}"), "prefixIds": (0..16).collect::<Vec<_>>()}]}})
-    };
-    let many = json!({"items": (0..5000).map(config).collect::<Vec<_>>()});
-    let deep = format!("{{\"items\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    for (complaint, fault) in [
-        ("it holds more than 100000 values", json_answer(&many)),
-        (
-            "the answer cannot be used: ",
-            Fault::Answer(Response::new(200, "application/json", deep)),
-        ),
-        (
-            "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs: ",
-            Fault::Endless(b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[".repeat(512)),
-        ),
-        (
-            "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs: ",
-            Fault::Endless(b" ".repeat(16_384)),
-        ),
-    ] {
-        let (site, node) = Site::settled(1);
-        site.server
-            .inject(Plan::on(&format!("GET {CONFIGS}"), usize::MAX, fault));
-        node.wait_log(complaint, Duration::from_secs(20));
-        assert!(peak(&node) < limit(), "{complaint}: {} KiB", peak(&node));
-        site.server.heal();
-        node.wait_log("works again", Duration::from_secs(20));
-        assert_eq!(site.group_history(GROUP).len(), 1);
-    }
-}
-
-fn large_objects_that_are_fine() {
-    let (site, node) = Site::settled(1);
-    // A group of somebody who wrote 100,000 CIDRs is overwritten.
-    let cidrs: Vec<String> = (0..100_000)
-        .map(|n| format!("2001:db8:{:x}:{:x}::/64", n / 65536, n % 65536))
-        .collect();
-    site.patch(
-        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
-        json!({"spec": {"externalCIDRs": cidrs}}),
-    );
-    site.wait_lan("2001:db8:1234:567");
-    // 10 MB of managedFields are skipped as they come.
-    let fields: Vec<Value> = (0..100_000)
-        .map(
-            |n| json!({"manager": format!("m{n}"), "fieldsV1": {"f:spec": {"f:x": {}}, "y": n, "pad": "x".repeat(40)}}),
-        )
-        .collect();
-    let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
-    let mut config = site.server.store().objects[&key].clone();
-    config["metadata"]["managedFields"] = json!(fields);
-    site.server.store().put(key, config);
-    site.wait_rounds(2);
-    node.wait_log("DEBUG round: 3 requests", SOON);
-    assert!(peak(&node) < limit(), "{} KiB", peak(&node));
-    assert_eq!(node.complaints(), [""; 0]);
 }
 
 fn the_servers_reflection_of_the_token() {
@@ -488,7 +433,7 @@ fn no_file_descriptors() {
     };
     assert_eq!(set, 0);
     site.wait_lan("2001:db8:1234:567");
-    node.wait_log("works again", SOON);
+    node.wait_log("recovered after", SOON);
     assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
 }
 

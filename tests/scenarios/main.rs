@@ -9,6 +9,7 @@ mod configs;
 mod confined;
 mod failures;
 mod faults;
+mod heavy;
 mod kills;
 mod machine;
 mod nodes;
@@ -20,11 +21,15 @@ mod trio;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{PoisonError, RwLock};
 
 use libtest_mimic::{Arguments, Trial};
 
 /// A scenario's name and what it does.
 type Scenario = (&'static str, fn());
+
+/// Held for reading by every scenario while it runs, and for writing by one that takes the whole machine.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// The binary under test; K6U_BIN names another one, such as a musl build.
 fn binary() -> PathBuf {
@@ -62,11 +67,21 @@ fn main() -> ExitCode {
         confined::ALL,
         kills::ALL,
         soak::ALL,
+        // Last, because they run alone.
+        heavy::ALL,
     ];
     let trial = |(name, scenario): &Scenario| {
         let scenario = *scenario;
+        let takes_all = heavy::ALL.iter().any(|(heavy, _)| heavy == name);
         let run = move || {
-            scenario();
+            // What a scenario that failed leaves behind hinders no other.
+            if takes_all {
+                let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+                scenario();
+            } else {
+                let _together = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+                scenario();
+            }
             Ok(())
         };
         Trial::test(*name, run).with_ignored_flag(entered.is_err() || left_out.contains(name))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k6u_testkit::example::cidrs_for;
 pub use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC};
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 /// The config of the examples.
 pub const CONFIG_NAME: &str = "ip6-update-config";
 
-/// Longer than anything takes here that comes at all.
-pub const SOON: Duration = Duration::from_secs(8);
+/// Longer than anything takes that comes at all, on whatever machine: a wait ends when the thing is there.
+pub const SOON: Duration = Duration::from_secs(120);
 /// The lists that k6u reads and writes.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
 pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
@@ -73,9 +73,21 @@ impl Site {
         Running(self.start().with("UPDATE_INTERVAL", &interval.to_string()).spawn())
     }
 
-    /// With k6u on it, after its first round; the group follows 2001:db8:1234:5670::/60.
+    /// Stores what a node published some time ago: an entry with these prefixes.
+    pub fn publish(&self, node: &str, prefixes: &[&str]) {
+        let entry =
+            json!({"prefixes": prefixes, "deprecated": [], "observedTime": "2026-11-24T00:00:00Z", "message": ""});
+        self.patch(
+            &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
+            json!({"status": {"nodes": {node: entry}}}),
+        );
+    }
+
+    /// With k6u on it, which was restarted and made its first round since; the group follows
+    /// 2001:db8:1234:5670::/60. A node that was here before finds its entry, so it may take things out of lists.
     pub fn settled(interval: u32) -> (Self, Running) {
         let site = Site::with_address("2001:db8:1234:5671::10");
+        site.publish(NODE, &["2001:db8:1234:5671::/64"]);
         let node = site.run(interval);
         node.wait_log("DEBUG round: ", SOON);
         site.wait_lan("2001:db8:1234:567");
@@ -181,6 +193,13 @@ impl Site {
             .collect()
     }
 
+    /// The requests so far that write, but for what nodes publish, which they do every minute.
+    pub fn changes(&self) -> Vec<String> {
+        let mut all = writes(&self.server.store());
+        all.retain(|line| !line.starts_with(&format!("PATCH {NODE_CONFIGS}/")));
+        all
+    }
+
     /// Every list of CIDRs that the group ever held, in order.
     pub fn group_history(&self, name: &str) -> Vec<Vec<String>> {
         let store = self.server.store();
@@ -272,8 +291,8 @@ impl Drop for Running {
 impl Running {
     /// Waits until there are so many warnings, and gives them.
     pub fn wait_complaints(&self, count: usize) -> Vec<String> {
-        let deadline = std::time::Instant::now() + SOON;
-        while self.complaints().len() < count && std::time::Instant::now() < deadline {
+        let deadline = Instant::now() + SOON;
+        while self.complaints().len() < count && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
         let complaints = self.complaints();

@@ -122,7 +122,7 @@ fn soak() {
     trio.site.server.heal();
     trio.site.wait_lan(&delegated(RENUMBERINGS - 1));
     for node in &trio.nodes {
-        node.wait_log("works again", SOON);
+        node.wait_log("recovered after", SOON);
     }
     println!(
         "{RENUMBERINGS} renumberings in {:?}, {followed} of them followed one by one",

@@ -1,5 +1,7 @@
 //! What can go wrong between k6u and the API server.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::http::Response;
@@ -21,6 +23,8 @@ pub enum Fault {
     Endless(Vec<u8>),
     /// The real answer after this time.
     Late(Duration),
+    /// The real answer, as it is when the request comes, but sent only once this is set.
+    Held(Arc<AtomicBool>),
 }
 
 /// Which requests a fault is for, and how many of them.

@@ -168,11 +168,19 @@ impl Node {
     /// # Panics
     /// If it does not come in time.
     pub fn wait_log(&self, part: &str, timeout: Duration) {
+        self.wait_count(part, 1, timeout);
+    }
+
+    /// Waits until so many lines of the log contain this.
+    ///
+    /// # Panics
+    /// If they do not come in time.
+    pub fn wait_count(&self, part: &str, count: usize, timeout: Duration) {
         let deadline = Instant::now() + timeout;
-        while self.count(part) == 0 {
+        while self.count(part) < count {
             assert!(
                 Instant::now() < deadline,
-                "no line with {part:?} within {timeout:?} in {:#?}",
+                "no {count} lines with {part:?} within {timeout:?} in {:#?}",
                 self.log()
             );
             thread::sleep(Duration::from_millis(2));

@@ -402,6 +402,13 @@ fn send(stream: &mut impl Write, response: &Response, date: &str, fault: Option<
             stream.write_all(&bytes)?;
             stream.flush()
         }
+        Some(Fault::Held(release)) => {
+            while !release.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            stream.write_all(&bytes)?;
+            stream.flush()
+        }
         Some(Fault::Hang) => {
             thread::sleep(Duration::from_secs(3600));
             closed()

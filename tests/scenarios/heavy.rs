@@ -1,0 +1,173 @@
+//! Scenarios that take the whole machine: they run last, one after the other, with nothing beside them.
+
+use k6u_testkit::fault::{Fault, Plan};
+use k6u_testkit::http::Response;
+use k6u_testkit::server::cidrs;
+use k6u_testkit::store::{Key, Store};
+use serde_json::{Map, Value, json};
+
+use crate::Scenario;
+use crate::faults::{NEW, json_answer, limit, peak};
+use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, requests};
+
+pub const ALL: &[Scenario] = &[
+    ("answers_that_are_too_large", answers_that_are_too_large),
+    ("large_objects_that_are_fine", large_objects_that_are_fine),
+    (
+        "an_interface_with_two_thousand_addresses",
+        an_interface_with_two_thousand_addresses,
+    ),
+    ("twelve_hundred_entries", twelve_hundred_entries),
+    (
+        "ten_nodes_cost_what_the_simulation_says",
+        ten_nodes_cost_what_the_simulation_says,
+    ),
+];
+
+/// How many CIDRs or managedFields a large object has; k6u without optimisation takes a tenth of them in the
+/// time that a release takes for all.
+const LARGE: usize = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
+
+fn answers_that_are_too_large() {
+    let config = |n: usize| {
+        json!({"metadata": {"name": format!("config-{n}"), "uid": "u"}, "spec": {"delegatedPrefixLength": 60,
+        "ciliumCIDRGroups": [{"ciliumCIDRGroupName": format!("group-{n}"), "prefixIds": (0..16).collect::<Vec<_>>()}]}})
+    };
+    let many = json!({"items": (0..5000).map(config).collect::<Vec<_>>()});
+    let deep = format!("{{\"items\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for (complaint, fault) in [
+        ("it holds more than 100000 values", json_answer(&many)),
+        (
+            "unexpected response: ",
+            Fault::Answer(Response::new(200, "application/json", deep)),
+        ),
+        (
+            "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs: ",
+            Fault::Endless(b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[".repeat(512)),
+        ),
+        (
+            "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs: ",
+            Fault::Endless(b" ".repeat(16_384)),
+        ),
+    ] {
+        let (site, node) = Site::settled(1);
+        site.server
+            .inject(Plan::on(&format!("GET {CONFIGS}"), usize::MAX, fault));
+        node.wait_log(complaint, SOON);
+        assert!(peak(&node) < limit(), "{complaint}: {} KiB", peak(&node));
+        site.server.heal();
+        node.wait_log("recovered after", SOON);
+        assert_eq!(site.group_history(GROUP).len(), 1);
+    }
+}
+
+fn large_objects_that_are_fine() {
+    let (site, node) = Site::settled(1);
+    // A group of somebody who wrote very many CIDRs is overwritten.
+    let cidrs: Vec<String> = (0..LARGE)
+        .map(|n| format!("2001:db8:{:x}:{:x}::/64", n / 65536, n % 65536))
+        .collect();
+    site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": cidrs}}),
+    );
+    site.wait_lan("2001:db8:1234:567");
+    // Megabytes of managedFields are skipped as they come.
+    let fields: Vec<Value> = (0..LARGE)
+        .map(
+            |n| json!({"manager": format!("m{n}"), "fieldsV1": {"f:spec": {"f:x": {}}, "y": n, "pad": "x".repeat(40)}}),
+        )
+        .collect();
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+    let mut config = site.server.store().objects[&key].clone();
+    config["metadata"]["managedFields"] = json!(fields);
+    site.server.store().put(key, config);
+    site.wait_rounds(2);
+    node.wait_log("DEBUG round: 3 requests", SOON);
+    assert!(peak(&node) < limit(), "{} KiB", peak(&node));
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+fn an_interface_with_two_thousand_addresses() {
+    let (site, node) = Site::settled(1);
+    for number in 0..2000 {
+        site.interface.add(&format!("2001:db8:9876:5431::{number:x}"));
+    }
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.wait_rounds(2);
+    assert_eq!(node.complaints(), [""; 0]);
+    assert!(peak(&node) < limit(), "{} KiB", peak(&node));
+}
+
+fn twelve_hundred_entries() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let entry = |n: usize| {
+        let deprecated: Vec<Value> = (0..16)
+            .map(|at| json!({"prefix": format!("2001:db8:{:x}:{n:x}::/64", 0x2000 + at), "seconds": 60 * at}))
+            .collect();
+        let entry = json!({"prefixes": ["2001:db8:1234:5672::/64"], "deprecated": deprecated,
+            "observedTime": "2026-11-24T00:00:00Z", "message": ""});
+        (format!("other{n}.example.com"), entry)
+    };
+    let others: Map<String, Value> = (0..1200).map(entry).collect();
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
+        json!({"status": {"nodes": others}}),
+    );
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    // All the others still see the old prefix.
+    site.interface.add(NEW);
+    site.interface.remove("2001:db8:1234:5671::10");
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some(), "the group does not follow");
+    assert!(peak(&node) < limit(), "{} KiB", peak(&node));
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+/// Up to three nodes look after the targets in every interval; of ten, three do, and each other one sends one
+/// request. And nobody undoes a write: for a renumbering the group is written twice, with both prefixes, and with
+/// the new one.
+fn ten_nodes_cost_what_the_simulation_says() {
+    const NODES: usize = 10;
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let node_config = format!("{NODE_CONFIGS}/ip6-update-node1");
+    site.patch(&node_config, json!({"spec": {"nodeSelector": null}}));
+    let start = |number| {
+        let name = format!("worker{number}.example.com");
+        site.publish(&name, &["2001:db8:1234:5671::/64"]);
+        let start = site.start().with("NODE_NAME", &name).with("UPDATE_INTERVAL", "1");
+        Running(start.spawn())
+    };
+    let nodes: Vec<Running> = (0..NODES).map(start).collect();
+    nodes.iter().for_each(|node| node.wait_log("DEBUG round: ", SOON));
+    site.wait_rounds(2 * NODES);
+    let counts = || {
+        let store = site.server.store();
+        let (all, second) = (
+            requests(&store, &format!("GET {NODE_CONFIGS}")),
+            requests(&store, &format!("GET {CONFIGS}")),
+        );
+        (all.len(), second.len())
+    };
+    let before = counts();
+    site.wait_rounds(20 * NODES);
+    let after = counts();
+    // Of 200 rounds 60 have a second half, on average; less than 30 or more than 90 come once in 100,000 runs.
+    let share = (after.1 - before.1) as f64 / (after.0 - before.0) as f64;
+    assert!((0.15..=0.45).contains(&share), "a second half in {share} of the rounds");
+    let written = site.group_history(GROUP).len();
+    site.interface.add(NEW);
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_rounds(2 * NODES);
+    let written = site.group_history(GROUP).len() - written;
+    assert!(written <= 2, "{written} writes of the group for a renumbering");
+    for node in &nodes {
+        assert_eq!(node.complaints(), [""; 0]);
+    }
+}
