@@ -1,49 +1,108 @@
-//! `make bench` measures with this: k6u's rounds one after the other, without the sleep between them.
+//! `make bench` measures with this: k6u's rounds, one by one.
 //!
-//! The environment is k6u's; the argument says how many rounds. It prints one line of JSON.
+//! The environment is k6u's. Arguments: how many rounds, and for how many milliseconds it sleeps before each of
+//! them; without the second they follow each other at once. It prints one line of JSON.
 
-use std::time::Instant;
+use std::io;
+use std::time::{Duration, Instant};
 
-use k6u::apply::Operator;
-use k6u::crds::{self, Deployed};
-use k6u::interface::{Observer, hostname};
+use k6u::agent::Agent;
 use k6u::kube::Client;
+use k6u::node::Host;
+use k6u::node::observe::{Observer, hostname};
+use k6u::node::select::{Observation, Watch};
+use k6u::node::wait::Woken;
+use k6u::reconcile::Reconciler;
+use k6u::schedule::{Ended, Schedule, dice};
 use k6u::settings::Settings;
 
+/// The first rounds deploy CRDs, publish and write; so many quiet ones in a row show that what follows is idle.
+const QUIET: u32 = 3;
+const MOST_FIRST_ROUNDS: u32 = 200;
+
 fn main() -> Result<(), String> {
-    let rounds: u64 = std::env::args()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .ok_or("how many rounds?")?;
+    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().ok());
+    let rounds = arguments.next().flatten().ok_or("how many rounds?")?;
+    let pause = Duration::from_millis(arguments.next().flatten().unwrap_or(0));
     let settings = Settings::read(|name| std::env::var(name).ok(), hostname).map_err(|e| e.to_string())?;
-    let mut observer = Observer::new().map_err(|e| e.to_string())?;
+    let mut node = ThisNode {
+        started: Instant::now(),
+        observer: Observer::new().map_err(|e| e.to_string())?,
+    };
+    let schedule = Schedule::new(settings.interval);
     let client = Client::new(settings.api_server, settings.service_account);
-    let mut operator = Operator::new(client, settings.node_name, settings.reporter, settings.interval);
-    operator.client().read_account().map_err(|e| e.to_string())?;
-    while crds::deploy(operator.client()).map_err(|e| e.to_string())? != Deployed::Established {}
-    let start = Instant::now();
-    // The first ones write; what follows is idle.
-    for _ in 0..3 {
-        operator
-            .round(start.elapsed(), &mut |watch| observer.observe(watch))
-            .map_err(|e| format!("{e:?}"))?;
-    }
-    let (cpu, requests) = (processor_us(), operator.client().requests());
+    let reconciler = Reconciler::new(
+        client,
+        settings.node_name,
+        settings.reporter,
+        schedule.update_interval(),
+    );
+    let mut agent = Agent::new(reconciler, schedule);
+    settle(&mut agent, &mut node)?;
+
+    let requests = agent.reconciler().client().requests();
+    let mut cpu = Vec::new();
     for _ in 0..rounds {
-        operator
-            .round(start.elapsed(), &mut |watch| observer.observe(watch))
-            .map_err(|e| format!("{e:?}"))?;
+        std::thread::sleep(pause);
+        let before = processor_us();
+        let ended = agent.step(&mut node).0;
+        cpu.push((processor_us() - before).to_string());
+        if ended != Ended::Quiet {
+            return Err(format!("a round was not idle: {ended:?}"));
+        }
     }
-    let cpu = processor_us() - cpu;
-    let requests = operator.client().requests() - requests;
-    let connections = operator.client().connections();
-    let resident = status("VmRSS:");
-    let peak = status("VmHWM:");
+    let client = agent.reconciler().client();
+    let (requests, connections) = (client.requests() - requests, client.connections());
+    let (cpu, resident, peak) = (cpu.join(","), status("VmRSS:"), status("VmHWM:"));
     println!(
-        "{{\"rounds\":{rounds},\"cpu_us\":{cpu},\"requests\":{requests},\"connections\":{connections},\
+        "{{\"rounds\":{rounds},\"cpu_us\":[{cpu}],\"requests\":{requests},\"connections\":{connections},\
          \"resident_kib\":{resident},\"peak_kib\":{peak}}}"
     );
     Ok(())
+}
+
+/// Makes rounds until nothing is left to do.
+fn settle(agent: &mut Agent, node: &mut ThisNode) -> Result<(), String> {
+    let mut quiet = 0;
+    for _ in 0..MOST_FIRST_ROUNDS {
+        match agent.step(node).0 {
+            Ended::Quiet => quiet += 1,
+            Ended::Failed { .. } => return Err("a round failed".into()),
+            _ => {
+                quiet = 0;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        if quiet == QUIET {
+            return Ok(());
+        }
+    }
+    Err("the first rounds did not come to an end".into())
+}
+
+/// The machine that this runs on; a round asks it for no wait.
+struct ThisNode {
+    started: Instant,
+    observer: Observer,
+}
+
+impl Host for ThisNode {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn dice(&mut self) -> f64 {
+        dice()
+    }
+
+    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        self.observer.observe(watch)
+    }
+
+    fn wait(&mut self, until: Duration, _listens: bool) -> Woken {
+        std::thread::sleep(until.saturating_sub(self.now()));
+        Woken::TimeOver
+    }
 }
 
 /// User and system time of this process in microseconds.
@@ -52,7 +111,7 @@ fn processor_us() -> i64 {
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: `usage` is writable.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
-    let us = |time: libc::timeval| time.tv_sec * 1_000_000 + time.tv_usec;
+    let us = |time: libc::timeval| time.tv_sec as i64 * 1_000_000 + time.tv_usec as i64;
     us(usage.ru_utime) + us(usage.ru_stime)
 }
 

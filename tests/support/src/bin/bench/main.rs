@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let subject = Subject {
         binary: PathBuf::from(binary),
         rounds: PathBuf::from(rounds),
+        musl: binary.contains("musl"),
         full: form == "full",
     };
     if let Err(e) = namespace::enter() {
@@ -32,27 +33,29 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut report = Report::default();
-    let musl = binary.contains("musl");
     let size = std::fs::metadata(&subject.binary).expect("the binary").len() as f64;
     report.add(
         "size of the static binary",
         "KiB",
         &[size / 1024.0],
-        Some(if musl { 2048.0 } else { 3072.0 }),
+        Some(if subject.musl { 2048.0 } else { 3328.0 }),
     );
     report.add("crates in the normal dependency tree", "", &[crates], Some(50.0));
     subject.memory(&mut report);
     subject.rounds(&mut report);
-    subject.instructions(&mut report, !musl);
+    subject.instructions(&mut report);
     subject.system_calls(&mut report);
     subject.growth(&mut report);
     if subject.full {
+        subject.idle(&mut report);
         subject.latency(&mut report);
         subject.latency_limited(&mut report);
         subject.exit(&mut report);
     }
+    let library = if subject.musl { "musl" } else { "glibc" };
+    println!("measured on {binary} ({library} inside):");
     report.print();
-    report.write("target/bench");
+    report.write(&format!("target/bench/{library}"));
     if report.missed() == 0 {
         ExitCode::SUCCESS
     } else {
