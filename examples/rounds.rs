@@ -111,7 +111,7 @@ fn processor_us() -> i64 {
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: `usage` is writable.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
-    let us = |time: libc::timeval| time.tv_sec as i64 * 1_000_000 + time.tv_usec as i64;
+    let us = |time: libc::timeval| time.tv_sec * 1_000_000 + time.tv_usec;
     us(usage.ru_utime) + us(usage.ru_stime)
 }
 

@@ -12,6 +12,7 @@ mod faults;
 mod heavy;
 mod kills;
 mod machine;
+mod minutes;
 mod nodes;
 mod renumbering;
 mod site;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         failures::ALL,
         faults::ALL,
         machine::ALL,
+        minutes::ALL,
         confined::ALL,
         kills::ALL,
         soak::ALL,

@@ -209,9 +209,7 @@ fn a_dead_node_counts_whatever_the_clocks_say() {
     // An hour passes on the server's clock; the others start anew meanwhile, and know nothing of before.
     trio.site.server.advance_clock(Duration::from_secs(3600));
     trio.site.wait_rounds(8);
-    for at in 0..2 {
-        trio.nodes[at] = trio.run(NAMES[at], 1);
-    }
+    trio.nodes = NAMES[..2].iter().map(|name| trio.run(name, 1)).collect();
     trio.site.wait_rounds(8);
     assert_eq!(published(&trio.site.server.store(), NAMES[2]), entry);
     assert_eq!(
@@ -310,7 +308,7 @@ fn idle_nodes_tell_that_nobody_publishes() {
 }
 
 /// What a node published in the example's IP6UpdateNodeConfig.
-fn entry(store: &Store, node: &str) -> Option<Value> {
+pub fn entry(store: &Store, node: &str) -> Option<Value> {
     let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
     Some(store.objects.get(&key)?["status"]["nodes"][node].clone()).filter(Value::is_object)
 }

@@ -1,0 +1,185 @@
+//! What takes minutes: the loop's rounds one by one, over real TLS as well, but on a steady clock that the test
+//! moves. Everything else here runs the binary, whose clock nobody moves.
+
+use std::io;
+use std::time::Duration;
+
+use k6u::agent::Agent;
+use k6u::kube::Client;
+use k6u::node::Host;
+use k6u::node::observe::Observer;
+use k6u::node::select::{Observation, Watch};
+use k6u::node::wait::Woken;
+use k6u::reconcile::Reconciler;
+use k6u::schedule::Schedule;
+use k6u_testkit::server::cidrs;
+use serde_json::json;
+
+use crate::Scenario;
+use crate::faults::NEW;
+use crate::nodes::entry;
+use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIGS, Site, requests};
+
+pub const ALL: &[Scenario] = &[
+    ("labels_are_read_every_two_minutes", labels_are_read_every_two_minutes),
+    (
+        "an_entry_that_stood_still_for_five_minutes_is_removed",
+        an_entry_that_stood_still_for_five_minutes_is_removed,
+    ),
+    (
+        "after_an_outage_nobody_counts_as_silent",
+        after_an_outage_nobody_counts_as_silent,
+    ),
+    (
+        "a_node_that_could_not_publish_watches_anew",
+        a_node_that_could_not_publish_watches_anew,
+    ),
+];
+
+const INTERVAL: Duration = Duration::from_secs(10);
+/// After so many intervals of standing still an entry is removed.
+const SILENT: usize = 30;
+const OTHER: &str = "node2.example.com";
+
+/// A node on a clock of its own.
+struct Clockwork {
+    agent: Agent,
+    host: MovedHost,
+}
+
+struct MovedHost {
+    now: Duration,
+    observer: Observer,
+}
+
+impl Host for MovedHost {
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    fn dice(&mut self) -> f64 {
+        0.0
+    }
+
+    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        self.observer.observe(watch)
+    }
+
+    fn wait(&mut self, until: Duration, _listens: bool) -> Woken {
+        self.now = self.now.max(until);
+        Woken::TimeOver
+    }
+}
+
+impl Clockwork {
+    /// Node 1, after its first round.
+    fn start(site: &Site) -> Self {
+        let client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
+        let reconciler = Reconciler::new(client, NODE.into(), "test".into(), INTERVAL);
+        let host = MovedHost {
+            now: Duration::ZERO,
+            observer: Observer::new().expect("a netlink socket"),
+        };
+        let mut clockwork = Clockwork {
+            agent: Agent::new(reconciler, Schedule::new(INTERVAL)),
+            host,
+        };
+        clockwork.agent.step(&mut clockwork.host);
+        clockwork
+    }
+
+    /// Makes a round so long after the last one.
+    fn round_after(&mut self, time: Duration) {
+        self.host.now += time;
+        self.agent.step(&mut self.host);
+    }
+
+    /// Makes so many rounds, an interval apart.
+    fn rounds(&mut self, count: usize) {
+        (0..count).for_each(|_| self.round_after(INTERVAL));
+    }
+}
+
+/// Two nodes with a prefix each; the second one published for the last time before the first one started.
+fn two_sites() -> (Site, Clockwork) {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.publish(OTHER, &["2001:db8:aaaa:bbb1::/64"]);
+    let node = Clockwork::start(&site);
+    assert_eq!(held(&site), 6, "both sites are in the group");
+    (site, node)
+}
+
+fn held(site: &Site) -> usize {
+    cidrs(&site.server.store(), GROUP).map_or(0, |cidrs| cidrs.len())
+}
+
+fn is_there(site: &Site) -> bool {
+    entry(&site.server.store(), OTHER).is_some()
+}
+
+fn labels_are_read_every_two_minutes() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": null, "uplink": "dsl"}}}),
+    );
+    let mut node = Clockwork::start(&site);
+    site.patch(
+        "/api/v1/nodes/node1.example.com",
+        json!({"metadata": {"labels": {"uplink": "dsl"}}}),
+    );
+    node.rounds(11);
+    let asked = || requests(&site.server.store(), "GET /api/v1/nodes/").len();
+    assert_eq!((asked(), held(&site)), (1, 0));
+    node.rounds(1);
+    assert_eq!((asked(), held(&site)), (2, 3));
+}
+
+fn an_entry_that_stood_still_for_five_minutes_is_removed() {
+    let (site, mut node) = two_sites();
+    node.rounds(SILENT - 1);
+    assert!(is_there(&site));
+    assert_eq!(held(&site), 6);
+    // In the round of its own sign of life the object it read is not the newest any more, so the removal comes
+    // one round later; and then the group follows.
+    node.rounds(3);
+    assert!(!is_there(&site));
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert!(entry(&site.server.store(), NODE).is_some());
+}
+
+fn after_an_outage_nobody_counts_as_silent() {
+    let (site, mut node) = two_sites();
+    node.rounds(SILENT - 5);
+    site.server.stop();
+    for _ in 0..6 {
+        node.round_after(Duration::from_secs(600));
+    }
+    site.server.restart().expect("it listens again");
+    // What passed without a read counts as one interval.
+    node.rounds(4);
+    assert!(is_there(&site));
+    assert_eq!(held(&site), 6);
+    // It does not publish either.
+    node.rounds(2);
+    assert!(!is_there(&site));
+}
+
+fn a_node_that_could_not_publish_watches_anew() {
+    let (site, mut node) = two_sites();
+    node.rounds(SILENT - 5);
+    site.revoke("patch", "ip6updatenodeconfigs/status");
+    site.interface.add(NEW);
+    node.rounds(1);
+    site.restore_rights();
+    node.rounds(SILENT - 1);
+    assert!(
+        is_there(&site),
+        "the other one may not have been able to publish either"
+    );
+    assert_eq!(held(&site), 9);
+    node.rounds(2);
+    assert!(!is_there(&site));
+}
