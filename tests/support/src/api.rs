@@ -11,8 +11,7 @@ use crate::http::{Request, Response};
 use crate::rbac::{Attempt, Identity};
 use crate::route::Route;
 use crate::schema;
-use crate::store::{APIEXTENSIONS, CRDS, Key, Resource, Store};
-use crate::table;
+use crate::store::{CRDS, Key, Resource, Store};
 
 /// A point in time as metav1.Time writes it.
 pub fn timestamp(now: OffsetDateTime) -> String {
@@ -270,39 +269,11 @@ impl Call<'_> {
     /// The object as this version and the Accept header want it.
     fn sent(&self, status: u16, route: &Route, mut object: Value) -> Response {
         object["apiVersion"] = json!(route.group_version());
-        if self.wants_table() {
-            return found(status, &self.table(route, &[&object]));
-        }
         if self.request.header("accept").contains("as=PartialObjectMetadata") {
             object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
                 "metadata": object["metadata"]});
         }
         found(status, &object)
-    }
-
-    fn wants_table(&self) -> bool {
-        self.store.tables && self.request.header("accept").contains("as=Table")
-    }
-
-    fn table(&self, route: &Route, objects: &[&Value]) -> Value {
-        let include = self
-            .request
-            .query
-            .get("includeObject")
-            .map_or("Metadata", String::as_str);
-        let crd = self
-            .store
-            .objects
-            .get(&Key::new(APIEXTENSIONS, CRDS, &route.qualified()));
-        let versions = crd.and_then(|crd| crd["spec"]["versions"].as_array());
-        let version = versions.and_then(|all| all.iter().find(|version| version["name"] == route.version));
-        let columns = version.and_then(|version| version["additionalPrinterColumns"].as_array());
-        table::table(
-            columns.map_or(&[], Vec::as_slice),
-            objects,
-            include,
-            self.store.version(),
-        )
     }
 
     fn existing(&self, route: &Route) -> Object {
@@ -329,9 +300,6 @@ impl Call<'_> {
                 object
             })
             .collect();
-        if self.wants_table() {
-            return found(200, &self.table(route, &items.iter().collect::<Vec<_>>()));
-        }
         let metadata = json!({"continue": "", "resourceVersion": self.store.version().to_string()});
         found(
             200,

@@ -16,4 +16,3 @@ pub mod schema;
 pub mod server;
 pub mod store;
 pub mod system;
-pub mod table;

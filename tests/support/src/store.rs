@@ -94,8 +94,6 @@ pub struct Store {
     pub initialize_for: Duration,
     /// Whether fields that do not change are not validated again (Kubernetes 1.30 and newer).
     pub ratchets: bool,
-    /// Whether it knows tables.
-    pub tables: bool,
     /// When each CRD was created, by the server's clock in milliseconds.
     pub created: BTreeMap<String, i64>,
     version: u64,
@@ -116,7 +114,6 @@ impl Default for Store {
             establish_after: Duration::ZERO,
             initialize_for: Duration::ZERO,
             ratchets: true,
-            tables: true,
             created: BTreeMap::new(),
             version: 200,
             names: 0,
