@@ -3,6 +3,8 @@
 //! getifaddrs(3) tells neither flags nor lifetimes. Both are in the kernel's answer to
 //! RTM_GETADDR (rtnetlink(7), net/ipv6/addrconf.c `inet6_fill_ifaddr`).
 
+mod link;
+
 use std::io;
 use std::mem::size_of;
 use std::net::Ipv6Addr;
@@ -262,15 +264,8 @@ fn address(payload: &[u8]) -> io::Result<Option<Life>> {
         valid: u32::MAX,
         updated: 0,
     };
-    let mut attributes = &payload[ADDRESS_HEADER..];
-    while attributes.len() >= ATTRIBUTE_HEADER {
-        let length = usize::from(u16_at(attributes, 0)?);
-        if length < ATTRIBUTE_HEADER {
-            return Err(malformed());
-        }
-        let (attribute, rest) = split_aligned(attributes, length)?;
-        let value = &attribute[ATTRIBUTE_HEADER..];
-        match u16_at(attribute, 2)? {
+    each_attribute(&payload[ADDRESS_HEADER..], |kind, value| {
+        match kind {
             libc::IFA_LOCAL => local = Some(ipv6(value)?),
             libc::IFA_ADDRESS => peer_or_local = Some(ipv6(value)?),
             // The old flags field has eight bits; this has them all.
@@ -282,10 +277,24 @@ fn address(payload: &[u8]) -> io::Result<Option<Life>> {
             }
             _ => {}
         }
-        attributes = rest;
-    }
+        Ok(())
+    })?;
     // On a point-to-point link IFA_ADDRESS is the other end.
     Ok(local.or(peer_or_local).map(|address| Life { address, ..life }))
+}
+
+/// Hands out each attribute: its type and its value.
+fn each_attribute(mut attributes: &[u8], mut take: impl FnMut(u16, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    while attributes.len() >= ATTRIBUTE_HEADER {
+        let length = usize::from(u16_at(attributes, 0)?);
+        if length < ATTRIBUTE_HEADER {
+            return Err(malformed());
+        }
+        let (attribute, rest) = split_aligned(attributes, length)?;
+        take(u16_at(attribute, 2)?, &attribute[ATTRIBUTE_HEADER..])?;
+        attributes = rest;
+    }
+    Ok(())
 }
 
 fn ipv6(value: &[u8]) -> io::Result<Ipv6Addr> {
@@ -366,10 +375,9 @@ fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
     // SAFETY: the pointer and the length describe `message`, which outlives the call.
     let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
     if sent < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+        return Err(io::Error::last_os_error());
     }
+    Ok(())
 }
 
 /// Receives a datagram; with MSG_TRUNC the length is its real one, which may exceed the buffer's.

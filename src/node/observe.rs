@@ -1,7 +1,7 @@
 //! Looks at interfaces: getifaddrs(3) lists the addresses, rtnetlink tells how alive each one is.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::net::Ipv6Addr;
 use std::ptr;
@@ -31,22 +31,22 @@ impl Observer {
     /// # Errors
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.
     pub fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        let interface = &watch.interface;
         let absent = Observation {
             absent: true,
             ..Observation::default()
         };
-        let Some(index) = index_of(interface)? else {
+        let Some(link) = self.netlink.link(&watch.interface)? else {
             return Ok(absent);
         };
-        let listed = listed(interface)?;
-        let mut lives = match self.netlink.addresses(index) {
+        // getifaddrs knows interfaces by their names only, not by alternative ones.
+        let listed = listed(&link.name)?;
+        let mut lives = match self.netlink.addresses(link.index) {
             // It went since its number was asked for.
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(absent),
             lives => lives?,
         };
         // An address in one list only came or went in between: the next wake-up tells.
-        lives.retain(|life| life.interface == index && listed.contains(&life.address));
+        lives.retain(|life| life.interface == link.index && listed.contains(&life.address));
         Ok(select(&lives, watch.stale_after))
     }
 
@@ -85,24 +85,6 @@ pub fn hostname() -> String {
         name.to_string_lossy().into_owned()
     } else {
         "unknown".into()
-    }
-}
-
-/// The kernel's number for an interface name.
-fn index_of(interface: &str) -> io::Result<Option<u32>> {
-    let Ok(name) = CString::new(interface) else {
-        return Ok(None);
-    };
-    // SAFETY: `name` ends in NUL and outlives the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if index > 0 {
-        return Ok(Some(index));
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        // glibc says the first two, musl the first, for a name that the kernel does not know.
-        Some(libc::ENODEV | libc::ENXIO | libc::EINVAL) => Ok(None),
-        _ => Err(error),
     }
 }
 

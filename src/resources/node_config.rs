@@ -14,6 +14,8 @@ use crate::prefix::Prefix;
 /// The path of the list.
 pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
 
+/// Linux takes names of 15 bytes, and alternative names of 127 (linux/if.h, ALTIFNAMSIZ).
+const MOST_NAME: usize = 127;
 /// A week: longer than any router is silent.
 const MOST_STALE_AFTER: u64 = 604_800;
 
@@ -112,7 +114,7 @@ fn watch(spec: &Value) -> Result<Watch, String> {
         Value::String(name) if is_interface_name(name) => name.clone(),
         other => {
             return Err(format!(
-                "spec.interface is {}, but it must be the name of a network interface, 1 to 15 characters",
+                "spec.interface is {}, but it must be a name of a network interface, 1 to {MOST_NAME} characters",
                 shown(other)
             ));
         }
@@ -127,9 +129,9 @@ fn watch(spec: &Value) -> Result<Watch, String> {
     Ok(Watch { interface, stale_after })
 }
 
-/// What the kernel takes for a name (net/core/dev.c `dev_valid_name`).
+/// What the kernel takes for a name (net/core/dev.c `dev_valid_name`), but as long as an alternative one.
 fn is_interface_name(name: &str) -> bool {
-    let fits = (1..=15).contains(&name.len());
+    let fits = (1..=MOST_NAME).contains(&name.len());
     fits && name != "."
         && name != ".."
         && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace())

@@ -13,7 +13,9 @@ mod heavy;
 mod kills;
 mod machine;
 mod minutes;
+mod names;
 mod nodes;
+mod refusals;
 mod renumbering;
 mod site;
 mod soak;
@@ -66,6 +68,8 @@ fn main() -> ExitCode {
         faults::ALL,
         machine::ALL,
         minutes::ALL,
+        names::ALL,
+        refusals::ALL,
         confined::ALL,
         kills::ALL,
         soak::ALL,

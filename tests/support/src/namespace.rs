@@ -161,6 +161,21 @@ impl Interface {
         self.name = name.into();
     }
 
+    /// Gives it an alternative name (`ip link property add`).
+    ///
+    /// # Errors
+    /// Where the kernel is older than Linux 5.5.
+    pub fn add_name(&self, name: &str) -> io::Result<()> {
+        // linux/if_link.h: IFLA_PROP_LIST is 52, IFLA_ALT_IFNAME is 53; linux/netlink.h: NLA_F_NESTED.
+        const NESTED: u16 = 0x8000;
+        const RTM_NEWLINKPROP: u16 = 108;
+        let mut names = Vec::new();
+        attribute(&mut names, 53, &c_text(name));
+        let mut link = link_header(index(&self.name)?, 0);
+        attribute(&mut link, 52 | NESTED, &names);
+        ask(RTM_NEWLINKPROP, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &link)
+    }
+
     fn address_header(&self, address: &str, prefix_length: u8) -> Vec<u8> {
         let address: Ipv6Addr = address.parse().expect("an IPv6 address");
         let mut message = vec![libc::AF_INET6 as u8, prefix_length, 0, 0];

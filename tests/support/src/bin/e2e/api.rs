@@ -115,7 +115,7 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
         ),
         (group("60", "0").replace("Name: a", "Name: A_b"), "should match"),
         (node("nodeSelector: {}"), "Required value"),
-        (node("interface: a234567890123456"), "Too long"),
+        (node(&format!("interface: {}", "a".repeat(128))), "Too long"),
         (node("interface: a/b"), "should match"),
         (
             node("interface: eth0, staleAfterSeconds: -1"),
