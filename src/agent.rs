@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use log::debug;
 
-use crate::kube::Error;
 use crate::node::Host;
 use crate::node::wait::Woken;
 use crate::problems::Subject;
@@ -132,10 +131,9 @@ impl Agent {
         if error.is_initializing() {
             return self.not_yet(&error.to_string(), error.retry_after());
         }
-        let problem = explain(&error);
         self.reconciler
             .problems
-            .fails_by(Subject::ApiServer, &error.kind(), &problem);
+            .fails_by(Subject::ApiServer, &error.kind(), &error.to_string());
         Ended::Failed {
             wants_rest: error.wants_rest(),
             retry_after: error.retry_after(),
@@ -152,14 +150,4 @@ impl Agent {
         self.reconciler.problems.fails(Subject::ApiServer, what);
         Ended::NotYet(None)
     }
-}
-
-fn explain(error: &Error) -> String {
-    if error.is_absent_api() {
-        return format!(
-            "the CustomResourceDefinitions are gone, and all IP6UpdateConfigs and IP6UpdateNodeConfigs with them: k6u \
-             deploys the definitions again, apply your objects again ({error})"
-        );
-    }
-    error.to_string()
 }

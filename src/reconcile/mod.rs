@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use log::{debug, info};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::kube::objects::List;
@@ -26,7 +27,7 @@ use crate::node::Host;
 use crate::node::select::{Observation, Watch};
 use crate::problems::{Problems, Subject};
 use crate::resources::config::{CONFIGS, Config};
-use crate::resources::crds::{Crds, Deployment};
+use crate::resources::crds::{self, Crds, Deployment};
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
 use crate::resources::targets::Groups;
 use crate::schedule::{self, Ended};
@@ -98,6 +99,8 @@ pub struct Reconciler {
     /// How many nodes had an entry in the last list.
     nodes: usize,
     last_read: Option<Duration>,
+    /// The lists that the API server has given since it was last found not to serve them.
+    served: BTreeSet<&'static str>,
     timeouts: u32,
     /// The last second half left something to do, or there was none yet.
     is_unsettled: bool,
@@ -123,6 +126,7 @@ impl Reconciler {
             rejoin: Rejoin::default(),
             nodes: 1,
             last_read: None,
+            served: BTreeSet::new(),
             timeouts: 0,
             is_unsettled: true,
             seen: BTreeMap::new(),
@@ -253,8 +257,7 @@ impl Reconciler {
 
     /// An up-to-date list: it counts for what this node has watched.
     fn list_node_configs(&mut self, host: &mut dyn Host) -> Result<Vec<NodeConfig>, Failure> {
-        let list = self.client.get::<List<NodeConfig>>(NODE_CONFIGS);
-        let node_configs = list.map_err(|e| self.lost(e))?.items;
+        let node_configs = self.list::<NodeConfig>(NODE_CONFIGS)?;
         let now = host.now();
         let since = self.last_read.map_or(Duration::ZERO, |last| now.saturating_sub(last));
         let gap = since.min(self.interval());
@@ -267,16 +270,40 @@ impl Reconciler {
     }
 
     fn list_configs(&mut self) -> Result<Vec<Config>, Failure> {
-        let list = self.client.get::<List<Config>>(CONFIGS);
-        Ok(list.map_err(|e| self.lost(e))?.items)
+        self.list(CONFIGS)
     }
 
-    /// A list that failed. If its API is gone, so are the CRDs.
-    fn lost(&mut self, error: Error) -> Error {
-        if error.is_absent_api() {
-            self.crds.forget();
+    fn list<T: DeserializeOwned>(&mut self, path: &'static str) -> Result<Vec<T>, Failure> {
+        match self.client.get::<List<T>>(path) {
+            Ok(list) => {
+                self.served.insert(path);
+                Ok(list.items)
+            }
+            Err(e) if e.is_absent_api() => {
+                self.crds.forget();
+                if self.served.remove(path) {
+                    self.tell_deleted(&e);
+                }
+                Err(Failure::NotServed(path.to_string()))
+            }
+            Err(e) => Err(e.into()),
         }
-        error
+    }
+
+    /// An API that was served is gone: whoever deleted a CRD deleted all objects of its kind.
+    fn tell_deleted(&mut self, error: &Error) {
+        let Ok(kinds) = crds::missing(&mut self.client) else {
+            return;
+        };
+        if kinds.is_empty() {
+            return;
+        }
+        let text = format!(
+            "somebody deleted them, and all {}s went with them; CiliumCIDRGroups keep what they hold. k6u deploys the \
+             definitions again: apply your objects again ({error})",
+            kinds.join("s and ")
+        );
+        self.problems.fails(Subject::Crds, &text);
     }
 
     fn deploy_crds(&mut self, host: &mut dyn Host) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ pub const MANIFEST: &str = include_str!("../../manifests/crds.yaml");
 const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const SERVED: &str = "/apis/apps.fuwafuwatime.moe/v1";
 const PLURALS: [&str; 2] = ["ip6updateconfigs", "ip6updatenodeconfigs"];
+const KINDS: [&str; 2] = ["IP6UpdateConfig", "IP6UpdateNodeConfig"];
 /// Where they cannot be applied, but are served, this is tried again after so long.
 const RETRY: Duration = Duration::from_secs(60 * 60);
 
@@ -62,7 +63,7 @@ impl Crds {
             Err(refused) if refused.is_transport() || refused.is_unauthorized() || refused.is_initializing() => {
                 Err(refused)
             }
-            Err(refused) if !are_served(client)? => Err(refused),
+            Err(refused) if !missing(client)?.is_empty() => Err(refused),
             Err(refused) => {
                 *self = Crds::Served(now + RETRY);
                 Ok(Deployment::Served(format!(
@@ -97,15 +98,19 @@ fn apply(client: &mut Client) -> Result<Option<String>, Error> {
     Ok(waits_for)
 }
 
-fn are_served(client: &mut Client) -> Result<bool, Error> {
+/// The kinds that the API server does not serve.
+///
+/// # Errors
+/// What the API server answered.
+pub fn missing(client: &mut Client) -> Result<Vec<&'static str>, Error> {
     let served = match client.get::<ApiResources>(SERVED) {
         Ok(served) => served.resources,
-        Err(e) if e.is_absent_api() => return Ok(false),
+        Err(e) if e.is_absent_api() => Vec::new(),
         Err(e) => return Err(e),
     };
-    Ok(PLURALS
-        .iter()
-        .all(|plural| served.iter().any(|resource| resource.name == *plural)))
+    let is_missing = |plural: &str| served.iter().all(|resource| resource.name != plural);
+    let kinds = PLURALS.into_iter().zip(KINDS);
+    Ok(kinds.filter(|(plural, _)| is_missing(plural)).map(|(_, kind)| kind).collect())
 }
 
 /// The documents of the manifest with the plural name that each defines.
