@@ -226,8 +226,8 @@ fn somebody_deletes_the_crds() {
         .retain(|key, _| !key.group.contains("fuwafuwatime") && !key.name.contains("fuwafuwatime"));
     node.wait_log("all IP6UpdateConfigs and IP6UpdateNodeConfigs went with them", SOON);
     node.wait_log("CustomResourceDefinitions: recovered", SOON);
-    site.server.create(CONFIG);
     site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
+    site.server.create(CONFIG);
     site.interface.add(NEW);
     site.interface.remove(OLD);
     site.wait_lan("2001:db8:9876:543");
