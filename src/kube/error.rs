@@ -237,8 +237,8 @@ mod tests {
             ),
             (
                 "POST",
-                "/apis/events.k8s.io/v1/namespaces/default/events",
-                "create events.events.k8s.io",
+                "/api/v1/namespaces/default/events",
+                "create events",
             ),
             ("GET", "/", "list (discovery)"),
         ] {

@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
 const READY: &str = "Ready";
-/// Longer notes are refused (events.k8s.io/v1 Event, `note`).
+/// events.k8s.io/v1 takes no longer ones (Event, `note`).
 const MOST_NOTE: usize = 1024;
 
 /// A status that has to be written, and the Events that go with it.

@@ -218,7 +218,7 @@ impl Reconciler {
                         .problems
                         .backs_off(subject.clone(), &text, e.retry_after(), host.now(), host.dice())
                     {
-                        self.warn_of_node_config(config, &text);
+                        self.warn_of_node_config(config, &text, host);
                     }
                     published.failures.push(format!("{subject}: {text}"));
                     published.is_refused = true;

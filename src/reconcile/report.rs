@@ -1,7 +1,7 @@
 //! What is told of a round: the status of the configs, and Events.
 
 use log::{debug, info, warn};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::condition::{self, Notice};
 use super::plan::{Plan, Reason, Verdict};
@@ -15,7 +15,11 @@ use crate::resources::config::{CONFIGS, Config};
 use crate::resources::node_config::NodeConfig;
 
 /// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
-const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+///
+/// Of core/v1, not events.k8s.io/v1: kubectl and others sort Events by lastTimestamp, which that refuses.
+const EVENTS: &str = "/api/v1/namespaces/default/events";
+/// The name of an object has at most so many characters (RFC 1123 subdomain).
+const MOST_NAME: usize = 253;
 
 /// Who tells, and so what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +106,9 @@ impl Reconciler {
                     Some((reason, message)) => warn!("IP6UpdateConfig {name} is not Ready: {reason}: {message}"),
                     None => {}
                 }
-                for notice in &change.events {
-                    self.send_event("IP6UpdateConfig", &config.metadata, notice);
+                for (at, notice) in change.events.iter().enumerate() {
+                    let name = event_name(&config.metadata, at, host.dice());
+                    self.send_event("IP6UpdateConfig", &config.metadata, &name, notice);
                 }
                 Ok(Left::Nothing)
             }
@@ -122,14 +127,35 @@ impl Reconciler {
     }
 
     /// Tells of an IP6UpdateNodeConfig in which this node cannot publish: its status cannot say so.
-    pub(super) fn warn_of_node_config(&mut self, config: &NodeConfig, text: &str) {
+    pub(super) fn warn_of_node_config(&mut self, config: &NodeConfig, text: &str, host: &mut dyn Host) {
         let notice = condition::notice("Warning", "PublishFailed", text);
-        self.send_event("IP6UpdateNodeConfig", &config.metadata, &notice);
+        let name = event_name(&config.metadata, 0, host.dice());
+        self.send_event("IP6UpdateNodeConfig", &config.metadata, &name, &notice);
     }
 
     /// Reports an Event. One that is lost is no reason to fail: the status says the same.
-    fn send_event(&mut self, kind: &str, about: &Metadata, notice: &Notice) {
-        let event = self.event(kind, about, notice);
+    fn send_event(&mut self, kind: &str, about: &Metadata, name: &str, notice: &Notice) {
+        let now = self.time().to_string();
+        let event = json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "source": {"component": "k6u"},
+            "reportingComponent": format!("{GROUP}/k6u"),
+            "reportingInstance": cut(&self.reporter, 128),
+            "reason": notice.reason,
+            "type": notice.kind,
+            "message": notice.note,
+            "involvedObject": {
+                "apiVersion": format!("{GROUP}/v1"),
+                "kind": kind,
+                "name": about.name,
+                "uid": about.uid,
+            },
+        });
         match self.client.create(EVENTS, &event) {
             Ok(()) => self.problems.works(&Subject::Events),
             Err(e) => {
@@ -137,29 +163,51 @@ impl Reconciler {
             }
         }
     }
+}
 
-    fn event(&self, kind: &str, about: &Metadata, notice: &Notice) -> Value {
-        json!({
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"generateName": format!("{}-", about.name)},
-            "eventTime": self.time().to_string().replace('Z', ".000000Z"),
-            "reportingController": format!("{GROUP}/k6u"),
-            "reportingInstance": cut(&self.reporter, 128),
-            "action": "UpdateGroups",
-            "reason": notice.reason,
-            "type": notice.kind,
-            "note": notice.note,
-            "regarding": {
-                "apiVersion": format!("{GROUP}/v1"),
-                "kind": kind,
-                "name": about.name,
-                "uid": about.uid,
-            },
-        })
-    }
+/// A name for the `at`-th Event that tells of a change of an object.
+///
+/// lastTimestamp has whole seconds, and kubectl leaves Events of the same second in the order of their names. So
+/// the name goes by the resourceVersion from which the change was made: of two changes the later one has the
+/// higher, whichever nodes made them.
+fn event_name(about: &Metadata, at: usize, dice: f64) -> String {
+    let version: u64 = about.resource_version.parse().unwrap_or(0);
+    let random = (dice * f64::from(0x10_0000)) as u32;
+    let order = format!(".{version:016x}.{at}.{random:05x}");
+    let start = cut(&about.name, MOST_NAME - order.len()).trim_end_matches(['-', '.']);
+    format!("{start}{order}")
 }
 
 fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(name: &str, version: &str) -> Metadata {
+        Metadata {
+            name: name.into(),
+            resource_version: version.into(),
+            ..Metadata::default()
+        }
+    }
+
+    #[test]
+    fn names_of_events_are_in_the_order_of_the_changes() {
+        let changes = [("9", 0, 0.9), ("10", 0, 0.5), ("10", 1, 0.1), ("65536", 0, 0.0), ("18446744073709551615", 0, 0.0)];
+        let names = changes.map(|(version, at, dice)| event_name(&about("a", version), at, dice));
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(names[2], "a.000000000000000a.1.19999");
+    }
+
+    #[test]
+    fn names_of_events_are_names() {
+        for name in [format!("{}.{}", "a".repeat(228), "b".repeat(24)), "c".repeat(253), "d".into()] {
+            let name = event_name(&about(&name, "not a number"), 0, 1.0);
+            assert!(name.len() <= MOST_NAME, "{name}");
+            assert!(!name.contains("..") && !name.contains("-."), "{name}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod cilium;
 mod command_line;
 mod configs;
 mod confined;
+mod events;
 mod failures;
 mod faults;
 mod heavy;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         machine::ALL,
         minutes::ALL,
         names::ALL,
+        events::ALL,
         refusals::ALL,
         confined::ALL,
         kills::ALL,

@@ -189,7 +189,7 @@ impl Site {
         let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         events
-            .map(|(_, event)| (text(&event["reason"]), text(&event["note"])))
+            .map(|(_, event)| (text(&event["reason"]), text(&event["message"])))
             .collect()
     }
 

@@ -325,7 +325,11 @@ impl Call<'_> {
         let metadata = object["metadata"].as_object().cloned().unwrap_or_default();
         route.name = match (metadata.get("name"), metadata.get("generateName")) {
             (Some(Value::String(name)), _) => name.clone(),
-            (_, Some(Value::String(start))) => format!("{start}{:05x}", self.store.unique()),
+            // In no order, as a real server's.
+            (_, Some(Value::String(start))) => {
+                let number = self.store.unique().wrapping_mul(0x9e37_79b1) & 0xf_ffff;
+                format!("{start}{number:05x}")
+            }
             _ => return Err(failure(422, "Invalid", "name or generateName is required", None)),
         };
         if self.store.objects.contains_key(&key(&route)) {

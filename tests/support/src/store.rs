@@ -172,6 +172,7 @@ impl Store {
         let mut resources = vec![
             built_in("", "nodes", "Node", false),
             built_in(APIEXTENSIONS, CRDS, "CustomResourceDefinition", false),
+            built_in("", "events", "Event", true),
             built_in("events.k8s.io", "events", "Event", true),
         ];
         for (key, crd) in &self.objects {

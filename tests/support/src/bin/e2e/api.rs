@@ -171,7 +171,7 @@ pub fn least_privilege(cluster: &mut Cluster) {
         ("list", "ip6updateconfigs"),
         ("patch", "ip6updatenodeconfigs/status"),
         ("patch", "ciliumcidrgroups.cilium.io"),
-        ("create", "events.events.k8s.io"),
+        ("create", "events"),
         (
             "patch",
             "customresourcedefinitions/ip6updateconfigs.apps.fuwafuwatime.moe",

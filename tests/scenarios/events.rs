@@ -1,0 +1,84 @@
+//! Events, in the order in which kubectl lists them.
+
+use k6u_testkit::store::Store;
+use serde_json::Value;
+
+use crate::Scenario;
+use crate::site::{CONFIG_NAME, SOON, Site};
+use crate::trio::Trio;
+
+pub const ALL: &[Scenario] = &[
+    ("events_of_one_node_are_in_order", events_of_one_node_are_in_order),
+    ("events_of_three_nodes_are_in_order", events_of_three_nodes_are_in_order),
+];
+
+/// What `kubectl describe` lists: by lastTimestamp, and within a second as the API server lists them, by name
+/// (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).
+fn described(store: &Store) -> Vec<Value> {
+    let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+    let about = |event: &&Value| event["involvedObject"]["name"] == CONFIG_NAME;
+    let mut events: Vec<Value> = events.map(|(_, event)| event).filter(about).cloned().collect();
+    events.sort_by_key(|event| event["lastTimestamp"].to_string());
+    events
+}
+
+/// Waits until the last Event tells of this prefix; all of them make one chain of changes.
+fn wait_chain(site: &Site, last: &str) {
+    let arrived = |store: &Store| {
+        let events = described(store);
+        let end = format!(" -> {last}");
+        let is_there = |event: &Value| event["message"].as_str().is_some_and(|text| text.ends_with(&end));
+        events.iter().any(is_there).then_some(events)
+    };
+    let events = site.server.wait(SOON, arrived).expect("the Event of the last change");
+    let mut held = "none".to_string();
+    for event in events.iter().filter(|event| event["reason"] == "PrefixChanged") {
+        let message = event["message"].as_str().expect("a message");
+        let (from, to) = message.split_once(" -> ").expect("a change");
+        assert_eq!(from, held, "{events:#?}");
+        held = to.to_string();
+    }
+    assert_eq!(held, last);
+    for event in &events {
+        // What the age is made of.
+        assert_eq!(event["firstTimestamp"], event["lastTimestamp"]);
+        assert!(event["lastTimestamp"].is_string(), "{event}");
+        assert!(event["count"] == 1 && event["source"]["component"] == "k6u", "{event}");
+        assert_eq!(event["involvedObject"]["kind"], "IP6UpdateConfig");
+    }
+}
+
+/// The delegated prefixes in turn, and an address in the link of a node.
+fn prefix(number: usize) -> String {
+    format!("2001:db8:{number}:5670::/60")
+}
+
+fn address(number: usize, node: usize) -> String {
+    format!("2001:db8:{number}:567{node}::10")
+}
+
+fn events_of_one_node_are_in_order() {
+    let (site, _node) = Site::settled(1);
+    site.wait_rounds(4);
+    site.interface.add(&address(1, 1));
+    site.interface.remove("2001:db8:1234:5671::10");
+    for number in 2..=6 {
+        site.wait_lan(&format!("2001:db8:{}:567", number - 1));
+        site.interface.add(&address(number, 1));
+        site.interface.remove(&address(number - 1, 1));
+    }
+    wait_chain(&site, &prefix(6));
+}
+
+fn events_of_three_nodes_are_in_order() {
+    let trio = Trio::start(1);
+    trio.site.wait_rounds(12);
+    let mut before = "2001:db8:1234:567".to_string();
+    for number in 1..=4 {
+        let after = format!("2001:db8:{number}:567");
+        trio.renumber(&before, &after);
+        trio.site.wait_lan(&after);
+        before = after;
+    }
+    wait_chain(&trio.site, &prefix(4));
+}
