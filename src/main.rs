@@ -108,6 +108,7 @@ struct ThisNode {
 
 impl ThisNode {
     fn new() -> io::Result<Self> {
+        wait::start_of_round();
         Ok(ThisNode {
             started: Instant::now(),
             observer: Observer::new()?,
@@ -130,11 +131,15 @@ impl Host for ThisNode {
     }
 
     fn wait(&mut self, until: Duration, listens: bool) -> Woken {
-        if listens {
-            return self.sleeper.sleep_until(self.started + until);
-        }
-        std::thread::sleep(until.saturating_sub(self.now()));
-        Woken::TimeOver
+        wait::end_of_round();
+        let woken = if listens {
+            self.sleeper.sleep_until(self.started + until)
+        } else {
+            std::thread::sleep(until.saturating_sub(self.now()));
+            Woken::TimeOver
+        };
+        wait::start_of_round();
+        woken
     }
 }
 

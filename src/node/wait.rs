@@ -74,10 +74,16 @@ fn poll(fd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
     Ok(ready > 0)
 }
 
+/// What k6u does between two waits takes seconds. If it takes this long, it hangs on something that no other limit
+/// catches, such as a file system or a full pipe behind standard error.
+const LONGEST_ROUND: libc::c_uint = 5 * 60;
+const HANGS: &[u8] = b"k6u: a round hangs for five minutes now, perhaps on a file system or on standard error; \
+    k6u ends, so that the kubelet starts it again\n";
+
 /// The exit status for the signal handler below.
 static STATUS: AtomicI32 = AtomicI32::new(0);
 
-/// From here on SIGTERM and SIGINT end the process at once with this status.
+/// From here on SIGTERM and SIGINT end the process at once with this status, and SIGALRM with 142.
 ///
 /// A process with PID 1 needs a handler: the kernel ignores default actions there (kill(2)).
 /// To end in the middle of whatever it does is safe for k6u: every write is one request, and the
@@ -87,15 +93,31 @@ static STATUS: AtomicI32 = AtomicI32::new(0);
 /// Those of sigaction(2).
 pub fn exit_on_signals(status: i32) -> io::Result<()> {
     STATUS.store(status, Ordering::Relaxed);
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: all-zero is a valid sigaction: no flags, an empty mask, the default action.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = exit as extern "C" fn(libc::c_int) as usize;
-        // SAFETY: `action` is initialised, its handler only makes calls that are async-signal-safe.
-        let done = unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    handle(libc::SIGTERM, exit)?;
+    handle(libc::SIGINT, exit)?;
+    handle(libc::SIGALRM, exit_of_hanging)
+}
+
+/// Ends the process if a round lasts for five minutes from now; see [`end_of_round`].
+pub fn start_of_round() {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::alarm(LONGEST_ROUND) };
+}
+
+/// The round is over, so nothing hangs.
+pub fn end_of_round() {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::alarm(0) };
+}
+
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction: no flags, an empty mask, the default action.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    // SAFETY: `action` is initialised, its handler only makes calls that are async-signal-safe.
+    let done = unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }
@@ -103,6 +125,23 @@ pub fn exit_on_signals(status: i32) -> io::Result<()> {
 extern "C" fn exit(_signal: libc::c_int) {
     // SAFETY: _exit is async-signal-safe (signal-safety(7)) and does not return.
     unsafe { libc::_exit(STATUS.load(Ordering::Relaxed)) }
+}
+
+extern "C" fn exit_of_hanging(signal: libc::c_int) {
+    let mut stderr = libc::pollfd {
+        fd: libc::STDERR_FILENO,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: poll is async-signal-safe (signal-safety(7)), and its pointer is that of one pollfd.
+    let is_writable = unsafe { libc::poll(&mut stderr, 1, 0) } == 1;
+    // It may be standard error that everything waits for.
+    if is_writable {
+        // SAFETY: write is async-signal-safe, and the pointer and the length describe `HANGS`.
+        unsafe { libc::write(libc::STDERR_FILENO, HANGS.as_ptr().cast(), HANGS.len()) };
+    }
+    // SAFETY: _exit is async-signal-safe and does not return.
+    unsafe { libc::_exit(128 + signal) }
 }
 
 #[cfg(test)]

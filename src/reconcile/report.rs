@@ -196,7 +196,13 @@ mod tests {
 
     #[test]
     fn names_of_events_are_in_the_order_of_the_changes() {
-        let changes = [("9", 0, 0.9), ("10", 0, 0.5), ("10", 1, 0.1), ("65536", 0, 0.0), ("18446744073709551615", 0, 0.0)];
+        let changes = [
+            ("9", 0, 0.9),
+            ("10", 0, 0.5),
+            ("10", 1, 0.1),
+            ("65536", 0, 0.0),
+            ("18446744073709551615", 0, 0.0),
+        ];
         let names = changes.map(|(version, at, dice)| event_name(&about("a", version), at, dice));
         assert!(names.is_sorted(), "{names:?}");
         assert_eq!(names[2], "a.000000000000000a.1.19999");
@@ -204,7 +210,11 @@ mod tests {
 
     #[test]
     fn names_of_events_are_names() {
-        for name in [format!("{}.{}", "a".repeat(228), "b".repeat(24)), "c".repeat(253), "d".into()] {
+        for name in [
+            format!("{}.{}", "a".repeat(228), "b".repeat(24)),
+            "c".repeat(253),
+            "d".into(),
+        ] {
             let name = event_name(&about(&name, "not a number"), 0, 1.0);
             assert!(name.len() <= MOST_NAME, "{name}");
             assert!(!name.contains("..") && !name.contains("-."), "{name}");

@@ -159,7 +159,15 @@ fn interface_names() {
             .watch
             .map(|watch| watch.interface)
     };
-    for name in ["e", "eth0", "enp0s31f6.1000", "br-lan", "wg_0", "an-alternative-name", &"a".repeat(127)] {
+    for name in [
+        "e",
+        "eth0",
+        "enp0s31f6.1000",
+        "br-lan",
+        "wg_0",
+        "an-alternative-name",
+        &"a".repeat(127),
+    ] {
         assert_eq!(read(json!(name)).unwrap(), name);
     }
     for name in [

@@ -11,6 +11,7 @@ mod events;
 mod failures;
 mod faults;
 mod heavy;
+mod hangs;
 mod kills;
 mod machine;
 mod minutes;
@@ -52,12 +53,17 @@ fn main() -> ExitCode {
     // The soak takes many minutes: `make soak`.
     let mut left_out: Vec<&str> = soak::ALL.iter().map(|(name, _)| *name).collect();
     let (unfit, kind) = if machine::is_static(&binary()) {
-        (machine::NEEDS_DYNAMIC, "dynamically")
+        (
+            [&[machine::NEEDS_DYNAMIC][..], hangs::NEED_DYNAMIC].concat(),
+            "dynamically",
+        )
     } else {
-        (confined::NEEDS_STATIC, "statically (make test-confined)")
+        (vec![confined::NEEDS_STATIC], "statically (make test-confined)")
     };
-    eprintln!("\nSKIPPED, NOT PASSED: {unfit} needs a {kind} linked binary.\n");
-    left_out.push(unfit);
+    for name in &unfit {
+        eprintln!("SKIPPED, NOT PASSED: {name} needs a {kind} linked binary.");
+    }
+    left_out.extend(unfit);
     let all = [
         command_line::ALL,
         start::ALL,
@@ -70,6 +76,7 @@ fn main() -> ExitCode {
         machine::ALL,
         minutes::ALL,
         names::ALL,
+        hangs::ALL,
         events::ALL,
         refusals::ALL,
         confined::ALL,

@@ -19,7 +19,10 @@ pub const ALL: &[Scenario] = &[
 /// Alternative names for an interface: one that a plain name could be, and one that is too long for that.
 fn names(site: &Site) -> [String; 2] {
     let name = &site.interface.name;
-    [format!("uplink-{name}"), format!("{name}-that-udev-named-by-its-slot-enp135s0f1v3d1np1")]
+    [
+        format!("uplink-{name}"),
+        format!("{name}-that-udev-named-by-its-slot-enp135s0f1v3d1np1"),
+    ]
 }
 
 fn an_interface_by_an_alternative_name() {
@@ -54,8 +57,14 @@ fn preview_takes_alternative_names() {
         fs::write(folder.join("node.yaml"), NODE_CONFIG.replace("eth0", name)).expect("a file");
         let mut preview = Command::new(binary());
         preview.env_clear().current_dir(folder);
-        let output = preview.args(["preview", "config.yaml", "node.yaml"]).output().expect("k6u starts");
-        let (yaml, notes) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let output = preview
+            .args(["preview", "config.yaml", "node.yaml"])
+            .output()
+            .expect("k6u starts");
+        let (yaml, notes) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         assert!(output.status.success(), "{notes}");
         assert!(yaml.contains("2001:db8:1234:5670::/64"), "{yaml}");
         assert!(notes.contains(name.as_str()), "{notes}");

@@ -18,16 +18,10 @@ pub const ALL: &[Scenario] = &[
         "a_webhook_that_is_down_concerns_its_group_only",
         a_webhook_that_is_down_concerns_its_group_only,
     ),
-    (
-        "a_refused_status_of_a_node_config",
-        a_refused_status_of_a_node_config,
-    ),
+    ("a_refused_status_of_a_node_config", a_refused_status_of_a_node_config),
     ("a_refused_status_of_a_config", a_refused_status_of_a_config),
     ("crds_that_cannot_be_updated", crds_that_cannot_be_updated),
-    (
-        "crds_are_tried_again_after_an_hour",
-        crds_are_tried_again_after_an_hour,
-    ),
+    ("crds_are_tried_again_after_an_hour", crds_are_tried_again_after_an_hour),
     ("somebody_deletes_the_crds", somebody_deletes_the_crds),
     ("somebody_deletes_one_crd", somebody_deletes_one_crd),
     ("a_group_that_cilium_manages", a_group_that_cilium_manages),
@@ -65,12 +59,16 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
     let first = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]});
     let groups = json!({"spec": {"ciliumCIDRGroups": [first, second]}});
     site.patch(&format!("{CONFIGS}/{CONFIG_NAME}"), groups);
-    site.server.create(&CONFIG.replace(CONFIG_NAME, "z-config").replace(GROUP, "z-third"));
+    site.server
+        .create(&CONFIG.replace(CONFIG_NAME, "z-config").replace(GROUP, "z-third"));
     site.wait_reason("z-config", "Updated");
     site.wait_group("z-second", &["2001:db8:1234:5671::/64"]);
     let write = format!("PATCH /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
-    site.server
-        .inject(Plan::on(&write, usize::MAX, refusal(500, "InternalError", WEBHOOK, GROUP)));
+    site.server.inject(Plan::on(
+        &write,
+        usize::MAX,
+        refusal(500, "InternalError", WEBHOOK, GROUP),
+    ));
     site.interface.add(NEW);
     site.interface.remove(OLD);
     site.wait_group("z-second", &["2001:db8:9876:5431::/64"]);
@@ -81,7 +79,9 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
     assert!(message(&condition).starts_with(GROUP), "{condition}");
     site.wait_reason("z-config", "Updated");
     assert!(
-        site.events().iter().any(|(reason, note)| reason == "UpdateFailed" && note.contains(WEBHOOK)),
+        site.events()
+            .iter()
+            .any(|(reason, note)| reason == "UpdateFailed" && note.contains(WEBHOOK)),
         "{:?}",
         site.events()
     );
@@ -118,14 +118,19 @@ fn a_refused_status_of_a_node_config() {
         site.server.inject(Plan::on(&status, usize::MAX, refused));
         site.interface.add("2001:db8:aaaa:bbb1::10");
         let condition = site.wait_reason(CONFIG_NAME, "UpdateFailed");
-        assert!(message(&condition).contains("IP6UpdateNodeConfig ip6-update-node1"), "{condition}");
+        assert!(
+            message(&condition).contains("IP6UpdateNodeConfig ip6-update-node1"),
+            "{condition}"
+        );
         assert!(!message(&condition).contains("lacks the right"), "{condition}");
         // What it can publish goes on.
         second.add(NEW);
         second.remove("2001:db8:1234:5672::10");
         let follows = |store: &_| {
             let held = cidrs(store, GROUP)?;
-            held.iter().any(|cidr| cidr.starts_with("2001:db8:9876:543")).then_some(())
+            held.iter()
+                .any(|cidr| cidr.starts_with("2001:db8:9876:543"))
+                .then_some(())
         };
         assert!(site.server.wait(SOON, follows).is_some(), "{:#?}", node.log());
         let told = |store: &k6u_testkit::store::Store| {
@@ -137,7 +142,9 @@ fn a_refused_status_of_a_node_config() {
         let deadline = Duration::from_secs(70);
         let right = |store: &_| {
             let held = cidrs(store, GROUP)?;
-            held.iter().any(|cidr| cidr.starts_with("2001:db8:aaaa:bbb")).then_some(())
+            held.iter()
+                .any(|cidr| cidr.starts_with("2001:db8:aaaa:bbb"))
+                .then_some(())
         };
         assert!(site.server.wait(deadline, right).is_some(), "it is not tried again");
         site.wait_reason(CONFIG_NAME, "Updated");
@@ -148,7 +155,8 @@ fn a_refused_status_of_a_node_config() {
 fn a_refused_status_of_a_config() {
     for refused in refusals(CONFIG_NAME) {
         let (site, node) = Site::settled(1);
-        site.server.create(&CONFIG.replace(CONFIG_NAME, "z-config").replace(GROUP, "z-third"));
+        site.server
+            .create(&CONFIG.replace(CONFIG_NAME, "z-config").replace(GROUP, "z-third"));
         site.wait_reason("z-config", "Updated");
         let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
         site.server.inject(Plan::on(&status, usize::MAX, refused));
@@ -161,7 +169,10 @@ fn a_refused_status_of_a_config() {
         };
         assert!(site.server.wait(SOON, written).is_some(), "{:#?}", node.log());
         let complaints = node.wait_complaints(1);
-        assert!(complaints[0].contains(&format!("IP6UpdateConfig {CONFIG_NAME}: PATCH")), "{complaints:?}");
+        assert!(
+            complaints[0].contains(&format!("IP6UpdateConfig {CONFIG_NAME}: PATCH")),
+            "{complaints:?}"
+        );
         assert!(!complaints[0].contains("lacks the right"), "{complaints:?}");
     }
 }
@@ -180,7 +191,10 @@ fn crds_that_cannot_be_updated() {
         site.wait_reason(CONFIG_NAME, "Updated");
         site.wait_rounds(4);
         let complaints = node.wait_complaints(1);
-        assert!(complaints[0].contains("CustomResourceDefinitions: they are served, but"), "{complaints:?}");
+        assert!(
+            complaints[0].contains("CustomResourceDefinitions: they are served, but"),
+            "{complaints:?}"
+        );
         assert_eq!(requests(&site.server.store(), apply).len(), 1, "once an hour");
         // Another version of k6u tries at once.
         drop(node);
@@ -208,7 +222,10 @@ fn crds_are_tried_again_after_an_hour() {
     let mut crds = Crds::default();
     let mut deploy = |seconds| crds.deploy(&mut client, Duration::from_secs(seconds)).unwrap();
     let first = deploy(100);
-    assert!(matches!(&first, Deployment::Served(why) if why.contains("x is invalid")), "{first:?}");
+    assert!(
+        matches!(&first, Deployment::Served(why) if why.contains("x is invalid")),
+        "{first:?}"
+    );
     assert_eq!(deploy(100 + 3599), Deployment::Unchanged);
     assert_eq!(deploy(100 + 3600), Deployment::Established);
     assert_eq!(deploy(100 + 7200), Deployment::Unchanged);
@@ -262,7 +279,12 @@ fn a_group_that_cilium_manages() {
     assert!(message(&condition).contains(label), "{condition}");
     site.wait_rounds(3);
     site.wait_group(GROUP, &["192.0.2.0/24"]);
-    assert_eq!(node.complaints().len(), 2, "the group and its config: {:#?}", node.complaints());
+    assert_eq!(
+        node.complaints().len(),
+        2,
+        "the group and its config: {:#?}",
+        node.complaints()
+    );
     // Somebody took it from Cilium.
     site.patch(&path, json!({"metadata": {"labels": {label: null}}}));
     site.wait_lan("2001:db8:1234:567");

@@ -52,7 +52,11 @@ impl Netlink {
 }
 
 fn request(sequence: u32, name: &str) -> Vec<u8> {
-    let kind = if name.len() > MOST_NAME { IFLA_ALT_IFNAME } else { libc::IFLA_IFNAME };
+    let kind = if name.len() > MOST_NAME {
+        IFLA_ALT_IFNAME
+    } else {
+        libc::IFLA_IFNAME
+    };
     let mut attribute = ((4 + name.len() + 1) as u16).to_ne_bytes().to_vec();
     attribute.extend(kind.to_ne_bytes());
     attribute.extend(name.as_bytes());
@@ -102,7 +106,14 @@ mod tests {
         let link = netlink.link("lo").unwrap().unwrap();
         assert_eq!((link.index, link.name.as_str()), (1, "lo"));
         assert_eq!(netlink.link("k6u-nowhere").unwrap(), None);
-        for odd in ["", "nul\0", "a-name-of-more-than-15-bytes", &"x".repeat(127), &"x".repeat(128), &"x".repeat(5000)] {
+        for odd in [
+            "",
+            "nul\0",
+            "a-name-of-more-than-15-bytes",
+            &"x".repeat(127),
+            &"x".repeat(128),
+            &"x".repeat(5000),
+        ] {
             assert_eq!(netlink.link(odd).unwrap(), None, "{odd:?}");
         }
         assert_eq!(netlink.link("lo").unwrap(), Some(link), "the socket still answers");
