@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use k6u_testkit::namespace;
-use k6u_testkit::router::{Announced, Router, is_installed};
+use k6u_testkit::router::{Announced, Program, Router, is_installed};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 
@@ -34,6 +34,21 @@ const ALL: &[Case] = &[
     ("case_4_two_uplinks_radvd", &["radvd"], case_4_two_uplinks_radvd),
     ("case_4_two_uplinks_dnsmasq", &["dnsmasq"], case_4_two_uplinks_dnsmasq),
     ("case_5_dhcpv6_only", &["dnsmasq", "dhcpcd"], case_5_dhcpv6_only),
+    (
+        "case_5_dhcpv6_beside_slaac_renumbered",
+        &["dnsmasq", "dhcpcd"],
+        case_5_dhcpv6_beside_slaac_renumbered,
+    ),
+    (
+        "case_5_dhcpv6_beside_slaac_of_the_kernel",
+        &["dnsmasq", "dhcpcd"],
+        case_5_dhcpv6_beside_slaac_of_the_kernel,
+    ),
+    (
+        "case_5_a_lease_that_is_renewed_in_a_stale_prefix",
+        &["radvd", "dnsmasq", "dhcpcd"],
+        case_5_a_lease_that_is_renewed_in_a_stale_prefix,
+    ),
     (
         "case_6_privacy_addresses_radvd",
         &["radvd"],
@@ -81,6 +96,9 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, ALL.iter().map(trial).collect()).exit_code()
 }
 
+/// Longer than anything takes here that comes at all: DHCPv6 waits between its messages.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The first, the second and the third delegated prefix that the provider gives.
 const FIRST: &str = "2001:db8:1:567";
 const SECOND: &str = "2001:db8:2:567";
@@ -122,6 +140,29 @@ impl Home {
 
     fn run(&self) -> Running {
         self.site.run(1)
+    }
+
+    /// Whether the node has a preferred address in the link's prefix, of this length.
+    fn has_address(&self, delegated: &str, length: u8) -> bool {
+        let link: std::net::Ipv6Addr = link(delegated).trim_end_matches("/64").parse().expect("an address");
+        let prefix: String = link.octets()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
+        addresses.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // The flags, of which IFA_F_DEPRECATED is 0x20.
+            let is_preferred = u32::from_str_radix(fields[4], 16).is_ok_and(|flags| flags & 0x20 == 0);
+            let is_here = fields[5] == self.site.interface.name;
+            fields[0].starts_with(&prefix) && fields[2] == format!("{length:02x}") && is_preferred && is_here
+        })
+    }
+
+    fn wait_address(&self, delegated: &str, length: u8) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has_address(delegated, length) {
+            let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
+            assert!(Instant::now() < deadline, "no /{length} in {}: {addresses}", link(delegated));
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until the group follows both; the first is lower in order.
@@ -238,12 +279,56 @@ fn case_5_dhcpv6_only() {
     // It is not renewed for minutes, and stays all the same.
     home.site.wait_rounds(3);
     home.site.wait_lan(FIRST);
-    let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
-    let name = &home.site.interface.name;
-    let dhcp = addresses
-        .lines()
-        .any(|l| l.ends_with(&format!(" {name}")) && l.split_whitespace().nth(2) == Some("80"));
-    assert!(dhcp, "there is no /128 on {name}: {addresses}");
+    home.wait_address(FIRST, 128);
+}
+
+/// SLAAC and DHCPv6 both, as on most LANs; the router dies and comes back with another prefix. The lease
+/// of the first one is good for ten minutes, but its prefix went.
+fn case_5_dhcpv6_beside_slaac_renumbered() {
+    dhcpv6_beside_slaac(|home| home.router.dhcpcd(&home.site.interface));
+}
+
+fn case_5_dhcpv6_beside_slaac_of_the_kernel() {
+    dhcpv6_beside_slaac(|home| home.router.dhcpcd_beside_kernel(&home.site.interface));
+}
+
+fn dhcpv6_beside_slaac(dhcpcd: impl FnOnce(&Home) -> Program) {
+    let home = Home::new(2);
+    let dnsmasq = home.router.dnsmasq_both(&link(FIRST));
+    let _dhcpcd = dhcpcd(&home);
+    home.wait_address(FIRST, 64);
+    home.wait_address(FIRST, 128);
+    let node = home.run();
+    home.site.wait_lan(FIRST);
+    drop(dnsmasq);
+    let changed = Instant::now();
+    let _dnsmasq = home.router.dnsmasq_both(&link(SECOND));
+    home.site.wait_lan_within(SECOND, PATIENCE);
+    tell("case 5, SLAAC and DHCPv6, staleAfterSeconds 2", changed);
+    assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
+    node.wait_log(&format!("{} left out: ", link(FIRST)), SOON);
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+/// A server that still renews leases stands by its prefix, though no router announces it any more.
+fn case_5_a_lease_that_is_renewed_in_a_stale_prefix() {
+    let home = Home::new(2);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let _dnsmasq = home.router.dnsmasq_silent(&link(FIRST));
+    let dhcpcd = home.router.dhcpcd_beside_kernel(&home.site.interface);
+    home.wait_address(FIRST, 64);
+    home.wait_address(FIRST, 128);
+    let _node = home.run();
+    home.site.wait_lan(FIRST);
+    radvd.crash();
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    home.site.wait_lan_within(SECOND, PATIENCE);
+    assert!(home.has_address(FIRST, 128), "the lease goes on");
+    home.router.renew(&dhcpcd);
+    home.wait_both(FIRST, SECOND);
+    // And it stays so.
+    home.site.wait_rounds(4);
+    home.wait_both(FIRST, SECOND);
 }
 
 fn case_6_privacy_addresses_radvd() {

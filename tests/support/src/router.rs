@@ -155,6 +155,22 @@ impl Router {
         spawn(&mut command, self.folder.join("dnsmasq.log"))
     }
 
+    /// dnsmasq as OpenWrt's default is: addresses by SLAAC and by DHCPv6.
+    pub fn dnsmasq_both(&self, prefix: &str) -> Program {
+        let network = self.own_address(prefix);
+        let mut command = self.dnsmasq_command();
+        command.arg(format!("--dhcp-range={network}100,{network}1ff,slaac,64,10m"));
+        spawn(&mut command, self.folder.join("dnsmasq.log"))
+    }
+
+    /// dnsmasq that gives addresses by DHCPv6, and announces nothing.
+    pub fn dnsmasq_silent(&self, prefix: &str) -> Program {
+        let network = self.own_address(prefix);
+        let mut command = self.dnsmasq_command_with(&[]);
+        command.arg(format!("--dhcp-range={network}100,{network}1ff,64,10m"));
+        spawn(&mut command, self.folder.join("dnsmasq.log"))
+    }
+
     /// The router has an address in what it announces; gives the prefix as dnsmasq writes it.
     fn own_address(&self, prefix: &str) -> String {
         let network = prefix.trim_end_matches("/64");
@@ -163,27 +179,38 @@ impl Router {
     }
 
     fn dnsmasq_command(&self) -> Command {
+        let interval = format!("--ra-param={},4", self.name);
+        self.dnsmasq_command_with(&["--enable-ra", &interval])
+    }
+
+    fn dnsmasq_command_with(&self, arguments: &[&str]) -> Command {
         let mut command = self.command("dnsmasq");
         command.args([
             "--no-daemon",
             "--conf-file=/dev/null",
             "--port=0",
-            "--enable-ra",
             "--user=root",
             "--pid-file=",
         ]);
-        command
-            .arg(format!("--interface={}", self.name))
-            .arg(format!("--ra-param={},4", self.name));
+        command.arg(format!("--interface={}", self.name)).args(arguments);
         command.arg(format!("--dhcp-leasefile={}", self.folder.join("leases").display()));
         command
     }
 
-    /// dhcpcd on the node's end, for DHCPv6 only.
+    /// dhcpcd on the node's end: DHCPv6, and SLAAC where a router announces prefixes for it.
     pub fn dhcpcd(&self, interface: &Interface) -> Program {
+        self.dhcpcd_with(interface, "")
+    }
+
+    /// dhcpcd for DHCPv6 only: SLAAC is the kernel's.
+    pub fn dhcpcd_beside_kernel(&self, interface: &Interface) -> Program {
+        self.dhcpcd_with(interface, "noipv6rs\n")
+    }
+
+    fn dhcpcd_with(&self, interface: &Interface, more: &str) -> Program {
         let conf = self.folder.join("dhcpcd.conf");
         let text = format!(
-            "duid\nipv6only\nnohook resolv.conf\ninterface {}\nia_na 1\n",
+            "duid\nipv6only\nnohook resolv.conf\ninterface {}\n{more}ia_na 1\n",
             interface.name
         );
         fs::write(&conf, text).expect("a configuration");
@@ -193,6 +220,12 @@ impl Router {
             .arg(conf)
             .arg(&interface.name);
         spawn(&mut command, self.folder.join("dhcpcd.log"))
+    }
+
+    /// Lets dhcpcd renew its leases now (dhcpcd, src/dhcpcd.c `dhcpcd_signal_cb`).
+    pub fn renew(&self, dhcpcd: &Program) {
+        // SAFETY: no pointers are passed; the child was not waited for, so its id is its own.
+        unsafe { libc::kill(dhcpcd.0.id() as libc::pid_t, libc::SIGUSR1) };
     }
 }
 
