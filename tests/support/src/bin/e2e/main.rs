@@ -6,6 +6,7 @@
 mod api;
 mod cluster;
 mod life;
+mod refusals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
     let mut cluster = Cluster::start(&assets);
     let interface = Interface::named("eth0");
     interface.add("2001:db8:1234:5671::10");
-    let tests: [(&str, &Test); 11] = [
+    let tests: [(&str, &Test); 15] = [
         ("upgrade_from_0_3", &|c| life::upgrade_from_0_3(c, &binary)),
         ("install_and_main_job", &|c| {
             life::install_and_main_job(c, &binary, &interface)
@@ -60,6 +61,18 @@ fn main() -> ExitCode {
         }),
         ("least_privilege", &|c| api::least_privilege(c)),
         ("drift_and_a_right_list", &|c| life::drift_and_a_right_list(c, &binary)),
+        ("a_webhook_that_is_down", &|c| {
+            refusals::a_webhook_that_is_down(c, &binary, &interface)
+        }),
+        ("statuses_that_are_refused", &|c| {
+            refusals::statuses_that_are_refused(c, &binary, &interface)
+        }),
+        ("crds_that_are_refused", &|c| {
+            refusals::crds_that_are_refused(c, &binary, &interface)
+        }),
+        ("events_in_order", &|c| {
+            refusals::events_in_order(c, &binary, &interface)
+        }),
         ("api_server_restart", &|c| {
             life::api_server_restart(c, &binary, &interface)
         }),
