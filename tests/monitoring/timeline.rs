@@ -1,0 +1,102 @@
+//! What kube-state-metrics tells of a cluster, once a minute.
+
+use std::collections::BTreeMap;
+
+use k6u_testkit::metrics::{Configuration, Labels, Sample};
+use k6u_testkit::store::Store;
+use serde_json::Value;
+use time::OffsetDateTime;
+
+const CONFIGURATION: &str = include_str!("../../manifests/monitoring/kube-state-metrics.yaml");
+
+/// Every series with its values, minute by minute.
+pub struct Timeline {
+    configuration: Configuration,
+    /// promtool's clock starts at 0.
+    start: OffsetDateTime,
+    minutes: usize,
+    series: BTreeMap<String, Vec<Option<f64>>>,
+    /// The objects of each minute, for whoever wants to ask kube-state-metrics itself, and what became of them.
+    pub scrapes: Vec<(Vec<Value>, Vec<Sample>)>,
+}
+
+impl Timeline {
+    pub fn new(start: OffsetDateTime) -> Self {
+        Timeline {
+            configuration: Configuration::read(CONFIGURATION).expect("a configuration that is understood"),
+            start,
+            minutes: 0,
+            series: BTreeMap::new(),
+            scrapes: Vec::new(),
+        }
+    }
+
+    /// Looks at the objects.
+    pub fn scrape(&mut self, store: &Store) {
+        let objects: Vec<Value> = store.objects.values().cloned().collect();
+        let samples = self.configuration.samples(objects.iter());
+        let all = samples.iter().cloned().chain(objects.iter().filter_map(node_info));
+        for Sample {
+            name,
+            labels,
+            mut value,
+        } in all
+        {
+            if name.ends_with("_timestamp_seconds") {
+                value -= self.start.unix_timestamp() as f64;
+            }
+            let values = self.series.entry(series(&name, labels)).or_default();
+            values.resize(self.minutes, None);
+            values.push(Some(value));
+        }
+        self.scrapes.push((objects, samples));
+        self.minutes += 1;
+    }
+
+    /// How many series of this name there are in each minute.
+    pub fn count(&self, name: &str) -> Vec<usize> {
+        let of_name = |sample: &&Sample| sample.name == name;
+        let count = |(_, samples): &(_, Vec<Sample>)| samples.iter().filter(of_name).count();
+        self.scrapes.iter().map(count).collect()
+    }
+
+    /// Each series with its values as promtool writes them. Prometheus marks a series that ends as stale.
+    pub fn series(&self) -> impl Iterator<Item = (&String, String)> {
+        self.series.iter().map(|(name, values)| {
+            let mut values = values.clone();
+            values.resize(self.minutes, None);
+            let mut before = None;
+            let mut words = Vec::new();
+            for value in values {
+                words.push(match (before, value) {
+                    (_, Some(value)) => value.to_string(),
+                    (Some(_), None) => "stale".into(),
+                    (None, None) => "_".into(),
+                });
+                before = value;
+            }
+            (name, words.join(" "))
+        })
+    }
+}
+
+/// One of kube-state-metrics' own metrics.
+fn node_info(object: &Value) -> Option<Sample> {
+    let name = object["metadata"]["name"]
+        .as_str()
+        .filter(|_| object["kind"] == "Node")?;
+    Some(Sample {
+        name: "kube_node_info".into(),
+        labels: Labels::from([("node".into(), name.into())]),
+        value: 1.0,
+    })
+}
+
+/// As Prometheus stores it: it adds whom it asked. An empty label is none.
+fn series(name: &str, mut labels: Labels) -> String {
+    labels.insert("job".into(), "kube-state-metrics".into());
+    labels.insert("instance".into(), "[2001:db8::1]:8080".into());
+    labels.retain(|_, value| !value.is_empty());
+    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
+    format!("{name}{{{}}}", labels.join(", "))
+}
