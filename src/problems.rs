@@ -169,10 +169,6 @@ mod tests {
         assert_eq!(problems.waits(&lan, NOW), Some("500"));
         problems.works(&lan);
         assert_eq!(problems.waits(&lan, NOW), None);
-        // The first failure would be tried again after a second, but the server knows better.
-        problems.backs_off(lan.clone(), "429", NOW, 1.0, Some(Duration::from_secs(30)));
-        assert_eq!(problems.waits(&lan, NOW + Duration::from_secs(29)), Some("429"));
-        assert_eq!(problems.waits(&lan, NOW + Duration::from_secs(30)), None);
     }
 
     #[test]

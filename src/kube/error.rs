@@ -235,11 +235,7 @@ mod tests {
                 "/apis/cilium.io/v2/ciliumcidrgroups/lan",
                 "get ciliumcidrgroups.cilium.io",
             ),
-            (
-                "POST",
-                "/api/v1/namespaces/default/events",
-                "create events",
-            ),
+            ("POST", "/api/v1/namespaces/default/events", "create events"),
             ("GET", "/", "list (discovery)"),
         ] {
             let rbac = "x is forbidden: User \"system:serviceaccount:kube-system:k6u\" cannot do it";

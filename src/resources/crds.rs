@@ -110,7 +110,10 @@ pub fn missing(client: &mut Client) -> Result<Vec<&'static str>, Error> {
     };
     let is_missing = |plural: &str| served.iter().all(|resource| resource.name != plural);
     let kinds = PLURALS.into_iter().zip(KINDS);
-    Ok(kinds.filter(|(plural, _)| is_missing(plural)).map(|(_, kind)| kind).collect())
+    Ok(kinds
+        .filter(|(plural, _)| is_missing(plural))
+        .map(|(_, kind)| kind)
+        .collect())
 }
 
 /// The documents of the manifest with the plural name that each defines.

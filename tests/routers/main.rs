@@ -160,7 +160,11 @@ impl Home {
         let deadline = Instant::now() + PATIENCE;
         while !self.has_address(delegated, length) {
             let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
-            assert!(Instant::now() < deadline, "no /{length} in {}: {addresses}", link(delegated));
+            assert!(
+                Instant::now() < deadline,
+                "no /{length} in {}: {addresses}",
+                link(delegated)
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
