@@ -196,10 +196,7 @@ fn once_says_by_its_status_whether_all_is_well() {
 
 fn sigterm_and_sigint_end_it_while_idle() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        let site = Site::with_address("2001:db8:1234:5671::10");
-        let mut node = site.run(3600);
-        site.wait_reason("ip6-update-config", "Updated");
-        node.wait_log("DEBUG round: ", SOON);
+        let (site, mut node) = Site::settled(3600);
         let asked = site.server.store().log.len();
         node.signal(signal);
         let status = node.wait(SOON).expect("it ends");
