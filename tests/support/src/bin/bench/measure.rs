@@ -306,9 +306,9 @@ impl Subject {
             starts.push(site.follows(begun, "2001:db8:1234:567", &node));
         }
         report.add("from start to the first right group", "ms", &starts, None);
-        let site = Site::new(1, 1, 1);
-        let node = site.start(&self.binary).with("UPDATE_INTERVAL", "3600").spawn();
         for (how, pause) in [("", Duration::ZERO), (" in two steps", BETWEEN_STEPS)] {
+            let site = Site::new(1, 1, 1);
+            let node = site.start(&self.binary).with("UPDATE_INTERVAL", "3600").spawn();
             let changes = renumberings(&site, &node, 30, pause);
             report.add(&format!("address to group{how}, p50"), "ms", &changes, Some(10.0));
             let p99 = percentile(&changes, 0.99);
@@ -368,9 +368,8 @@ impl Subject {
 /// Lets the provider renumber so often: the new address comes, and the old one goes, at once or after this pause.
 /// Gives the milliseconds from the last of it until the group holds the new prefix only.
 fn renumberings(site: &Site, node: &Node, count: usize, pause: Duration) -> Vec<f64> {
-    let mut old = "2001:db8:1234:5671".to_string();
-    site.interface.add(&format!("{old}::10"));
     site.follows(Instant::now(), "2001:db8:1234:567", node);
+    let mut old = "2001:db8:1234:5671".to_string();
     let mut times = Vec::new();
     for number in 0..count {
         // Five changes are reacted to at once, then one in a second; here are two.
