@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use k6u_testkit::namespace;
-use k6u_testkit::router::{Announced, Program, Router, is_installed};
+use k6u_testkit::router::{Announced, Dhcpcd, Router, is_installed};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 
@@ -296,7 +296,7 @@ fn case_5_dhcpv6_beside_slaac_of_the_kernel() {
     dhcpv6_beside_slaac(|home| home.router.dhcpcd_beside_kernel(&home.site.interface));
 }
 
-fn dhcpv6_beside_slaac(dhcpcd: impl FnOnce(&Home) -> Program) {
+fn dhcpv6_beside_slaac(dhcpcd: impl FnOnce(&Home) -> Dhcpcd) {
     let home = Home::new(2);
     let dnsmasq = home.router.dnsmasq_both(&link(FIRST));
     let _dhcpcd = dhcpcd(&home);
@@ -328,7 +328,7 @@ fn case_5_a_lease_that_is_renewed_in_a_stale_prefix() {
     let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
     home.site.wait_lan_within(SECOND, PATIENCE);
     assert!(home.has_address(FIRST, 128), "the lease goes on");
-    home.router.renew(&dhcpcd);
+    dhcpcd.renew();
     home.wait_both(FIRST, SECOND);
     // And it stays so.
     home.site.wait_rounds(4);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::namespace::Interface;
 
@@ -27,11 +27,39 @@ pub struct Router {
 /// A program that ends with the test.
 pub struct Program(Child);
 
+impl Program {
+    fn signal(&self, signal: i32) {
+        // SAFETY: no pointers are passed; the child was not waited for, so its id is its own.
+        unsafe { libc::kill(self.0.id() as libc::pid_t, signal) };
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A running dhcpcd.
+pub struct Dhcpcd(Program);
+
+impl Dhcpcd {
+    /// Lets it renew its leases now (dhcpcd, src/dhcpcd.c `dhcpcd_signal_cb`).
+    pub fn renew(&self) {
+        self.0.signal(libc::SIGUSR1);
+    }
+}
+
+impl Drop for Dhcpcd {
+    fn drop(&mut self) {
+        // It has children of its own, which only it can end.
+        self.0.signal(libc::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while matches!(self.0.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -198,16 +226,16 @@ impl Router {
     }
 
     /// dhcpcd on the node's end: DHCPv6, and SLAAC where a router announces prefixes for it.
-    pub fn dhcpcd(&self, interface: &Interface) -> Program {
+    pub fn dhcpcd(&self, interface: &Interface) -> Dhcpcd {
         self.dhcpcd_with(interface, "")
     }
 
     /// dhcpcd for DHCPv6 only: SLAAC is the kernel's.
-    pub fn dhcpcd_beside_kernel(&self, interface: &Interface) -> Program {
+    pub fn dhcpcd_beside_kernel(&self, interface: &Interface) -> Dhcpcd {
         self.dhcpcd_with(interface, "noipv6rs\n")
     }
 
-    fn dhcpcd_with(&self, interface: &Interface, more: &str) -> Program {
+    fn dhcpcd_with(&self, interface: &Interface, more: &str) -> Dhcpcd {
         let conf = self.folder.join("dhcpcd.conf");
         let text = format!(
             "duid\nipv6only\nnohook resolv.conf\ninterface {}\n{more}ia_na 1\n",
@@ -219,13 +247,7 @@ impl Router {
             .args(["--nobackground", "--debug", "--ipv6only", "--config"])
             .arg(conf)
             .arg(&interface.name);
-        spawn(&mut command, self.folder.join("dhcpcd.log"))
-    }
-
-    /// Lets dhcpcd renew its leases now (dhcpcd, src/dhcpcd.c `dhcpcd_signal_cb`).
-    pub fn renew(&self, dhcpcd: &Program) {
-        // SAFETY: no pointers are passed; the child was not waited for, so its id is its own.
-        unsafe { libc::kill(dhcpcd.0.id() as libc::pid_t, libc::SIGUSR1) };
+        Dhcpcd(spawn(&mut command, self.folder.join("dhcpcd.log")))
     }
 }
 
@@ -262,8 +284,7 @@ impl Radvd {
     }
 
     fn signal(&self, signal: i32) {
-        // SAFETY: no pointers are passed; the child was not waited for, so its id is its own.
-        unsafe { libc::kill(self.program.0.id() as libc::pid_t, signal) };
+        self.program.signal(signal);
     }
 
     fn wait(&mut self) {
