@@ -12,8 +12,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use k6u_testkit::example::cidrs_for;
 use k6u_testkit::namespace;
 use k6u_testkit::router::{Announced, Dhcpcd, Router, is_installed};
+use k6u_testkit::server::cidrs;
+use k6u_testkit::store::Store;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 
@@ -169,6 +172,14 @@ impl Home {
         }
     }
 
+    /// Waits until the group follows this delegated prefix, for longer than other things take.
+    fn wait_patiently(&self, delegated: &str) {
+        let expected = cidrs_for(delegated);
+        let follows = |store: &Store| (cidrs(store, GROUP)? == expected).then_some(());
+        let reached = self.site.server.wait(PATIENCE, follows);
+        assert!(reached.is_some(), "{:?}", cidrs(&self.site.server.store(), GROUP));
+    }
+
     /// Waits until the group follows both; the first is lower in order.
     fn wait_both(&self, low: &str, high: &str) {
         let both: Vec<String> = [low, high]
@@ -307,7 +318,7 @@ fn dhcpv6_beside_slaac(dhcpcd: impl FnOnce(&Home) -> Dhcpcd) {
     drop(dnsmasq);
     let changed = Instant::now();
     let _dnsmasq = home.router.dnsmasq_both(&link(SECOND));
-    home.site.wait_lan_within(SECOND, PATIENCE);
+    home.wait_patiently(SECOND);
     tell("case 5, SLAAC and DHCPv6, staleAfterSeconds 2", changed);
     assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
     node.wait_log(&format!("{} left out: ", link(FIRST)), SOON);
@@ -326,7 +337,7 @@ fn case_5_a_lease_that_is_renewed_in_a_stale_prefix() {
     home.site.wait_lan(FIRST);
     radvd.crash();
     let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
-    home.site.wait_lan_within(SECOND, PATIENCE);
+    home.wait_patiently(SECOND);
     assert!(home.has_address(FIRST, 128), "the lease goes on");
     dhcpcd.renew();
     home.wait_both(FIRST, SECOND);

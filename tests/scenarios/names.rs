@@ -41,7 +41,9 @@ fn an_interface_by_an_alternative_name() {
         let entry = site
             .object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
             .unwrap();
-        assert_eq!(entry["status"]["nodes"][NODE]["message"], "");
+        let entry = &entry["status"]["nodes"][NODE];
+        assert_eq!(entry["prefixes"], json!(["2001:db8:9876:5431::/64"]));
+        assert_eq!(entry["message"].as_str().unwrap_or_default(), "");
         node.wait_log(&format!("{name}: prefixes "), SOON);
         site.wait_reason(CONFIG_NAME, "Updated");
         assert_eq!(node.complaints(), [""; 0]);

@@ -112,15 +112,6 @@ impl Site {
         self.wait_group(GROUP, &expected.each_ref().map(String::as_str));
     }
 
-    /// The same for what takes longer.
-    pub fn wait_lan_within(&self, start: &str, timeout: Duration) {
-        let expected = cidrs_for(start);
-        let reached = self
-            .server
-            .wait(timeout, |store| (cidrs(store, GROUP)? == expected).then_some(()));
-        assert!(reached.is_some(), "{:?}", cidrs(&self.server.store(), GROUP));
-    }
-
     /// Waits until the config's Ready has this reason; gives the condition.
     pub fn wait_reason(&self, config: &str, reason: &str) -> Value {
         let found = self.server.wait(SOON, |store| {

@@ -96,7 +96,7 @@ pub fn api_server_restart(cluster: &mut Cluster, binary: &Path, interface: &Inte
     cluster.apiserver = start_apiserver(&cluster.assets, &cluster.folder);
     cluster.wait_ready();
     cluster.wait_group("2001:db8:aaaa:bbb", &node);
-    node.wait_log("API server: works again", PATIENCE);
+    node.wait_log("API server: recovered", PATIENCE);
 }
 
 /// Three nodes on one node config: each glances, and one of them looks at the group.
@@ -160,7 +160,7 @@ pub fn a_token_expires(cluster: &mut Cluster, binary: &Path) {
     assert_eq!(node.count(" WARN "), 0, "{:#?}", node.log());
     node.wait_log("401 Unauthorized", PATIENCE);
     cluster.give_token(&cluster.token());
-    node.wait_log("API server: works again", PATIENCE);
+    node.wait_log("API server: recovered", PATIENCE);
     assert_eq!(node.count(" WARN ") + node.count(" ERROR "), 1, "{:#?}", node.log());
 }
 
