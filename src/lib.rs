@@ -9,6 +9,7 @@
 //! interface.
 
 pub mod agent;
+pub mod cidr;
 pub mod cli;
 pub mod kube;
 pub mod logging;

@@ -1,7 +1,8 @@
 //! IPv6 prefix arithmetic: pure values, no I/O, no Kubernetes.
 //!
-//! Three kinds of prefix occur in k6u and all are a [`Prefix`]: the /64 of an address on an
-//! interface, the delegated prefix that it is part of, and the /64 that a prefix id names.
+//! Four kinds of prefix occur in k6u and all are a [`Prefix`]: the /64 of an address on an
+//! interface, the delegated prefix that it is part of, the /64 that a prefix id names in that, and
+//! what a [`Suffix`](crate::cidr::Suffix) makes of it.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -27,6 +28,11 @@ impl Prefix {
             bits: address.to_bits() & mask(length),
             length,
         }
+    }
+
+    /// The lowest address in it.
+    pub fn address(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.bits)
     }
 
     /// The number of leading bits that count, 0 to 128.
@@ -62,6 +68,16 @@ impl Prefix {
             length: LINK_LENGTH,
         })
     }
+
+    /// The longer prefix of `length` bits with these bits behind this prefix's own, or `None` if it does
+    /// not fit: nothing of a neighbour's prefix is ever reached.
+    pub fn part(self, bits: u128, length: u8) -> Option<Prefix> {
+        let fits = (self.length..=128).contains(&length) && bits & (mask(self.length) | !mask(length)) == 0;
+        fits.then_some(Prefix {
+            bits: self.bits | bits,
+            length,
+        })
+    }
 }
 
 /// The highest prefix id in a delegated prefix of `length` bits: 2^(64-length) - 1.
@@ -73,14 +89,14 @@ pub fn highest_id(length: u8) -> Option<u64> {
 }
 
 /// The bits of an address that a prefix of this length (0 to 128) fixes.
-fn mask(length: u8) -> u128 {
+pub fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
 }
 
 impl fmt::Display for Prefix {
     /// The canonical text: RFC 5952, then a slash and the length.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", Ipv6Addr::from_bits(self.bits), self.length)
+        write!(f, "{}/{}", self.address(), self.length)
     }
 }
 
@@ -103,13 +119,14 @@ impl FromStr for Prefix {
     fn from_str(text: &str) -> Result<Self, NotAPrefix> {
         let (address, length) = text.split_once('/').ok_or(NotAPrefix)?;
         let address: Ipv6Addr = address.parse().map_err(|_| NotAPrefix)?;
-        let all_digits = length.bytes().all(|b| b.is_ascii_digit());
-        let length: u8 = length.parse().map_err(|_| NotAPrefix)?;
-        if !all_digits || length > 128 {
-            return Err(NotAPrefix);
-        }
-        Ok(Prefix::of(address, length))
+        Ok(Prefix::of(address, read_length(length, 128).ok_or(NotAPrefix)?))
     }
+}
+
+/// A length of at most `most` bits, in digits only.
+pub fn read_length(text: &str, most: u8) -> Option<u8> {
+    let all_digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|length| all_digits && *length <= most)
 }
 
 /// Prefixes as a person reads them: `a, b, c`, or `none`.

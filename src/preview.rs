@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use crate::kube::decode::{Bounded, decode, reset_allowance};
 use crate::node::netlink::Life;
 use crate::node::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
-use crate::prefix::{join, texts};
+use crate::prefix::join;
 use crate::reconcile::condition;
-use crate::reconcile::plan::{self, DesiredGroup, Reason};
+use crate::reconcile::plan::{self, DesiredTarget, Reason};
 use crate::resources::GROUP;
 use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
@@ -40,7 +40,7 @@ pub type File = (String, String);
 /// What would be done.
 #[derive(Debug, Default)]
 pub struct Preview {
-    /// CiliumCIDRGroups as YAML documents.
+    /// The targets as YAML documents.
     pub yaml: String,
     /// What was found and why, a line each.
     pub notes: String,
@@ -58,7 +58,7 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
         objects.read(name, text)?;
     }
     if objects.configs.is_empty() {
-        return Err("there is no IP6UpdateConfig in what was read, so there is no group to preview".into());
+        return Err("there is no IP6UpdateConfig in what was read, so there is nothing to preview".into());
     }
     let mut preview = Preview {
         notes: objects.notes,
@@ -94,19 +94,14 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
             &format!("IP6UpdateConfig {}: {reason}: {message}", config.metadata.name),
         );
     }
-    for group in plan.groups() {
-        preview.yaml += &document(group).map_err(|e| e.to_string())?;
+    for target in plan.targets() {
+        preview.yaml += &document(target).map_err(|e| e.to_string())?;
     }
     Ok(preview)
 }
 
-fn document(group: &DesiredGroup) -> serde_yaml::Result<String> {
-    let object = json!({
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumCIDRGroup",
-        "metadata": {"name": group.name, "labels": {"app.kubernetes.io/managed-by": "k6u"}},
-        "spec": {"externalCIDRs": texts(&group.cidrs)},
-    });
+fn document(target: &DesiredTarget) -> serde_yaml::Result<String> {
+    let object = target.key.newest_object(&target.cidrs);
     Ok(format!("---\n{}", serde_yaml::to_string(&object)?))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::resources::targets::TargetKey;
 use crate::schedule::backoff;
 
 /// What a problem is about.
@@ -25,8 +26,8 @@ pub enum Subject {
     Config(String),
     /// An IP6UpdateNodeConfig, by name.
     NodeConfig(String),
-    /// A CiliumCIDRGroup, by name.
-    Group(String),
+    /// An object that holds the prefix.
+    Target(TargetKey),
 }
 
 impl fmt::Display for Subject {
@@ -39,7 +40,7 @@ impl fmt::Display for Subject {
             Subject::Events => f.write_str("Events"),
             Subject::Config(name) => write!(f, "IP6UpdateConfig {name}"),
             Subject::NodeConfig(name) => write!(f, "IP6UpdateNodeConfig {name}"),
-            Subject::Group(name) => write!(f, "CiliumCIDRGroup {name}"),
+            Subject::Target(key) => key.fmt(f),
         }
     }
 }
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn pauses_get_longer() {
-        let (mut problems, lan) = (Problems::default(), Subject::Group("lan".into()));
+        let (mut problems, lan) = (Problems::default(), Subject::Target(TargetKey::group("lan")));
         assert_eq!(problems.waits(&lan, NOW), None);
         let mut pause = || {
             problems.backs_off(lan.clone(), "500", None, NOW, 1.0);

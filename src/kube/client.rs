@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
 use serde_json::error::Category;
 use ureq::http::{Method, Request, Response, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
@@ -18,7 +19,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
-use super::decode::decode;
+use super::decode::decode_with;
 use super::error::{Cause, Error};
 use super::refusal::{MOST_REFUSAL, Refusal, clean, retry_after};
 use super::transport::{Link, SameThreadResolver, TcpConnector};
@@ -35,6 +36,11 @@ const IDLE: Duration = Duration::from_secs(2 * 86_400);
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// What is looked for in an answer. An answer may be asked for twice, so it is copied.
+pub trait Seed: DeserializeSeed<'static> + Copy {}
+
+impl<S: DeserializeSeed<'static> + Copy> Seed for S {}
 
 /// How the body of a PATCH is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +131,15 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        self.request(Call::get(path, JSON))
+        self.get_with(path, PhantomData)
+    }
+
+    /// Reads of one object or list what the seed looks for.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn get_with<S: Seed>(&mut self, path: &str, seed: S) -> Result<S::Value, Error> {
+        self.request(Call::get(path, JSON), seed)
     }
 
     /// Reads the metadata of one object.
@@ -133,7 +147,7 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn get_metadata<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        self.request(Call::get(path, METADATA_ONLY))
+        self.request(Call::get(path, METADATA_ONLY), PhantomData)
     }
 
     /// Creates an object; `path` is that of its list.
@@ -148,7 +162,7 @@ impl Client {
             accept: METADATA_ONLY,
             body: Some((JSON, &body)),
         };
-        self.request::<IgnoredAny>(call).map(drop)
+        self.request(call, PhantomData::<IgnoredAny>).map(drop)
     }
 
     /// Changes an object by a merge patch.
@@ -165,8 +179,8 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn patch(&mut self, path: &str, content_type: ContentType, body: &[u8]) -> Result<(), Error> {
-        self.request::<IgnoredAny>(Call::patch(path, METADATA_ONLY, content_type, body))
-            .map(drop)
+        let call = Call::patch(path, METADATA_ONLY, content_type, body);
+        self.request(call, PhantomData::<IgnoredAny>).map(drop)
     }
 
     /// The clock of the API server, as its last answer told; `None` before the first.
@@ -184,9 +198,9 @@ impl Client {
         self.link.opened()
     }
 
-    fn request<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
+    fn request<S: Seed>(&mut self, call: Call, seed: S) -> Result<S::Value, Error> {
         let opened = self.link.opened();
-        let first = self.try_once(call);
+        let first = self.try_once(call, seed);
         let on_old_connection = opened > 0 && self.link.opened() == opened;
         match first {
             // An idle connection may die unnoticed; one that lives but does not answer is another matter.
@@ -194,15 +208,15 @@ impl Client {
             Err(Error {
                 cause: Cause::NoAnswer(_),
                 ..
-            }) if on_old_connection && call.verb != "POST" => self.try_once(call),
+            }) if on_old_connection && call.verb != "POST" => self.try_once(call, seed),
             other => other,
         }
     }
 
-    fn try_once<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
+    fn try_once<S: Seed>(&mut self, call: Call, seed: S) -> Result<S::Value, Error> {
         let mut response = self.send(call)?;
         let mut reader = response.body_mut().with_config().limit(MOST_BODY).reader();
-        decode(&mut reader).map_err(|e| self.unusable(call, e))
+        decode_with(seed, &mut reader).map_err(|e| self.unusable(call, e))
     }
 
     /// Sends a request; gives what is not an error's answer.

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// Values (strings, numbers, lists, maps) kept of one answer: some 10 MB at the very worst.
@@ -36,8 +36,19 @@ pub fn reset_allowance() {
 /// # Errors
 /// Those of reading, what is no JSON, and what is of another type than `T`.
 pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
+    decode_with(PhantomData, reader)
+}
+
+/// The same for what is more than a type: a seed says what is looked for.
+///
+/// # Errors
+/// As those of [`decode`].
+pub fn decode_with<S: DeserializeSeed<'static>>(seed: S, reader: &mut dyn Read) -> serde_json::Result<S::Value> {
     reset_allowance();
-    serde_json::from_reader(BufReader::with_capacity(4096, reader))
+    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(4096, reader));
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 fn spend<E: de::Error>() -> Result<(), E> {
@@ -72,7 +83,7 @@ impl Seed {
     }
 }
 
-impl<'de> de::DeserializeSeed<'de> for Seed {
+impl<'de> DeserializeSeed<'de> for Seed {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {

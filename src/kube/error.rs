@@ -91,7 +91,7 @@ impl Error {
 
     /// 403 by RBAC. Webhooks and admission policies refuse by 403 as well, in other words (Kubernetes,
     /// apimachinery/pkg/api/errors `NewForbidden`, apiserver/pkg/endpoints/handlers/responsewriters).
-    fn is_forbidden_by_rbac(&self) -> bool {
+    pub fn is_forbidden_by_rbac(&self) -> bool {
         let says_so = |r: &Refusal| r.message.contains("is forbidden: User ") && r.message.contains(" cannot ");
         self.has_status(403) && self.refusal().is_some_and(says_so)
     }
@@ -182,10 +182,7 @@ impl fmt::Display for Error {
             f.write_str("; the token is read again for the next round")?;
         } else if self.is_forbidden_by_rbac() {
             let permission = self.permission();
-            write!(
-                f,
-                "; k6u lacks the right to {permission}: grant it (manifests/rbac.yaml has it)"
-            )?;
+            write!(f, "; k6u lacks the right to {permission}: grant it (manifests/ has it)")?;
         }
         Ok(())
     }

@@ -47,14 +47,15 @@ pub fn judge(verdict: &Verdict, failures: &[String], without_entry: &[String]) -
         Verdict::Keep { .. } => (Reason::UpdateFailed, failures.join("; ")),
         Verdict::Write {
             delegated,
-            groups,
+            targets,
             contested,
             oversized,
         } => {
-            failures.extend(oversized.iter().map(|(group, count)| {
+            failures.extend(oversized.iter().map(|(target, count)| {
                 format!(
-                    "{group} would hold {count} CIDRs, more than the {MOST_CIDRS} that Cilium's policy map takes, so \
-                     it keeps what it holds; name fewer prefix ids, or set allowedPrefixes"
+                    "{target} would hold {count} CIDRs, more than the {MOST_CIDRS} that k6u writes (Cilium's policy \
+                     map takes as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set \
+                     allowedPrefixes"
                 )
             }));
             if !failures.is_empty() {
@@ -63,20 +64,20 @@ pub fn judge(verdict: &Verdict, failures: &[String], without_entry: &[String]) -
             if !contested.is_empty() {
                 let list: Vec<String> = contested
                     .iter()
-                    .map(|(group, owner)| format!("{group} belongs to the older {owner}"))
+                    .map(|(target, owner)| format!("{target} belongs to the older {owner}"))
                     .collect();
                 let message = format!("{}; take it out of one of the two IP6UpdateConfigs", list.join("; "));
                 return (Reason::GroupConflict, message);
             }
-            let plural = if groups.len() == 1 {
-                "group follows"
+            let plural = if targets.len() == 1 {
+                "target follows"
             } else {
-                "groups follow"
+                "targets follow"
             };
             let nobody = nobody_publishes(without_entry).map_or(String::new(), |nobody| format!(". {nobody}"));
             (
                 Reason::Updated,
-                format!("{} {plural} {}{nobody}", groups.len(), join(delegated)),
+                format!("{} {plural} {}{nobody}", targets.len(), join(delegated)),
             )
         }
     }
@@ -111,7 +112,7 @@ pub fn change(
             conditions.push(condition.clone());
         }
     }
-    // What the groups were last written for stays, when they keep what they hold.
+    // What the targets were last written for stays, when they keep what they hold.
     let delegated = delegated.unwrap_or(&stored.delegated_prefixes);
     let same = stored.conditions.len() == conditions.len()
         && old_ready == Some(&new_ready)
@@ -171,8 +172,9 @@ pub fn notice(kind: &'static str, reason: &str, note: &str) -> Notice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::DesiredGroup;
+    use super::super::plan::DesiredTarget;
     use super::*;
+    use crate::resources::targets::TargetKey;
 
     const NOW: Timestamp = Timestamp(1_800_000_000);
 
@@ -192,12 +194,15 @@ mod tests {
     fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
         Verdict::Write {
             delegated: prefixes(&["2001:db8:10::/60"]),
-            groups: vec![DesiredGroup {
-                name: "lan".into(),
+            targets: vec![DesiredTarget {
+                key: TargetKey::group("lan"),
                 cidrs: vec![],
             }],
-            contested: contested.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
-            oversized: oversized.iter().map(|(a, n)| (a.to_string(), *n)).collect(),
+            contested: contested
+                .iter()
+                .map(|(a, b)| (TargetKey::group(a), b.to_string()))
+                .collect(),
+            oversized: oversized.iter().map(|(a, n)| (TargetKey::group(a), *n)).collect(),
         }
     }
 
@@ -211,14 +216,20 @@ mod tests {
         let (reason, message) = judge(&write(&[], &[]), &[], &[]);
         assert_eq!(
             (reason, message.as_str()),
-            (Reason::Updated, "1 group follows 2001:db8:10::/60")
+            (Reason::Updated, "1 target follows 2001:db8:10::/60")
         );
         let (reason, message) = judge(&write(&[("lan", "b")], &[]), &[], &[]);
         assert_eq!(reason, Reason::GroupConflict);
-        assert!(message.starts_with("lan belongs to the older b; "), "{message}");
+        assert!(
+            message.starts_with("CiliumCIDRGroup lan belongs to the older b; "),
+            "{message}"
+        );
         let (reason, message) = judge(&write(&[("lan", "b")], &[("big", 20_000)]), &["403".into()], &[]);
         assert_eq!(reason, Reason::UpdateFailed);
-        assert!(message.starts_with("403; big would hold 20000 CIDRs"), "{message}");
+        assert!(
+            message.starts_with("403; CiliumCIDRGroup big would hold 20000 CIDRs"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -227,7 +238,7 @@ mod tests {
         assert_eq!(reason, Reason::Updated);
         assert_eq!(
             message,
-            "1 group follows 2001:db8:10::/60. No node publishes in IP6UpdateNodeConfig b, c: check that nodeSelector \
+            "1 target follows 2001:db8:10::/60. No node publishes in IP6UpdateNodeConfig b, c: check that nodeSelector \
              matches a node and that k6u runs there"
         );
     }

@@ -29,7 +29,7 @@ use crate::problems::{Problems, Subject};
 use crate::resources::config::{CONFIGS, Config};
 use crate::resources::crds::{self, Crds, Deployment};
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
-use crate::resources::targets::Groups;
+use crate::resources::targets::{TargetApi, TargetKey};
 use crate::schedule::{self, Ended};
 use crate::time::Timestamp;
 use publication::{Publication, Published};
@@ -92,7 +92,7 @@ pub struct Reconciler {
     update_interval: Duration,
     crds: Crds,
     labels: Labels,
-    groups: Groups,
+    target_api: TargetApi,
     publication: Publication,
     silence: Silence,
     rejoin: Rejoin,
@@ -120,7 +120,7 @@ impl Reconciler {
             update_interval,
             crds: Crds::default(),
             labels: Labels::default(),
-            groups: Groups::default(),
+            target_api: TargetApi::default(),
             publication: Publication::default(),
             silence: Silence::default(),
             rejoin: Rejoin::default(),
@@ -370,10 +370,10 @@ impl Reconciler {
 
     /// Problems end with the objects that they are about.
     fn forget_problems(&mut self, configs: &[Config], plan: &plan::Plan) {
-        let groups: BTreeSet<&String> = plan.groups().map(|group| &group.name).collect();
+        let targets: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
         self.problems.retain(|subject| match subject {
             Subject::Config(name) => configs.iter().any(|config| config.metadata.name == *name),
-            Subject::Group(name) => groups.contains(name),
+            Subject::Target(key) => targets.contains(key),
             _ => true,
         });
     }

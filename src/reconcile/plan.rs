@@ -6,13 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::cidr::Cidr;
 use crate::prefix::{Prefix, join};
 use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeEntry};
-use crate::resources::targets::MOST_CIDRS;
+use crate::resources::targets::{MOST_CIDRS, TargetKey};
 
 /// A message names at most so many things of a kind.
 const MOST_NAMED: usize = 4;
+/// What follows from a verdict that writes nothing.
+const KEEP: &str = "The targets keep what they hold";
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,19 +26,19 @@ pub struct Plan {
     pub without_entry: Vec<String>,
 }
 
-/// What becomes of the groups of one IP6UpdateConfig.
+/// What becomes of the targets of one IP6UpdateConfig.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// They are to hold this.
     Write {
         /// The delegated prefixes, sorted.
         delegated: Vec<Prefix>,
-        /// What each group is to hold.
-        groups: Vec<DesiredGroup>,
-        /// Groups that an older config has: the group and that config.
-        contested: Vec<(String, String)>,
-        /// Groups that would hold more than Cilium takes: the group and how many CIDRs.
-        oversized: Vec<(String, usize)>,
+        /// What each target is to hold.
+        targets: Vec<DesiredTarget>,
+        /// Targets that an older config has: the target and that config.
+        contested: Vec<(TargetKey, String)>,
+        /// Targets that would hold more than [`MOST_CIDRS`]: the target and how many CIDRs.
+        oversized: Vec<(TargetKey, usize)>,
     },
     /// They keep what they hold.
     Keep {
@@ -46,27 +49,27 @@ pub enum Verdict {
     },
 }
 
-/// What a group is to hold.
+/// What a target is to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DesiredGroup {
-    /// The name of the CiliumCIDRGroup.
-    pub name: String,
+pub struct DesiredTarget {
+    /// Which object.
+    pub key: TargetKey,
     /// Sorted, each once.
-    pub cidrs: Vec<Prefix>,
+    pub cidrs: Vec<Cidr>,
 }
 
 /// The reason of the condition Ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// All groups hold what they should.
+    /// All targets hold what they should.
     Updated,
     /// No node knows a prefix that counts.
     NoPrefix,
     /// The spec cannot be followed.
     InvalidSpec,
-    /// An older config has one of the groups.
+    /// An older config has one of the targets.
     GroupConflict,
-    /// A group could not be written.
+    /// A target could not be written.
     UpdateFailed,
 }
 
@@ -77,10 +80,10 @@ impl fmt::Display for Reason {
 }
 
 impl Plan {
-    /// Every group that has to hold something, of all configs.
-    pub fn groups(&self) -> impl Iterator<Item = &DesiredGroup> {
+    /// Every target that has to hold something, of all configs.
+    pub fn targets(&self) -> impl Iterator<Item = &DesiredTarget> {
         self.verdicts.iter().flat_map(|verdict| match verdict {
-            Verdict::Write { groups, .. } => groups.as_slice(),
+            Verdict::Write { targets, .. } => targets.as_slice(),
             Verdict::Keep { .. } => &[],
         })
     }
@@ -98,10 +101,7 @@ pub fn plan(configs: &[Config], node_configs: &[NodeConfig]) -> Plan {
     let verdict = |config: &Config| match &config.spec {
         Err(bad) => Verdict::Keep {
             reason: Reason::InvalidSpec,
-            message: format!(
-                "{}. The groups keep what they hold; correct the spec.",
-                bad.problems.join("; ")
-            ),
+            message: format!("{}. {KEEP}; correct the spec.", bad.problems.join("; ")),
         },
         Ok(spec) => follow(config, spec, &entries, &without_entry, &owners),
     };
@@ -124,23 +124,23 @@ fn entries(node_configs: &[NodeConfig]) -> Vec<Entry<'_>> {
     entries
 }
 
-/// Which config has each group: the oldest that names it.
-fn owners(configs: &[Config]) -> BTreeMap<&str, &str> {
+/// Which config has each target: the oldest that names it.
+fn owners(configs: &[Config]) -> BTreeMap<&TargetKey, &str> {
     let mut by_age: Vec<&Config> = configs.iter().collect();
     by_age.sort_by_key(|config| (&config.metadata.creation_timestamp, &config.metadata.name));
     let mut owners = BTreeMap::new();
     for config in by_age {
-        for group in claims(config) {
-            owners.entry(group).or_insert(config.metadata.name.as_str());
+        for key in claims(config) {
+            owners.entry(key).or_insert(config.metadata.name.as_str());
         }
     }
     owners
 }
 
-fn claims(config: &Config) -> Vec<&str> {
+fn claims(config: &Config) -> Vec<&TargetKey> {
     match &config.spec {
-        Ok(spec) => spec.groups.iter().map(|group| group.name.as_str()).collect(),
-        Err(bad) => bad.claims.iter().map(String::as_str).collect(),
+        Ok(spec) => spec.targets.iter().map(|target| &target.key).collect(),
+        Err(bad) => bad.claims.iter().collect(),
     }
 }
 
@@ -149,7 +149,7 @@ fn follow(
     spec: &ConfigSpec,
     entries: &[Entry],
     without_entry: &[String],
-    owners: &BTreeMap<&str, &str>,
+    owners: &BTreeMap<&TargetKey, &str>,
 ) -> Verdict {
     let delegated = delegated_prefixes(spec, entries);
     if delegated.is_empty() {
@@ -158,21 +158,22 @@ fn follow(
             message: no_prefix(spec, entries, without_entry),
         };
     }
-    let (mut groups, mut contested, mut oversized) = (Vec::new(), Vec::new(), Vec::new());
-    for group in &spec.groups {
-        let count = delegated.len().saturating_mul(group.prefix_ids.len());
-        match owners.get(group.name.as_str()) {
-            Some(owner) if *owner != config.metadata.name => contested.push((group.name.clone(), owner.to_string())),
-            _ if count > MOST_CIDRS => oversized.push((group.name.clone(), count)),
-            _ => groups.push(DesiredGroup {
-                name: group.name.clone(),
-                cidrs: cidrs(&delegated, &group.prefix_ids),
+    let (mut targets, mut contested, mut oversized) = (Vec::new(), Vec::new(), Vec::new());
+    for target in &spec.targets {
+        let key = target.key.clone();
+        let count = target.parts.count(delegated.len());
+        match owners.get(&key) {
+            Some(owner) if *owner != config.metadata.name => contested.push((key, owner.to_string())),
+            _ if count > MOST_CIDRS => oversized.push((key, count)),
+            _ => targets.push(DesiredTarget {
+                key,
+                cidrs: target.parts.of(&delegated),
             }),
         }
     }
     Verdict::Write {
         delegated,
-        groups,
+        targets,
         contested,
         oversized,
     }
@@ -202,18 +203,8 @@ fn is_allowed(spec: &ConfigSpec, prefix: Prefix) -> bool {
             .is_none_or(|list| list.iter().any(|range| range.contains(prefix)))
 }
 
-/// Every delegated prefix times every prefix id, sorted.
-pub fn cidrs(delegated: &[Prefix], prefix_ids: &BTreeSet<u64>) -> Vec<Prefix> {
-    let links = delegated
-        .iter()
-        .flat_map(|prefix| prefix_ids.iter().filter_map(|id| prefix.link(*id)));
-    let sorted: BTreeSet<Prefix> = links.collect();
-    sorted.into_iter().collect()
-}
-
 /// Why there is no prefix. The same on every node, whoever writes it.
 fn no_prefix(spec: &ConfigSpec, entries: &[Entry], without_entry: &[String]) -> String {
-    const KEEP: &str = "The groups keep what they hold";
     let observed: BTreeSet<Prefix> = entries
         .iter()
         .flat_map(|entry| &entry.published.prefixes)

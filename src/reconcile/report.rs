@@ -50,17 +50,18 @@ impl Reconciler {
             };
             let mut delegated = None;
             if let Verdict::Write {
-                delegated: d, groups, ..
+                delegated: d,
+                targets: desired,
+                ..
             } = verdict
             {
                 failures.extend(
-                    groups
+                    desired
                         .iter()
-                        .filter_map(|group| targets.failures.get(&group.name).cloned()),
+                        .filter_map(|target| targets.failures.get(&target.key).cloned()),
                 );
-                let is_right = |name: &String| targets.right.contains(name);
-                if failures.is_empty() && !groups.iter().all(|group| is_right(&group.name)) {
-                    // Until its groups are settled it is not known what to tell.
+                if failures.is_empty() && !desired.iter().all(|target| targets.right.contains(&target.key)) {
+                    // Until its targets are settled it is not known what to tell.
                     is_ready = false;
                     continue;
                 }

@@ -4,58 +4,65 @@ use std::collections::BTreeMap;
 
 use log::{debug, info};
 
-use super::plan::{DesiredGroup, Plan};
+use super::plan::{DesiredTarget, Plan};
 use super::{Failure, Left, Reconciler};
-use crate::kube::Error;
 use crate::node::Host;
-use crate::prefix::{join, texts};
 use crate::problems::Subject;
-use crate::resources::targets::CidrGroup;
+use crate::resources::targets::{Cidrs, Held, TargetKey, elements};
 
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
 const CILIUMS_OWN: &str = "extgrp.cilium.io/";
 
-/// The targets as they were read in this round, by name; and what became of each.
+/// The targets as they were read in this round; and what became of each.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
-    held: BTreeMap<String, Option<CidrGroup>>,
+    /// `None` for one that k6u has to create.
+    held: BTreeMap<TargetKey, Option<Held>>,
     /// Why a target could not be read or written.
-    pub failures: BTreeMap<String, String>,
+    pub failures: BTreeMap<TargetKey, String>,
     /// What was read and found right, or written.
-    pub right: Vec<String>,
+    pub right: Vec<TargetKey>,
 }
 
 impl Targets {
     /// Whether all that is desired, as far as it could be read, is held already.
     fn are_right(&self, plan: &Plan) -> bool {
-        plan.groups().all(|desired| match self.held.get(&desired.name) {
+        plan.targets().all(|desired| match self.held.get(&desired.key) {
             Some(held) => holds(held.as_ref(), desired),
-            None => self.failures.contains_key(&desired.name),
+            None => self.failures.contains_key(&desired.key),
         })
+    }
+
+    fn fails(&mut self, key: &TargetKey, problem: &str) {
+        self.failures.insert(key.clone(), format!("{key}: {problem}"));
     }
 }
 
-fn holds(held: Option<&CidrGroup>, desired: &DesiredGroup) -> bool {
-    held.is_some_and(|group| group.spec.external_cidrs.are(&desired.cidrs))
+fn holds(held: Option<&Held>, desired: &DesiredTarget) -> bool {
+    held.is_some_and(|held| held.list.are(&desired.cidrs))
 }
 
 impl Reconciler {
-    /// Reads every target. One that cannot be read is a failure of its own.
+    /// Reads every target. One that cannot be read, or is not k6u's to write, is a failure of its own.
     pub(super) fn read_targets(&mut self, plan: &Plan) -> Result<Targets, Failure> {
         let mut targets = Targets::default();
-        for desired in plan.groups() {
-            match self.groups.read(&mut self.client, &desired.name) {
-                Ok(held) => match held.as_ref().and_then(foreign_owner) {
-                    Some(problem) => self.target_failed(desired, problem, &mut targets),
+        for desired in plan.targets() {
+            let key = &desired.key;
+            let problem = match self.target_api.read(&mut self.client, key) {
+                Ok(held) => match unfit(held.as_ref(), desired) {
+                    Some(problem) => problem,
                     None => {
-                        targets.held.insert(desired.name.clone(), held);
+                        targets.held.insert(key.clone(), held);
+                        continue;
                     }
                 },
                 Err(e) => {
                     self.object_failed(&e)?;
-                    self.target_failed(desired, explain(&e), &mut targets);
+                    key.explain(&e)
                 }
-            }
+            };
+            self.problems.fails(Subject::Target(key.clone()), &problem);
+            targets.fails(key, &problem);
         }
         Ok(targets)
     }
@@ -73,22 +80,22 @@ impl Reconciler {
         host: &mut dyn Host,
     ) -> Result<Left, Failure> {
         let mut left = Left::Nothing;
-        for desired in plan.groups() {
-            let name = &desired.name;
-            let subject = Subject::Group(name.clone());
-            let Some(held) = targets.held.get(name).cloned() else {
+        for desired in plan.targets() {
+            let key = &desired.key;
+            let subject = Subject::Target(key.clone());
+            let Some(held) = targets.held.get(key).cloned() else {
                 // New in the second plan, so not read yet: the next round reads it.
-                let was_tried = targets.failures.contains_key(name);
+                let was_tried = targets.failures.contains_key(key);
                 left = left.max(if was_tried { Left::Failures } else { Left::Soon });
                 continue;
             };
             if holds(held.as_ref(), desired) {
                 self.problems.works(&subject);
-                targets.right.push(name.clone());
+                targets.right.push(key.clone());
                 continue;
             }
             if let Some(problem) = self.problems.waits(&subject, host.now()) {
-                targets.failures.insert(name.clone(), format!("{name}: {problem}"));
+                targets.fails(key, problem);
                 left = left.max(Left::Failures);
                 continue;
             }
@@ -99,35 +106,35 @@ impl Reconciler {
 
     fn write_target(
         &mut self,
-        desired: &DesiredGroup,
-        held: Option<&CidrGroup>,
+        desired: &DesiredTarget,
+        held: Option<&Held>,
         targets: &mut Targets,
         host: &mut dyn Host,
     ) -> Result<Left, Failure> {
-        let name = &desired.name;
-        let (cidrs, wait) = match (self.rejoin.left(), held) {
-            (Some(wait), Some(group)) => match group.spec.external_cidrs.and(&desired.cidrs) {
-                Some(all) if all.len() > group.spec.external_cidrs.listed.len() => (all, Some(wait)),
+        let key = &desired.key;
+        let (list, wait) = match (self.rejoin.left(), held) {
+            (Some(wait), Some(held)) => match held.list.and(&desired.cidrs) {
+                Some(all) if all.len() > held.list.listed.len() => (all, Some(wait)),
                 // Nothing to add, or no room for it.
                 _ => return Ok(Left::After(wait)),
             },
-            _ => (texts(&desired.cidrs), None),
+            _ => (elements(&desired.cidrs), None),
         };
-        match self.groups.write(&mut self.client, name, held, &cidrs) {
+        let list = Cidrs {
+            listed: list,
+            excess: 0,
+        };
+        match self.target_api.write(&mut self.client, key, held, &list.listed) {
             Ok(()) => {
-                self.problems.works(&Subject::Group(name.clone()));
+                self.problems.works(&Subject::Target(key.clone()));
                 match held {
-                    Some(group) => info!(
-                        "CiliumCIDRGroup {name}: {} -> {}",
-                        group.spec.external_cidrs,
-                        cidrs.join(", ")
-                    ),
-                    None => info!("CiliumCIDRGroup {name}: created with {}", join(&desired.cidrs)),
+                    Some(held) => info!("{key}: {} -> {list}", held.list),
+                    None => info!("{key}: created with {list}"),
                 }
                 Ok(match wait {
                     Some(wait) => Left::After(wait),
                     None => {
-                        targets.right.push(name.clone());
+                        targets.right.push(key.clone());
                         Left::Nothing
                     }
                 })
@@ -139,30 +146,35 @@ impl Reconciler {
             }
             Err(e) => {
                 self.object_failed(&e)?;
-                let problem = explain(&e);
+                let problem = key.explain(&e);
                 self.problems.backs_off(
-                    Subject::Group(name.clone()),
+                    Subject::Target(key.clone()),
                     &problem,
                     e.retry_after(),
                     host.now(),
                     host.dice(),
                 );
-                targets.failures.insert(name.clone(), format!("{name}: {problem}"));
+                targets.fails(key, &problem);
                 Ok(Left::Failures)
             }
         }
     }
+}
 
-    fn target_failed(&mut self, desired: &DesiredGroup, problem: String, targets: &mut Targets) {
-        let name = &desired.name;
-        self.problems.fails(Subject::Group(name.clone()), &problem);
-        targets.failures.insert(name.clone(), format!("{name}: {problem}"));
+/// Why a target cannot be written as it is; `None` if it can.
+fn unfit(held: Option<&Held>, desired: &DesiredTarget) -> Option<String> {
+    let key = &desired.key;
+    match held {
+        None if key.kind.is_created => None,
+        None => Some(key.create_first(&desired.cidrs)),
+        Some(held) if held.is_something_else => Some(key.is_something_else()),
+        Some(held) => foreign_owner(held),
     }
 }
 
 /// Why a group that exists is not k6u's to write; `None` if it is.
-fn foreign_owner(group: &CidrGroup) -> Option<String> {
-    let label = group
+fn foreign_owner(held: &Held) -> Option<String> {
+    let label = held
         .metadata
         .labels
         .iter()
@@ -172,13 +184,4 @@ fn foreign_owner(group: &CidrGroup) -> Option<String> {
     Some(format!(
         "Cilium manages this group itself (label {label}), so k6u does not write it; name another group"
     ))
-}
-
-fn explain(error: &Error) -> String {
-    if error.is_absent_api() {
-        return format!(
-            "the API server does not serve ciliumcidrgroups.cilium.io: install Cilium 1.14 or newer ({error})"
-        );
-    }
-    error.to_string()
 }

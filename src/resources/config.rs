@@ -1,15 +1,14 @@
 //! IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::target_spec::{TargetSpec, targets};
+use super::targets::TargetKey;
 use super::{shown, whole_number};
 use crate::kube::decode::Bounded;
 use crate::kube::objects::{Condition, Metadata};
-use crate::prefix::{LINK_LENGTH, Prefix, highest_id};
-use crate::settings::is_subdomain;
+use crate::prefix::{LINK_LENGTH, Prefix};
 
 /// The path of the list.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
@@ -17,7 +16,7 @@ pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
 /// A prefix that a router takes back stays valid for two hours at most (RFC 4862 section 5.5.3 e).
 const MOST_KEEP_DEPRECATED: u64 = 7200;
 
-/// IP6UpdateConfig: which groups follow the delegated prefix, and with which prefix ids.
+/// IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Config {
     /// Its metadata.
@@ -37,19 +36,10 @@ pub struct ConfigSpec {
     pub delegated_prefix_length: u8,
     /// Only delegated prefixes inside one of these count; `None` lets all count.
     pub allowed_prefixes: Option<Vec<Prefix>>,
-    /// How long a deprecated prefix stays in the groups, 0 to 7200 seconds.
+    /// How long a deprecated prefix stays in the lists, 0 to 7200 seconds.
     pub keep_deprecated: u32,
-    /// The groups, each name once.
-    pub groups: Vec<GroupSpec>,
-}
-
-/// What one group is to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupSpec {
-    /// The name of the CiliumCIDRGroup.
-    pub name: String,
-    /// The numbers of its /64 inside every delegated prefix.
-    pub prefix_ids: BTreeSet<u64>,
+    /// The objects, each once: CiliumCIDRGroups first, then `targets`.
+    pub targets: Vec<TargetSpec>,
 }
 
 /// Why a spec is refused.
@@ -57,8 +47,8 @@ pub struct GroupSpec {
 pub struct BadSpec {
     /// One sentence for each thing that is wrong.
     pub problems: Vec<String>,
-    /// The groups that it names all the same: nobody else takes them over because of a typing error.
-    pub claims: Vec<String>,
+    /// The objects that it names all the same: nobody else takes them over because of a typing error.
+    pub claims: Vec<TargetKey>,
 }
 
 /// The status of an IP6UpdateConfig.
@@ -66,7 +56,7 @@ pub struct BadSpec {
 pub struct ConfigStatus {
     /// The generation that was handled.
     pub observed_generation: Option<i64>,
-    /// The delegated prefixes that the groups were written for.
+    /// The delegated prefixes that the objects were written for.
     pub delegated_prefixes: Vec<Prefix>,
     /// The same as one text, for the column of `kubectl get`; `None` where the schema served is an older
     /// release's, which drops it.
@@ -85,16 +75,16 @@ impl ConfigSpec {
         let length = delegated_prefix_length(&spec["delegatedPrefixLength"], &mut bad.problems);
         let allowed_prefixes = allowed_prefixes(&spec["allowedPrefixes"], &mut bad.problems);
         let keep_deprecated = keep_deprecated(&spec["keepDeprecatedSeconds"], &mut bad.problems);
-        let groups = groups(&spec["ciliumCIDRGroups"], length, &mut bad.problems);
+        let targets = targets(spec, length, &mut bad.problems);
         match length {
             Some(delegated_prefix_length) if bad.problems.is_empty() => Ok(ConfigSpec {
                 delegated_prefix_length,
                 allowed_prefixes,
                 keep_deprecated,
-                groups,
+                targets,
             }),
             _ => {
-                bad.claims = groups.into_iter().map(|group| group.name).collect();
+                bad.claims = targets.into_iter().map(|target| target.key).collect();
                 Err(bad)
             }
         }
@@ -150,65 +140,6 @@ fn keep_deprecated(value: &Value, problems: &mut Vec<String>) -> u32 {
         ));
     }
     seconds.unwrap_or(0) as u32
-}
-
-fn groups(value: &Value, length: Option<u8>, problems: &mut Vec<String>) -> Vec<GroupSpec> {
-    let Value::Array(items) = value else {
-        problems.push(format!(
-            "spec.ciliumCIDRGroups is {}, but it must be a list of groups",
-            shown(value)
-        ));
-        return Vec::new();
-    };
-    let mut groups: Vec<GroupSpec> = Vec::new();
-    for (at, item) in items.iter().enumerate() {
-        let field = format!("spec.ciliumCIDRGroups[{at}]");
-        let prefix_ids = prefix_ids(&item["prefixIds"], length, &field, problems);
-        match item["ciliumCIDRGroupName"].as_str().filter(|name| is_subdomain(name)) {
-            None => problems.push(format!(
-                "{field}.ciliumCIDRGroupName is {}, but it must be the name of a CiliumCIDRGroup \
-                 (lower case letters, digits, '-' and '.')",
-                shown(&item["ciliumCIDRGroupName"])
-            )),
-            Some(name) if groups.iter().any(|group| group.name == name) => {
-                problems.push(format!(
-                    "{field} names {name} again, but each group may have one entry only"
-                ));
-            }
-            Some(name) => groups.push(GroupSpec {
-                name: name.to_string(),
-                prefix_ids,
-            }),
-        }
-    }
-    groups
-}
-
-fn prefix_ids(value: &Value, length: Option<u8>, field: &str, problems: &mut Vec<String>) -> BTreeSet<u64> {
-    let Value::Array(items) = value else {
-        problems.push(format!(
-            "{field}.prefixIds is {}, but it must be a list of prefix ids",
-            shown(value)
-        ));
-        return BTreeSet::new();
-    };
-    let highest = length.and_then(highest_id);
-    let mut ids = BTreeSet::new();
-    for (at, item) in items.iter().enumerate() {
-        match (item.as_u64(), length, highest) {
-            (Some(id), Some(length), Some(highest)) if id > highest => problems.push(format!(
-                "{field}.prefixIds[{at}] is {id}, but a /{length} holds the prefix ids 0 to {highest} only"
-            )),
-            (Some(id), _, _) => {
-                ids.insert(id);
-            }
-            (None, _, _) => problems.push(format!(
-                "{field}.prefixIds[{at}] is {}, but it must be a whole number from 0",
-                shown(item)
-            )),
-        }
-    }
-    ids
 }
 
 fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::config::*;
 use super::node_config::*;
+use super::targets::TargetKey;
 use crate::prefix::highest_id;
 
 fn problems(spec: Value) -> Vec<String> {
@@ -21,8 +22,8 @@ fn the_spec_that_users_have() {
     let spec = ConfigSpec::read(&one_group(json!(60), json!([0, 1, 2]))).unwrap();
     assert_eq!(spec.delegated_prefix_length, 60);
     assert_eq!(spec.allowed_prefixes, None);
-    assert_eq!(spec.groups[0].name, "lan");
-    assert_eq!(spec.groups[0].prefix_ids, BTreeSet::from([0, 1, 2]));
+    assert_eq!(spec.targets[0].key, TargetKey::group("lan"));
+    assert_eq!(spec.targets[0].parts.prefix_ids, BTreeSet::from([0, 1, 2]));
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn ids_of_another_type() {
 #[test]
 fn no_ids_and_repeated_ids() {
     let spec = ConfigSpec::read(&one_group(json!(60), json!([1, 1]))).unwrap();
-    assert_eq!(spec.groups[0].prefix_ids.len(), 1);
+    assert_eq!(spec.targets[0].parts.prefix_ids.len(), 1);
     assert!(ConfigSpec::read(&one_group(json!(60), json!([]))).is_ok());
 }
 
@@ -115,7 +116,7 @@ fn a_bad_spec_still_claims_its_groups() {
         bad.problems[1],
         "spec.ciliumCIDRGroups[2] names a again, but each group may have one entry only"
     );
-    assert_eq!(bad.claims, ["a", "b"]);
+    assert_eq!(bad.claims, [TargetKey::group("a"), TargetKey::group("b")]);
 }
 
 #[test]

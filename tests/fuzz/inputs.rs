@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use k6u::kube::decode::{decode, reset_allowance};
+use k6u::cidr::Cidr;
+use k6u::kube::decode::{decode, decode_with, reset_allowance};
 use k6u::kube::objects::{ApiGroup, ApiResources, Crd, List, Object};
 use k6u::kube::refusal::{MOST_REFUSAL, Refusal, retry_after};
 use k6u::node::netlink::parse;
@@ -15,7 +16,7 @@ use k6u::reconcile::condition;
 use k6u::reconcile::plan::{self, Verdict};
 use k6u::resources::config::Config;
 use k6u::resources::node_config::{NodeConfig, NodeEntry};
-use k6u::resources::targets::{CidrGroup, MOST_CIDRS};
+use k6u::resources::targets::{HeldSeed, KINDS, MOST_CIDRS};
 use k6u::time::Timestamp;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
@@ -26,11 +27,13 @@ pub fn answers(body: &[u8]) {
     fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Option<T> {
         decode(&mut &*body).ok()
     }
-    if let Some(group) = read::<CidrGroup>(body) {
-        let cidrs = &group.spec.external_cidrs;
-        assert!(cidrs.listed.len() <= MOST_CIDRS);
-        assert!(!cidrs.to_string().is_empty());
-        assert!(cidrs.and(&[]).is_none_or(|all| all.len() == cidrs.listed.len()));
+    for kind in &KINDS {
+        if let Ok(held) = decode_with(HeldSeed(kind), &mut &*body) {
+            let cidrs = &held.list;
+            assert!(cidrs.listed.len() <= MOST_CIDRS);
+            assert!(!cidrs.to_string().is_empty());
+            assert!(cidrs.and(&[]).is_none_or(|all| all.len() == cidrs.listed.len()));
+        }
     }
     let _ = read::<Crd>(body).map(|crd| crd.is_established());
     let _ = read::<ApiGroup>(body);
@@ -58,19 +61,25 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
     for (config, verdict) in configs.iter().zip(&planned.verdicts) {
         let delegated = match verdict {
             Verdict::Keep { .. } => None,
-            Verdict::Write { delegated, groups, .. } => {
+            Verdict::Write { delegated, targets, .. } => {
                 assert!(!delegated.is_empty(), "written without a prefix");
-                for group in groups {
-                    let inside = group
-                        .cidrs
+                let specs = config.spec.as_ref().map_or(&[][..], |spec| &spec.targets);
+                for target in targets {
+                    let spec = specs
                         .iter()
-                        .all(|cidr| delegated.iter().any(|d| d.contains(*cidr)));
-                    assert!(inside, "a CIDR of somebody else: {group:?} {delegated:?}");
-                    assert!(group.cidrs.len() <= MOST_CIDRS);
-                    assert!(group.cidrs.is_sorted());
+                        .find(|spec| spec.key == target.key)
+                        .expect("it is asked for");
+                    let inside =
+                        |cidr: &Cidr| matches!(cidr, Cidr::V6(part) if delegated.iter().any(|d| d.contains(*part)));
+                    let wanted = |cidr: &Cidr| spec.parts.extra.contains(cidr) || inside(cidr);
+                    assert!(
+                        target.cidrs.iter().all(wanted),
+                        "a CIDR of somebody else: {target:?} {delegated:?}"
+                    );
+                    assert!(target.cidrs.len() <= MOST_CIDRS);
+                    assert!(target.cidrs.is_sorted());
                     // Objects of one name do not exist twice, but an input may hold them.
-                    let name = (config.metadata.name.as_str(), group.name.as_str());
-                    written.insert(name);
+                    written.insert((config.metadata.name.as_str(), &target.key));
                 }
                 Some(delegated.as_slice())
             }

@@ -127,7 +127,7 @@ fn two_configs_name_one_group() {
     let condition = site.wait_reason("a-younger-one", "GroupConflict");
     let message = condition["message"].as_str().unwrap();
     assert!(
-        message.starts_with("ip6-local-lan belongs to the older ip6-update-config; "),
+        message.starts_with("CiliumCIDRGroup ip6-local-lan belongs to the older ip6-update-config; "),
         "{message}"
     );
     site.wait_group("of-its-own", &["2001:db8:1234:5678::/64"]);

@@ -54,7 +54,7 @@ fn first_start_on_an_empty_cluster() {
         .filter(|logged| logged.status == 429)
         .count();
     assert!(busy > 0, "the server was not busy even once, so this proves nothing");
-    node.wait_log("IP6UpdateConfig ip6-update-config is Ready: 1 group follows", SOON);
+    node.wait_log("IP6UpdateConfig ip6-update-config is Ready: 1 target follows", SOON);
 }
 
 fn as_the_daemonset_runs_it() {
@@ -85,7 +85,7 @@ fn as_the_daemonset_runs_it() {
     assert_eq!(status["delegatedPrefixes"], json!(["2001:db8:1234:5670::/60"]));
     assert_eq!(
         status["conditions"][0]["message"],
-        "1 group follows 2001:db8:1234:5670::/60"
+        "1 target follows 2001:db8:1234:5670::/60"
     );
     site.server
         .wait(SOON, |store| {

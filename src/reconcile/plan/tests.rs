@@ -12,8 +12,12 @@ fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
-fn texts(prefixes: &[Prefix]) -> Vec<String> {
-    prefixes.iter().map(Prefix::to_string).collect()
+fn texts(cidrs: &[Cidr]) -> Vec<String> {
+    cidrs.iter().map(Cidr::to_string).collect()
+}
+
+fn cidr(text: &str) -> Cidr {
+    text.parse().unwrap()
 }
 
 fn config_with(name: &str, created: &str, spec: Value) -> Config {
@@ -57,7 +61,7 @@ fn follows(config: Config, prefixes: &[&str]) -> Verdict {
 /// What a single group is to hold; panics if the verdict is another.
 fn group(verdict: &Verdict) -> Vec<String> {
     match verdict {
-        Verdict::Write { groups, .. } => texts(&groups[0].cidrs),
+        Verdict::Write { targets, .. } => texts(&targets[0].cidrs),
         keep => panic!("{keep:?}"),
     }
 }
@@ -83,12 +87,12 @@ fn the_main_job() {
         verdict,
         Verdict::Write {
             delegated: vec![prefix("2001:db8:1234:5670::/60")],
-            groups: vec![DesiredGroup {
-                name: "ip6-local-lan".into(),
+            targets: vec![DesiredTarget {
+                key: TargetKey::group("ip6-local-lan"),
                 cidrs: vec![
-                    prefix("2001:db8:1234:5670::/64"),
-                    prefix("2001:db8:1234:5671::/64"),
-                    prefix("2001:db8:1234:5672::/64"),
+                    cidr("2001:db8:1234:5670::/64"),
+                    cidr("2001:db8:1234:5671::/64"),
+                    cidr("2001:db8:1234:5672::/64"),
                 ],
             }],
             contested: vec![],
@@ -156,14 +160,14 @@ fn no_prefix_keeps_the_groups() {
     assert_eq!(
         message(&nobody.verdicts[0]),
         "No node publishes in IP6UpdateNodeConfig a, b: check that nodeSelector matches a node and that k6u runs \
-         there. The groups keep what they hold."
+         there. The targets keep what they hold."
     );
 
     let mut blind = node_config("n", &[("me", &[])]);
     blind.status.0.nodes.0.get_mut("me").unwrap().message = "there is no interface eth0".into();
     assert_eq!(
         message(&plan(&[lan()], &[blind]).verdicts[0]),
-        "No node has a global IPv6 prefix (me: there is no interface eth0). The groups keep what they hold; check the \
+        "No node has a global IPv6 prefix (me: there is no interface eth0). The targets keep what they hold; check the \
          router and the interface."
     );
 }
@@ -190,7 +194,7 @@ fn only_allowed_prefixes_count() {
     assert_eq!(reason(&rogue), Reason::NoPrefix);
     assert!(
         message(&rogue).starts_with(
-            "All observed prefixes (2a00:bad::/64) are outside allowedPrefixes (2001:db8::/32). The groups keep"
+            "All observed prefixes (2a00:bad::/64) are outside allowedPrefixes (2001:db8::/32). The targets keep"
         ),
         "{}",
         message(&rogue)
@@ -212,7 +216,7 @@ fn a_bad_spec_changes_no_group() {
     assert_eq!(reason(&verdict), Reason::InvalidSpec);
     assert_eq!(
         message(&verdict),
-        "spec.ciliumCIDRGroups[1].prefixIds[0] is 200, but a /60 holds the prefix ids 0 to 15 only. The groups keep \
+        "spec.ciliumCIDRGroups[1].prefixIds[0] is 200, but a /60 holds the prefix ids 0 to 15 only. The targets keep \
          what they hold; correct the spec."
     );
 }
@@ -232,9 +236,9 @@ fn of_two_configs_the_older_has_the_group() {
     let older = config_with("b", "2026-01-01T00:00:00Z", spec(60, &[("shared", &[5])]));
     let plan = plan(&[younger, older], &one_node());
     match &plan.verdicts[0] {
-        Verdict::Write { groups, contested, .. } => {
-            assert_eq!(*contested, [("shared".to_string(), "b".to_string())]);
-            assert_eq!((groups.len(), groups[0].name.as_str()), (1, "own"));
+        Verdict::Write { targets, contested, .. } => {
+            assert_eq!(*contested, [(TargetKey::group("shared"), "b".to_string())]);
+            assert_eq!((targets.len(), &targets[0].key), (1, &TargetKey::group("own")));
         }
         other => panic!("{other:?}"),
     }
@@ -250,7 +254,7 @@ fn of_two_configs_of_one_second_the_name_decides() {
     ];
     let plan = plan(&configs, &one_node());
     assert!(
-        matches!(&plan.verdicts[0], Verdict::Write { contested, groups, .. } if contested.len() == 1 && groups.is_empty())
+        matches!(&plan.verdicts[0], Verdict::Write { contested, targets, .. } if contested.len() == 1 && targets.is_empty())
     );
     assert_eq!(group(&plan.verdicts[1]), ["2001:db8:1:1::/64"]);
 }
@@ -276,9 +280,9 @@ fn a_group_that_no_policy_map_holds_is_refused() {
     let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
     let config = config_with("a", "", spec(48, &[("big", &ids), ("small", &[0])]));
     match follows(config, &prefixes) {
-        Verdict::Write { oversized, groups, .. } => {
-            assert_eq!(oversized, [("big".to_string(), 64 * 257)]);
-            assert_eq!(groups[0].cidrs.len(), 64);
+        Verdict::Write { oversized, targets, .. } => {
+            assert_eq!(oversized, [(TargetKey::group("big"), 64 * 257)]);
+            assert_eq!(targets[0].cidrs.len(), 64);
         }
         other => panic!("{other:?}"),
     }
@@ -325,6 +329,54 @@ fn deprecated_prefixes_alone_are_no_knowledge() {
     assert_eq!(reason(&plan.verdicts[0]), Reason::NoPrefix);
 }
 
+/// A config with a pool beside its group.
+fn with_pool(name: &str, created: &str) -> Config {
+    let mut spec = spec(56, &[(name, &[0])]);
+    spec["targets"] = json!([{"kind": "IPAddressPool", "namespace": "metallb-system", "name": "lan",
+        "suffixes": ["::1:ffff:0:0:0/112"], "extraCIDRs": ["192.168.7.0/24"]}]);
+    config_with(name, created, spec)
+}
+
+#[test]
+fn a_pool_follows_beside_a_group() {
+    let nodes = node_config("n", &[("b", &["2001:db8:1:10::/64"]), ("me", &["2001:db8:2:20::/64"])]);
+    let plan = plan(&[with_pool("a", "")], &[nodes]);
+    let targets: Vec<&DesiredTarget> = plan.targets().collect();
+    assert_eq!(targets[0].key, TargetKey::group("a"));
+    assert_eq!(targets[1].key.to_string(), "IPAddressPool metallb-system/lan");
+    assert_eq!(
+        texts(&targets[1].cidrs),
+        ["192.168.7.0/24", "2001:db8:1:1:ffff::/112", "2001:db8:2:1:ffff::/112"],
+        "while nodes differ, old and new"
+    );
+}
+
+#[test]
+fn of_two_configs_the_older_has_the_pool_but_each_its_group() {
+    let plan = plan(
+        &[
+            with_pool("young", "2026-02-01T00:00:00Z"),
+            with_pool("old", "2026-01-01T00:00:00Z"),
+        ],
+        &one_node(),
+    );
+    match &plan.verdicts[0] {
+        Verdict::Write { targets, contested, .. } => {
+            assert_eq!(targets.len(), 1);
+            assert_eq!(
+                (contested[0].0.to_string(), contested[0].1.as_str()),
+                ("IPAddressPool metallb-system/lan".into(), "old")
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn without_a_prefix_extra_cidrs_are_not_written_either() {
+    assert_eq!(plan(&[with_pool("a", "")], &[]).targets().count(), 0);
+}
+
 proptest! {
     /// Whatever nodes publish, a group holds nothing outside the delegated prefixes of their entries.
     #[test]
@@ -344,13 +396,13 @@ proptest! {
 
         let seen: Vec<Prefix> = nodes.iter().map(|n| prefix(&links[usize::from(*n)]).cut(length)).collect();
         match &plan.verdicts[0] {
-            Verdict::Write { delegated, groups, .. } => {
+            Verdict::Write { delegated, targets, .. } => {
                 prop_assert!(!seen.is_empty() && delegated.iter().all(|p| seen.contains(p)));
                 prop_assert!(seen.iter().all(|p| delegated.contains(p)));
-                for cidr in &groups[0].cidrs {
-                    prop_assert!(seen.iter().any(|p| p.contains(*cidr)));
+                for cidr in &targets[0].cidrs {
+                    prop_assert!(matches!(cidr, Cidr::V6(part) if seen.iter().any(|p| p.contains(*part))));
                 }
-                prop_assert_eq!(groups[0].cidrs.len(), delegated.len() * ids.len());
+                prop_assert_eq!(targets[0].cidrs.len(), delegated.len() * ids.len());
             }
             Verdict::Keep { reason: Reason::NoPrefix, .. } => prop_assert!(seen.is_empty()),
             Verdict::Keep { reason: Reason::InvalidSpec, .. } => {

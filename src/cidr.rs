@@ -1,0 +1,252 @@
+//! What a list of addresses is made of: CIDRs of both families, and the parts of a delegated prefix.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use crate::prefix::{Prefix, mask, read_length};
+
+/// An IPv4 or IPv6 network: its host bits are always zero.
+///
+/// The order is by family, address and length, which is how lists are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cidr {
+    /// The address and the length, 0 to 32.
+    V4(Ipv4Addr, u8),
+    /// An IPv6 prefix.
+    V6(Prefix),
+}
+
+/// Why a text is not a CIDR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotACidr;
+
+impl Cidr {
+    /// The lowest address in it.
+    pub fn address(&self) -> IpAddr {
+        match self {
+            Cidr::V4(address, _) => IpAddr::V4(*address),
+            Cidr::V6(prefix) => IpAddr::V6(prefix.address()),
+        }
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = NotACidr;
+
+    /// Reads `address/length`. Host bits are dropped, as Kubernetes does on reading.
+    fn from_str(text: &str) -> Result<Self, NotACidr> {
+        if let Ok(prefix) = text.parse() {
+            return Ok(Cidr::V6(prefix));
+        }
+        let (address, length) = text.split_once('/').ok_or(NotACidr)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| NotACidr)?;
+        let length = read_length(length, 32).ok_or(NotACidr)?;
+        let kept = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+        Ok(Cidr::V4(Ipv4Addr::from_bits(address.to_bits() & kept), length))
+    }
+}
+
+impl fmt::Display for Cidr {
+    /// The canonical text: the address (RFC 5952 for IPv6), a slash and the length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cidr::V4(address, length) => write!(f, "{address}/{length}"),
+            Cidr::V6(prefix) => prefix.fmt(f),
+        }
+    }
+}
+
+/// What stands behind a delegated prefix: an address whose upper bits are zero, and a length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Suffix {
+    bits: u128,
+    length: u8,
+}
+
+/// Why a suffix names no part of a delegated prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// It is shorter than the delegated prefix.
+    TooShort,
+    /// It has bits where the delegated prefix has its own: this one has none.
+    BitsAbove(Suffix),
+    /// It has bits behind its own length: this one has none.
+    BitsBelow(Suffix),
+}
+
+impl Suffix {
+    /// The part that it names in `delegated`; `None` if it does not fit.
+    pub fn behind(self, delegated: Prefix) -> Option<Prefix> {
+        delegated.part(self.bits, self.length)
+    }
+
+    /// Whether it names a part of a delegated prefix of `length` bits.
+    ///
+    /// # Errors
+    /// Why not, and what would fit.
+    pub fn fits(self, length: u8) -> Result<(), Misfit> {
+        let own = mask(self.length);
+        let fitting = Suffix {
+            bits: self.bits & own & !mask(length),
+            ..self
+        };
+        if self.length < length {
+            Err(Misfit::TooShort)
+        } else if self.bits & mask(length) != 0 {
+            Err(Misfit::BitsAbove(fitting))
+        } else if self.bits & !own != 0 {
+            Err(Misfit::BitsBelow(fitting))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl FromStr for Suffix {
+    type Err = NotACidr;
+
+    /// Reads an IPv6 address with or without a length; none is 128. All bits are kept.
+    fn from_str(text: &str) -> Result<Self, NotACidr> {
+        let (address, length) = text.split_once('/').unwrap_or((text, "128"));
+        let address: Ipv6Addr = address.parse().map_err(|_| NotACidr)?;
+        Ok(Suffix {
+            bits: address.to_bits(),
+            length: read_length(length, 128).ok_or(NotACidr)?,
+        })
+    }
+}
+
+impl fmt::Display for Suffix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = Ipv6Addr::from_bits(self.bits);
+        match self.length {
+            128 => address.fmt(f),
+            length => write!(f, "{address}/{length}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cidr(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    fn suffix(text: &str) -> Suffix {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn both_families() {
+        assert_eq!(cidr("192.168.7.9/16").to_string(), "192.168.0.0/16");
+        assert_eq!(cidr("10.1.2.3/0").to_string(), "0.0.0.0/0");
+        assert_eq!(cidr("10.1.2.3/32").to_string(), "10.1.2.3/32");
+        assert_eq!(cidr("2001:DB8::1/64").to_string(), "2001:db8::/64");
+        let mut list = [
+            cidr("2001:db8::/64"),
+            cidr("10.0.0.0/8"),
+            cidr("fd00:1::/48"),
+            cidr("9.0.0.0/8"),
+        ];
+        list.sort();
+        assert_eq!(
+            list.map(|cidr| cidr.to_string()),
+            ["9.0.0.0/8", "10.0.0.0/8", "2001:db8::/64", "fd00:1::/48"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_cidr() {
+        for text in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "10.0.0.0/+8",
+            "010.0.0.0/8",
+            "::",
+            "::/129",
+            "a/8",
+        ] {
+            assert_eq!(text.parse::<Cidr>(), Err(NotACidr), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn suffixes_behind_a_56() {
+        let delegated: Prefix = "2001:db8:1234:5600::/56".parse().unwrap();
+        for (text, part) in [
+            ("::/56", "2001:db8:1234:5600::/56"),
+            ("::10:0:0:0:0/60", "2001:db8:1234:5610::/60"),
+            ("::1:0:0:0:10", "2001:db8:1234:5601::10/128"),
+            ("::1:0:0:0:10/128", "2001:db8:1234:5601::10/128"),
+            ("::4:0:0:0:0/62", "2001:db8:1234:5604::/62"),
+            ("::1:ffff:0:0:0/112", "2001:db8:1234:5601:ffff::/112"),
+        ] {
+            assert_eq!(suffix(text).fits(56), Ok(()), "{text}");
+            assert_eq!(suffix(text).behind(delegated).unwrap().to_string(), part, "{text}");
+        }
+    }
+
+    #[test]
+    fn suffixes_that_do_not_fit() {
+        for (text, misfit) in [
+            ("::/55", Misfit::TooShort),
+            ("2001:db8::1:0:0:0:10", Misfit::BitsAbove(suffix("::1:0:0:0:10"))),
+            ("::100:0:0:0:0/64", Misfit::BitsAbove(suffix("::/64"))),
+            ("::1:0:0:0:10/64", Misfit::BitsBelow(suffix("::1:0:0:0:0/64"))),
+            ("2001:db8::1:0:0:0:10/64", Misfit::BitsAbove(suffix("::1:0:0:0:0/64"))),
+        ] {
+            assert_eq!(suffix(text).fits(56), Err(misfit), "{text}");
+            assert_eq!(suffix(text).behind("2001:db8::/56".parse().unwrap()), None, "{text}");
+        }
+        for text in [
+            "",
+            "::/129",
+            "::1/",
+            "192.168.0.0/16",
+            "10.0.0.1",
+            "::1%eth0",
+            "::/-1",
+            "x",
+        ] {
+            assert_eq!(text.parse::<Suffix>(), Err(NotACidr), "{text:?}");
+        }
+    }
+
+    proptest! {
+        /// What is accepted lies inside the delegated prefix, and the bits that were written stay.
+        #[test]
+        fn an_accepted_suffix_stays_inside(bits: u128, address: u128, cut in 0u8..=128, length in 0u8..=128, delegated in 1u8..=64) {
+            // Every other time one that has a chance to fit.
+            let bits = if cut % 2 == 0 { bits } else { bits & mask(length) & !mask(delegated) };
+            let suffix = Suffix { bits, length };
+            let prefix = Prefix::of(Ipv6Addr::from_bits(address), delegated);
+            match (suffix.fits(delegated), suffix.behind(prefix)) {
+                (Ok(()), Some(part)) => {
+                    prop_assert!(prefix.contains(part));
+                    prop_assert_eq!(part.length(), length);
+                    prop_assert_eq!(Prefix::of(Ipv6Addr::from_bits(address & mask(delegated) | bits), 128).cut(length), part);
+                }
+                (Err(Misfit::TooShort), None) => prop_assert!(length < delegated),
+                (Err(Misfit::BitsAbove(fitting) | Misfit::BitsBelow(fitting)), None) => {
+                    prop_assert_eq!(fitting.fits(delegated), Ok(()));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+
+        #[test]
+        fn texts_are_read_back(bits: u128, address: u32, length in 0u8..=128) {
+            let suffix = Suffix { bits, length };
+            prop_assert_eq!(suffix.to_string().parse(), Ok(suffix));
+            let v4: Cidr = format!("{}/{}", Ipv4Addr::from_bits(address), length % 33).parse().unwrap();
+            prop_assert_eq!(v4.to_string().parse(), Ok(v4));
+        }
+    }
+}

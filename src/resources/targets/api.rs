@@ -1,0 +1,107 @@
+//! Reading and writing one object, in whichever version the API server serves.
+
+use std::collections::BTreeMap;
+
+use log::debug;
+use serde_json::json;
+
+use super::list::HeldSeed;
+use super::{Element, Held, Kind, TargetKey};
+use crate::kube::objects::ApiResources;
+use crate::kube::{Client, Error};
+
+/// An API group and a version of it.
+type Api = (&'static str, &'static str);
+
+/// A list that the served version does not have must be an error, not be dropped (Kubernetes API concepts,
+/// "Field validation").
+const STRICT: &str = "fieldValidation=Strict";
+
+/// Which API serves each kind, once that is known.
+#[derive(Debug, Default)]
+pub struct TargetApi {
+    known: BTreeMap<&'static str, Api>,
+}
+
+impl TargetApi {
+    /// Reads an object; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// What the API server answered. An absent API means that the kind is not installed.
+    pub fn read(&mut self, client: &mut Client, key: &TargetKey) -> Result<Option<Held>, Error> {
+        let was_known = self.known.contains_key(key.kind.name);
+        let api = self.api(client, key.kind)?;
+        match client.get_with(&object_path(key, api), HeldSeed(key.kind)) {
+            Ok(held) => Ok(Some(held)),
+            Err(e) if e.is_absent_object() => Ok(None),
+            // A version that was served may vanish in an upgrade.
+            Err(e) if e.is_absent_api() => {
+                self.known.remove(key.kind.name);
+                if was_known { self.read(client, key) } else { Err(e) }
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes the list of an object hold these elements, and touches nothing else: `held` is what it was when
+    /// read, `None` creates it.
+    ///
+    /// # Errors
+    /// What the API server answered; a conflict if the object is not what was read any more.
+    pub fn write(
+        &mut self,
+        client: &mut Client,
+        key: &TargetKey,
+        held: Option<&Held>,
+        elements: &[Element],
+    ) -> Result<(), Error> {
+        let api = self.api(client, key.kind)?;
+        match held {
+            Some(held) => {
+                let patch = json!({
+                    "metadata": {"resourceVersion": held.metadata.resource_version},
+                    "spec": key.kind.spec(elements),
+                });
+                client.merge_patch(&format!("{}?{STRICT}", object_path(key, api)), &patch)
+            }
+            None => client.create(&list_path(key, api), &key.object(api, elements)),
+        }
+    }
+
+    fn api(&mut self, client: &mut Client, kind: &'static Kind) -> Result<Api, Error> {
+        if let Some(known) = self.known.get(kind.name) {
+            return Ok(*known);
+        }
+        let found = find_api(client, kind)?;
+        self.known.insert(kind.name, found);
+        Ok(found)
+    }
+}
+
+fn find_api(client: &mut Client, kind: &'static Kind) -> Result<Api, Error> {
+    for (group, version) in kind.apis {
+        // A group and version may be older than the kind in it, so it is the kind that is looked for.
+        match client.get::<ApiResources>(&format!("/apis/{group}/{version}")) {
+            Ok(list) if list.resources.iter().any(|resource| resource.name == kind.plural) => {
+                debug!("the API server serves {} in {group}/{version}", kind.plural);
+                return Ok((group, version));
+            }
+            Ok(_) => {}
+            Err(e) if e.is_absent_api() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Error::absent_api("GET", &format!("/apis/{}", kind.apis[0].0)))
+}
+
+fn list_path(key: &TargetKey, (group, version): Api) -> String {
+    let plural = key.kind.plural;
+    match key.namespace.as_str() {
+        "" => format!("/apis/{group}/{version}/{plural}"),
+        namespace => format!("/apis/{group}/{version}/namespaces/{namespace}/{plural}"),
+    }
+}
+
+fn object_path(key: &TargetKey, api: Api) -> String {
+    format!("{}/{}", list_path(key, api), key.name)
+}
