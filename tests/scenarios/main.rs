@@ -22,6 +22,7 @@ mod renumbering;
 mod site;
 mod soak;
 mod start;
+mod targets;
 mod trio;
 
 use std::path::PathBuf;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         nodes::ALL,
         configs::ALL,
         cilium::ALL,
+        targets::ALL,
         failures::ALL,
         faults::ALL,
         machine::ALL,
@@ -108,7 +110,7 @@ fn main() -> ExitCode {
         conclusion.num_filtered_out == 0 && conclusion.num_ignored == left_out.len() as u64 && !arguments.list;
     let unused = if all_ran { site::unused_rights() } else { Vec::new() };
     if !unused.is_empty() {
-        eprintln!("manifests/rbac.yaml grants what no scenario needed: {unused:#?}");
+        eprintln!("manifests/ grant what no scenario needed: {unused:#?}");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()

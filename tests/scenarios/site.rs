@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use k6u_testkit::example::cidrs_for;
 pub use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC};
+use k6u_testkit::kinds::KINDS;
 use k6u_testkit::namespace::Interface;
 use k6u_testkit::node::{Account, Node, Start};
 use k6u_testkit::rbac::{Attempt, Identity, cluster_role};
@@ -177,6 +178,12 @@ impl Site {
         self.server.set_token(TOKEN, Some(Identity::ServiceAccount(rules)));
     }
 
+    /// Gives k6u's service account the rights of a component, beside its own.
+    pub fn grant(&self, component: &str) {
+        let rules = [cluster_role(RBAC), cluster_role(component)].concat();
+        self.server.set_token(TOKEN, Some(Identity::ServiceAccount(rules)));
+    }
+
     /// Gives all rights back.
     pub fn restore_rights(&self) {
         self.server
@@ -228,16 +235,19 @@ impl Drop for Site {
     }
 }
 
-/// Rights in rbac.yaml that no scenario needed. That each request was allowed, the server saw to.
+/// Rights in rbac.yaml and the components that no scenario needed. That each request was allowed, the server
+/// saw to.
 pub fn unused_rights() -> Vec<String> {
     let asked = ASKED.lock().expect("no panic meanwhile");
     let mut unused = Vec::new();
-    for rule in cluster_role(RBAC) {
-        for (verb, resource) in rule
-            .verbs
+    let components = KINDS.iter().flat_map(|kind| cluster_role(kind.rights));
+    for rule in cluster_role(RBAC).into_iter().chain(components) {
+        let resources = rule
+            .groups
             .iter()
-            .flat_map(|verb| rule.resources.iter().map(move |r| (verb, r)))
-        {
+            .flat_map(|group| rule.resources.iter().map(move |r| (group, r)));
+        let rights = resources.flat_map(|(group, r)| rule.verbs.iter().map(move |verb| (verb, group, r)));
+        for (verb, group, resource) in rights {
             let names = if rule.names.is_empty() {
                 vec![None]
             } else {
@@ -248,11 +258,13 @@ pub fn unused_rights() -> Vec<String> {
                     let named = name.is_none_or(|name| attempt.name == *name);
                     attempt.verb == *verb
                         && attempt.resource == *resource
-                        && rule.groups.contains(&attempt.group)
+                        && attempt.group == *group
+                        && (rule.namespace.is_empty() || rule.namespace == attempt.namespace)
                         && named
                 });
                 if !used {
-                    unused.push(format!("{verb} {resource} {}", name.map_or("", String::as_str)));
+                    let name = name.map_or("", String::as_str);
+                    unused.push(format!("{verb} {resource} {group} {name}"));
                 }
             }
         }

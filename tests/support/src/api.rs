@@ -151,6 +151,7 @@ impl Call<'_> {
             verb: verb.into(),
             group: route.group.clone(),
             resource,
+            namespace: route.namespace.clone(),
             name: route.name.clone(),
         };
         let allowed = identity.may(&attempt);
@@ -164,8 +165,12 @@ impl Call<'_> {
         } else {
             format!(" \"{}\"", route.name)
         };
+        let scope = match route.namespace.as_str() {
+            "" => "at the cluster scope".to_string(),
+            namespace => format!("in the namespace \"{namespace}\""),
+        };
         let message = format!(
-            "{}{object} is forbidden: User \"{}\" cannot {verb} resource \"{resource}\" in API group \"{}\" at the cluster scope",
+            "{}{object} is forbidden: User \"{}\" cannot {verb} resource \"{resource}\" in API group \"{}\" {scope}",
             route.qualified(),
             identity.user(),
             route.group
@@ -402,6 +407,10 @@ impl Call<'_> {
         object["metadata"]["managedFields"] = json!(list);
     }
 
+    fn field_validation(&self) -> Option<&str> {
+        self.request.query.get("fieldValidation").map(String::as_str)
+    }
+
     fn body(&self) -> Object {
         let parsed = match self.request.header("content-type").contains("yaml") {
             true => serde_yaml::from_slice(&self.request.body).map_err(|e| e.to_string()),
@@ -494,7 +503,11 @@ impl Call<'_> {
         if new["status"].is_null() {
             new.as_object_mut().and_then(|map| map.remove("status"));
         }
-        self.fit(route, resource, &mut new, Some(&old))?;
+        let unknown = self.fit(route, resource, &mut new, Some(&old))?;
+        if let (Some(first), Some("Strict")) = (unknown.first(), self.field_validation()) {
+            let message = format!("strict decoding error: unknown field \"{first}\"");
+            return Err(failure(400, "BadRequest", &message, None));
+        }
         if new == old {
             return Ok(self.sent(200, route, old));
         }

@@ -7,6 +7,7 @@ pub mod confine;
 pub mod example;
 pub mod fault;
 pub mod http;
+pub mod kinds;
 pub mod metrics;
 pub mod namespace;
 pub mod node;

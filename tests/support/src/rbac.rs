@@ -2,9 +2,11 @@
 
 use serde_json::Value;
 
-/// A rule of a ClusterRole.
+/// A rule of a ClusterRole or a Role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
+    /// The namespace in which it holds; empty if everywhere.
+    pub namespace: String,
     /// API groups; the core group is empty.
     pub groups: Vec<String>,
     /// Resources, also as `resource/subresource`.
@@ -24,6 +26,8 @@ pub struct Attempt {
     pub group: String,
     /// The resource, also as `resource/subresource`.
     pub resource: String,
+    /// The namespace; empty for cluster-scoped objects.
+    pub namespace: String,
     /// The object's name; empty for lists and for creation by POST.
     pub name: String,
 }
@@ -63,10 +67,11 @@ impl Rule {
             && has(&self.resources, &attempt.resource)
             && has(&self.verbs, &attempt.verb)
             && (self.names.is_empty() || self.names.contains(&attempt.name))
+            && (self.namespace.is_empty() || self.namespace == attempt.namespace)
     }
 }
 
-/// The rules of the ClusterRole in a manifest with several documents.
+/// The rules of the ClusterRoles and Roles in a manifest with several documents.
 pub fn cluster_role(manifest: &str) -> Vec<Rule> {
     let texts = |value: &Value| -> Vec<String> {
         let items = value.as_array().into_iter().flatten();
@@ -75,8 +80,9 @@ pub fn cluster_role(manifest: &str) -> Vec<Rule> {
     let mut rules = Vec::new();
     for document in manifest.split("\n---\n") {
         let object: Value = serde_yaml::from_str(document).expect("YAML");
-        if object["kind"] == "ClusterRole" {
+        if object["kind"] == "ClusterRole" || object["kind"] == "Role" {
             rules.extend(object["rules"].as_array().expect("rules").iter().map(|rule| Rule {
+                namespace: object["metadata"]["namespace"].as_str().unwrap_or_default().into(),
                 groups: texts(&rule["apiGroups"]),
                 resources: texts(&rule["resources"]),
                 names: texts(&rule["resourceNames"]),
@@ -84,6 +90,6 @@ pub fn cluster_role(manifest: &str) -> Vec<Rule> {
             }));
         }
     }
-    assert!(!rules.is_empty(), "the manifest holds no ClusterRole with rules");
+    assert!(!rules.is_empty(), "the manifest holds no role with rules");
     rules
 }

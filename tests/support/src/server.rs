@@ -283,6 +283,16 @@ impl ApiServer {
         }
     }
 
+    /// Puts a CRD of another project into the store as it was long ago.
+    ///
+    /// # Panics
+    /// If the manifest is none.
+    pub fn install(&self, manifest: &str) {
+        let crd: Value = serde_yaml::from_str(manifest).expect("YAML");
+        let name = crd["metadata"]["name"].as_str().expect("a name").to_string();
+        self.store().put(Key::new(APIEXTENSIONS, CRDS, &name), crd);
+    }
+
     /// A Node with its hostname label.
     pub fn add_node(&self, name: &str) {
         let node = json!({"apiVersion": "v1", "kind": "Node",
