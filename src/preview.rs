@@ -396,4 +396,26 @@ mod tests {
         let preview = run(&[list], &["2001:db8:0:ab01::1"], Machine(vec![])).unwrap();
         assert!(preview.yaml.ends_with("- 2001:db8:0:abff::/64\n"), "{}", preview.yaml);
     }
+
+    #[test]
+    fn every_kind_of_target() {
+        let config = r#"{"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig", "metadata": {"name": "a"},
+            "spec": {"delegatedPrefixLength": 56, "targets": [
+            {"kind": "CiliumLoadBalancerIPPool", "name": "lan", "suffixes": ["::1:ffff:0:0:0/112"]},
+            {"kind": "Middleware", "namespace": "web", "name": "lan", "suffixes": ["::/56"], "extraCIDRs": ["10.0.0.0/8"]}]}}"#;
+        let preview = run(&[config], &["2001:db8:0:ab01::1"], Machine(vec![])).unwrap();
+        assert_eq!(
+            preview.yaml,
+            "---\napiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata:\n  name: lan\nspec:\n  blocks:\n  \
+             - cidr: 2001:db8:0:ab01:ffff::/112\n---\napiVersion: traefik.io/v1alpha1\nkind: Middleware\nmetadata:\n  \
+             name: lan\n  namespace: web\nspec:\n  ipAllowList:\n    sourceRange:\n    - 10.0.0.0/8\n    \
+             - 2001:db8:0:ab00::/56\n"
+        );
+        let bad = config.replace("::1:ffff:0:0:0/112", "::1:ffff:0:0:1/112");
+        assert_eq!(
+            run(&[&bad], &["2001:db8::1"], Machine(vec![])).unwrap_err(),
+            "f.yaml, document 1: IP6UpdateConfig a: spec.targets[0].suffixes[0] is \"::1:ffff:0:0:1/112\", but the bits \
+             behind its length must be 0: ::1:ffff:0:0:0/112 fits"
+        );
+    }
 }

@@ -7,6 +7,7 @@ mod api;
 mod cluster;
 mod life;
 mod refusals;
+mod targets;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     let mut cluster = Cluster::start(&assets);
     let interface = Interface::named("eth0");
     interface.add("2001:db8:1234:5671::10");
-    let tests: [(&str, &Test); 15] = [
+    let tests: [(&str, &Test); 16] = [
         ("upgrade_from_0_3", &|c| life::upgrade_from_0_3(c, &binary)),
         ("install_and_main_job", &|c| {
             life::install_and_main_job(c, &binary, &interface)
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
             api::schemas_refuse_what_is_wrong(c)
         }),
         ("least_privilege", &|c| api::least_privilege(c)),
+        ("each_kind_of_target", &|c| targets::each_kind(c, &binary, &interface)),
         ("drift_and_a_right_list", &|c| life::drift_and_a_right_list(c, &binary)),
         ("a_webhook_that_is_down", &|c| {
             refusals::a_webhook_that_is_down(c, &binary, &interface)
