@@ -97,13 +97,19 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
             "delegatedPrefixLength: {length}, ciliumCIDRGroups: [{{ciliumCIDRGroupName: a, prefixIds: [{ids}]}}]"
         ))
     };
-    let entry = |entry: &str| config(&format!("delegatedPrefixLength: 56, ciliumCIDRGroups: [{{ciliumCIDRGroupName: a, {entry}}}]"));
+    let entry = |entry: &str| {
+        config(&format!(
+            "delegatedPrefixLength: 56, ciliumCIDRGroups: [{{ciliumCIDRGroupName: a, {entry}}}]"
+        ))
+    };
     let targets = |list: &str| config(&format!("delegatedPrefixLength: 56, targets: [{list}]"));
     let mut good = vec![
         entry("suffixes: ['::/56', '::1', '::1:0:0:0:10/128', '::10:0:0:0:0/60']"),
         entry("prefixIds: [0], extraCIDRs: [10.0.0.0/8, 'fd00:1::/48', '::/0']"),
         targets("{kind: CiliumLoadBalancerIPPool, name: a, suffixes: ['::1:ffff:0:0:0/112']}"),
-        targets("{kind: Middleware, namespace: b, name: a, prefixIds: [0]}, {kind: Middleware, namespace: c, name: a, prefixIds: [0]}"),
+        targets(
+            "{kind: Middleware, namespace: b, name: a, prefixIds: [0]}, {kind: Middleware, namespace: c, name: a, prefixIds: [0]}",
+        ),
         node("interface: eth0"),
         node("interface: eth0, staleAfterSeconds: 0, nodeSelector: {}"),
         config("delegatedPrefixLength: 56, allowedPrefixes: ['2001:db8::/32', '::/0'], ciliumCIDRGroups: []"),
@@ -115,7 +121,10 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
         (group("60", "-1"), "greater than or equal to 0"),
         (group("60", "1, 1"), "Duplicate value"),
         (group("60", "0.5"), "integer"),
-        (config("delegatedPrefixLength: 60"), "ciliumCIDRGroups or targets is needed"),
+        (
+            config("delegatedPrefixLength: 60"),
+            "ciliumCIDRGroups or targets is needed",
+        ),
         (config("ciliumCIDRGroups: []"), "Required value"),
         (entry("extraCIDRs: [10.0.0.0/8]"), "prefixIds or suffixes is needed"),
         (entry("suffixes: ['10.0.0.0/8']"), "should match"),
@@ -123,19 +132,45 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
         (entry("suffixes: ['::/64', '::/64']"), "Duplicate value"),
         (entry("suffixes: ['::/55']"), "shorter than delegatedPrefixLength"),
         (entry("prefixIds: [0], extraCIDRs: ['10.0.0.0/33']"), "should match"),
-        (entry("prefixIds: [0], extraCIDRs: ['10.0.0.999/32']"), "must be of type cidr"),
-        (targets("{kind: IPAddressPool, name: a, prefixIds: [0]}"), "needs its namespace"),
-        (targets("{kind: GlobalNetworkSet, namespace: b, name: a, prefixIds: [0]}"), "has a namespace"),
-        (targets("{kind: GlobalNetworkSet, name: a, prefixIds: []}"), "at least one prefix id or suffix"),
-        (targets("{kind: GlobalNetworkSet, name: a, suffixes: ['::/55']}"), "shorter than delegatedPrefixLength"),
-        (targets("{kind: GlobalNetworkSet, name: a, prefixIds: [256]}"), "does not fit the delegated prefix"),
-        (targets("{kind: NetworkPolicy, name: a, prefixIds: [0]}"), "Unsupported value"),
         (
-            targets("{kind: Middleware, namespace: b, name: a, prefixIds: [0]}, {kind: Middleware, namespace: b, name: a, prefixIds: [1]}"),
+            entry("prefixIds: [0], extraCIDRs: ['10.0.0.999/32']"),
+            "must be of type cidr",
+        ),
+        (
+            targets("{kind: IPAddressPool, name: a, prefixIds: [0]}"),
+            "needs its namespace",
+        ),
+        (
+            targets("{kind: GlobalNetworkSet, namespace: b, name: a, prefixIds: [0]}"),
+            "has a namespace",
+        ),
+        (
+            targets("{kind: GlobalNetworkSet, name: a, prefixIds: []}"),
+            "at least one prefix id or suffix",
+        ),
+        (
+            targets("{kind: GlobalNetworkSet, name: a, suffixes: ['::/55']}"),
+            "shorter than delegatedPrefixLength",
+        ),
+        (
+            targets("{kind: GlobalNetworkSet, name: a, prefixIds: [256]}"),
+            "does not fit the delegated prefix",
+        ),
+        (
+            targets("{kind: NetworkPolicy, name: a, prefixIds: [0]}"),
+            "Unsupported value",
+        ),
+        (
+            targets(
+                "{kind: Middleware, namespace: b, name: a, prefixIds: [0]}, {kind: Middleware, namespace: b, name: a, prefixIds: [1]}",
+            ),
             "named twice",
         ),
         (
-            targets("{kind: CiliumCIDRGroup, name: a, prefixIds: [0]}").replace("targets:", "ciliumCIDRGroups: [{ciliumCIDRGroupName: a, prefixIds: [0]}], targets:"),
+            targets("{kind: CiliumCIDRGroup, name: a, prefixIds: [0]}").replace(
+                "targets:",
+                "ciliumCIDRGroups: [{ciliumCIDRGroupName: a, prefixIds: [0]}], targets:",
+            ),
             "in ciliumCIDRGroups and in targets",
         ),
         (
