@@ -6,12 +6,17 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, cidrs_for, follows_since};
+use k6u_testkit::kinds::{KINDS, Kind, NAME};
 use k6u_testkit::namespace::{self, Interface};
 use k6u_testkit::node::{Account, Node, Start};
+use k6u_testkit::rbac::{Identity, cluster_role};
 use k6u_testkit::router::{Announced, Router, is_installed};
-use k6u_testkit::server::{ApiServer, Cilium, cidrs};
+use k6u_testkit::server::{ApiServer, Cilium, TOKEN, cidrs};
 use k6u_testkit::store::Store;
 
+/// Beside the group: Cilium's pool of addresses for Services.
+const POOL: Kind = KINDS[0];
+const POOL_SUFFIX: &str = "::1:ffff:0:0:0/112";
 /// Scaled down, as the tests with routers do.
 const STALE_AFTER: u32 = 2;
 /// No step takes as long; all of them together stay below 20 s.
@@ -64,14 +69,25 @@ fn tell(binary: &Path) -> Result<(), String> {
     let interface = Interface::named("eth0");
     // The administrator applies the two objects; the CRDs must be there for that, so they come first.
     server.apply_crds(CRDS, "kubectl");
-    server.create(CONFIG);
+    server.create(&format!("{CONFIG}  targets:\n  - {}\n", POOL.target(POOL_SUFFIX)));
     server.create(&format!("{NODE_CONFIG}  staleAfterSeconds: {STALE_AFTER}\n"));
+    // A pool as its owner made it, and the right to write it.
+    server.install(POOL.crd);
+    server.admin(
+        "POST",
+        &POOL.path(),
+        "application/json",
+        &POOL.object(&["2001:db8:ffff::/112"]),
+    );
+    let rights = [cluster_role(RBAC), cluster_role(POOL.rights)].concat();
+    server.set_token(TOKEN, Some(Identity::ServiceAccount(rights)));
 
     println!(
         "An API server runs on {}, with Cilium's CRD, node {NODE} and two objects:",
         server.address
     );
     println!("  IP6UpdateConfig      delegatedPrefixLength 60, group {GROUP}: prefix ids 0, 1, 2");
+    println!("                       {} {NAME}: {POOL_SUFFIX}", POOL.name);
     println!("  IP6UpdateNodeConfig  nodeSelector kubernetes.io/hostname={NODE}, interface eth0\n");
 
     println!("1. The router announces 2001:db8:1234:5671::/64 on eth0, and k6u starts.");
@@ -183,11 +199,13 @@ impl<'a> Step<'a> {
     /// Waits until the group holds the three prefixes that start so, and no other.
     fn end(&self, from: &str, start: &str, node: &Node) -> Result<(), String> {
         let wanted = cidrs_for(start);
-        let Some(at) = self.server.wait(PATIENCE, |store| follows_since(store, start)) else {
-            let held = cidrs(&self.server.store(), GROUP);
+        let pool = format!("{start}1:ffff::/112");
+        let both = |store: &Store| follows_since(store, start).filter(|_| POOL.held(store) == Some(vec![pool.clone()]));
+        let Some(at) = self.server.wait(PATIENCE, both) else {
+            let (store, log) = (self.server.store(), node.log());
+            let held = (cidrs(&store, GROUP), POOL.held(&store));
             return Err(format!(
-                "{GROUP} holds {held:?} instead of {wanted:?}; k6u said: {:#?}",
-                node.log()
+                "the group and the pool hold {held:?} instead of {wanted:?} and {pool}; k6u said: {log:#?}"
             ));
         };
         let store = self.server.store();
@@ -209,6 +227,7 @@ impl<'a> Step<'a> {
                 .map_or("there is no such group".into(), |list| show(list))
         );
         println!("   after   {}", show(&wanted));
+        println!("   pool    {pool}");
         let took = at.duration_since(self.begun).as_secs_f64() * 1e3;
         println!("   {took:.1} ms {from}, {requests} requests\n");
         Ok(())
