@@ -299,7 +299,7 @@ impl Reconciler {
             return;
         }
         let text = format!(
-            "somebody deleted them, and all {}s went with them; CiliumCIDRGroups keep what they hold. k6u deploys the \
+            "somebody deleted them, and all {}s went with them; the targets keep what they hold. k6u deploys the \
              definitions again: apply your objects again ({error})",
             kinds.join("s and ")
         );

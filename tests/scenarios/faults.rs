@@ -291,7 +291,7 @@ fn the_server_loses_all_objects() {
     let (site, node) = Site::settled(1);
     let ours = |key: &k6u_testkit::store::Key| !key.group.is_empty() && !key.name.contains("cilium");
     site.server.store().objects.retain(|key, _| !ours(key));
-    node.wait_log("API server: the CustomResourceDefinitions are gone", SOON);
+    node.wait_log("CustomResourceDefinitions: somebody deleted them, and all ", SOON);
     // k6u deploys its CRDs again by itself.
     let crd = |store: &k6u_testkit::store::Store| {
         store
@@ -306,7 +306,7 @@ fn the_server_loses_all_objects() {
     let node_config = crate::site::NODE_CONFIG.replace("eth0", &site.interface.name);
     site.server.create(&node_config);
     site.wait_lan("2001:db8:1234:567");
-    node.wait_log("API server: recovered after", SOON);
+    node.wait_log("CustomResourceDefinitions: recovered after", SOON);
 }
 
 pub fn json_answer(body: &Value) -> Fault {
