@@ -119,7 +119,10 @@ impl Cluster {
     /// k6u on a node, with the token that is there.
     pub fn run_as(&self, binary: &Path, node: &str) -> Node {
         let account = self.folder.join("account");
-        fs::copy(self.folder.join("certs/apiserver.crt"), account.join("ca.crt")).expect("the CA");
+        // In one step: another node may be reading it.
+        let new = self.folder.join("new-ca");
+        fs::copy(self.folder.join("certs/apiserver.crt"), &new).expect("the CA");
+        fs::rename(new, account.join("ca.crt")).expect("the CA in place");
         let mut command = Command::new(binary);
         command
             .env_clear()
