@@ -154,9 +154,7 @@ impl Reconciler {
     /// When it could not come to its end. What concerns one object only is told in a status or a log line.
     pub fn reconcile(&mut self, host: &mut dyn Host) -> Result<Outcome, Failure> {
         let outcome = self.round(host);
-        if outcome.is_err() {
-            self.rejoin.prolong(self.interval());
-        }
+        self.rejoin.round_ended(outcome.is_err(), self.interval());
         outcome
     }
 

@@ -13,13 +13,15 @@ use crate::schedule::LONGEST_BACKOFF;
 pub struct Rejoin {
     missing: BTreeSet<String>,
     left: Duration,
+    /// The last round failed: the others may be backing off, too.
+    after_failure: bool,
 }
 
 impl Rejoin {
     /// Notes the IP6UpdateNodeConfigs that select this node, but do not hold its entry.
     pub fn find_missing(&mut self, missing: BTreeSet<String>, interval: Duration) {
         if !missing.is_subset(&self.missing) {
-            self.left = self.left.max(while_others_return(interval));
+            self.left = self.left.max(self.while_others_return(interval));
         }
         self.missing = missing;
     }
@@ -29,10 +31,11 @@ impl Rejoin {
         self.left = self.left.saturating_sub(gap);
     }
 
-    /// A round failed: the others may be backing off, too.
-    pub fn prolong(&mut self, interval: Duration) {
-        if !self.left.is_zero() {
-            self.left = LONGEST_BACKOFF + while_others_return(interval);
+    /// A round came to its end, or failed.
+    pub fn round_ended(&mut self, failed: bool, interval: Duration) {
+        self.after_failure = failed;
+        if failed && !self.left.is_zero() {
+            self.left = self.while_others_return(interval);
         }
     }
 
@@ -40,11 +43,17 @@ impl Rejoin {
     pub fn left(&self) -> Option<Duration> {
         (!self.left.is_zero()).then_some(self.left)
     }
-}
 
-/// Every other node makes a round in an interval; the quarter is for what that takes.
-fn while_others_return(interval: Duration) -> Duration {
-    interval * 5 / 4
+    /// Every other node makes a round in an interval, or when its pause after a failure is over; the quarter is
+    /// for what that takes.
+    fn while_others_return(&self, interval: Duration) -> Duration {
+        let pause = if self.after_failure {
+            LONGEST_BACKOFF
+        } else {
+            Duration::ZERO
+        };
+        pause + interval * 5 / 4
+    }
 }
 
 #[cfg(test)]
@@ -91,10 +100,20 @@ mod tests {
     #[test]
     fn an_outage_in_the_middle_prolongs_it() {
         let mut rejoin = Rejoin::default();
-        rejoin.prolong(INTERVAL);
+        rejoin.round_ended(true, INTERVAL);
         assert_eq!(rejoin.left(), None, "only if it was under way");
+        rejoin.round_ended(false, INTERVAL);
         rejoin.find_missing(names(&["a"]), INTERVAL);
-        rejoin.prolong(INTERVAL);
+        assert_eq!(rejoin.left(), Some(WHILE));
+        rejoin.round_ended(true, INTERVAL);
+        assert_eq!(rejoin.left(), Some(LONGEST_BACKOFF + WHILE));
+    }
+
+    #[test]
+    fn after_an_outage_others_may_be_backing_off() {
+        let mut rejoin = Rejoin::default();
+        rejoin.round_ended(true, INTERVAL);
+        rejoin.find_missing(names(&["a"]), INTERVAL);
         assert_eq!(rejoin.left(), Some(LONGEST_BACKOFF + WHILE));
     }
 }

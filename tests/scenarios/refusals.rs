@@ -76,7 +76,10 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
     site.wait_group("z-third", &third.each_ref().map(String::as_str));
     let condition = site.wait_reason(CONFIG_NAME, "UpdateFailed");
     assert!(message(&condition).contains(WEBHOOK), "{condition}");
-    assert!(message(&condition).starts_with(GROUP), "{condition}");
+    assert!(
+        message(&condition).starts_with(&format!("CiliumCIDRGroup {GROUP}: ")),
+        "{condition}"
+    );
     site.wait_reason("z-config", "Updated");
     let is_told = |event: &Value| {
         event["reason"] == "UpdateFailed" && event["message"].as_str().is_some_and(|text| text.contains(WEBHOOK))

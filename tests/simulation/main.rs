@@ -117,6 +117,22 @@ fn days_of_few_nodes_and_many() {
     }
 }
 
+/// K6U_STORY="MadeAnew 3 0" RUST_LOG=debug: this one, and what happens in it.
+#[test]
+#[ignore = "to look at one story"]
+fn one_story() {
+    let text = std::env::var("K6U_STORY").expect("a trouble, a number of nodes, a seed");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [trouble, count, seed] = words[..] else {
+        panic!("{text}");
+    };
+    let trouble = TROUBLES.into_iter().find(|known| format!("{known:?}") == trouble);
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let story = (trouble.expect("a trouble"), number(count) as usize, number(seed));
+    println!("{:#?}", crate::stories::story(story.0, story.1, story.2));
+    live_through(&[story]);
+}
+
 #[test]
 #[ignore = "takes minutes: make simulate"]
 fn thousands_of_stories() {

@@ -268,15 +268,19 @@ fn cut_off(node: &mut Node, from: Duration, length: Duration) -> Duration {
     from + length
 }
 
-/// All IP6UpdateNodeConfigs go, and come again at once or some time later.
+/// All IP6UpdateNodeConfigs go, and come again at once or some time later; the API server may go away while
+/// nodes come back.
 fn replace(story: &mut Story, layout: Layout, from: Duration, lot: &mut Lot) -> Duration {
+    let mut back = from;
     if lot.either() {
-        story.actions.push((from, Action::Replace(Some(layout))));
-        return from;
+        story.actions.push((from, Action::Replace(None)));
+        back = lot.within(from, from + MINUTE * 2);
     }
-    let back = from + lot.within(Duration::ZERO, MINUTE * 2);
-    story.actions.push((from, Action::Replace(None)));
     story.actions.push((back, Action::Replace(Some(layout))));
+    if lot.either() {
+        let (away, length) = (lot.within(back, back + INTERVAL), lot.within(INTERVAL, MINUTE * 6));
+        return outage(story, away, length, lot);
+    }
     back
 }
 
