@@ -32,7 +32,7 @@ pub fn interval(update_interval: Duration, nodes: usize) -> Duration {
 }
 
 /// The probability with which each of so many nodes makes the second half of a round, so that
-/// [`SECOND_HALVES`] do in every `update_interval`.
+/// three do in every `update_interval`.
 pub fn share(update_interval: Duration, nodes: usize) -> f64 {
     let rounds = interval(update_interval, nodes).as_secs_f64() / update_interval.as_secs_f64();
     SECOND_HALVES * rounds / nodes as f64

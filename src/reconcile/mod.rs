@@ -11,23 +11,19 @@ mod publication;
 mod rejoin;
 mod report;
 mod selection;
+mod served;
 mod silence;
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use log::{debug, info};
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
-
-use crate::kube::objects::List;
 use crate::kube::{Client, Error};
 use crate::node::Host;
 use crate::node::select::{Observation, Watch};
 use crate::problems::{Problems, Subject};
-use crate::resources::config::{CONFIGS, Config};
-use crate::resources::crds::{self, Crds, Deployment};
+use crate::resources::config::Config;
+use crate::resources::crds::Crds;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
 use crate::resources::targets::{TargetApi, TargetKey};
 use crate::schedule::{self, Ended};
@@ -267,92 +263,12 @@ impl Reconciler {
         Ok(node_configs)
     }
 
-    fn list_configs(&mut self) -> Result<Vec<Config>, Failure> {
-        self.list(CONFIGS)
-    }
-
-    fn list<T: DeserializeOwned>(&mut self, path: &'static str) -> Result<Vec<T>, Failure> {
-        match self.client.get::<List<T>>(path) {
-            Ok(list) => {
-                self.served.insert(path);
-                Ok(list.items)
-            }
-            Err(e) if e.is_absent_api() => {
-                self.crds.forget();
-                if self.served.remove(path) {
-                    self.tell_deleted(&e);
-                }
-                Err(Failure::NotServed(path.to_string()))
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// An API that was served is gone: whoever deleted a CRD deleted all objects of its kind.
-    fn tell_deleted(&mut self, error: &Error) {
-        let Ok(kinds) = crds::missing(&mut self.client) else {
-            return;
-        };
-        if kinds.is_empty() {
-            return;
-        }
-        let text = format!(
-            "somebody deleted them, and all {}s went with them; the targets keep what they hold. k6u deploys the \
-             definitions again: apply your objects again ({error})",
-            kinds.join("s and ")
-        );
-        self.problems.fails(Subject::Crds, &text);
-    }
-
-    fn deploy_crds(&mut self, host: &mut dyn Host) -> Result<(), Failure> {
-        match self.crds.deploy(&mut self.client, host.now())? {
-            Deployment::Unchanged => {}
-            Deployment::Established => self.problems.works(&Subject::Crds),
-            Deployment::Served(problem) => {
-                self.problems.fails(Subject::Crds, &problem);
-            }
-            Deployment::NotYet(name) => return Err(Failure::NotServed(name)),
-        }
-        Ok(())
-    }
-
     fn find_missing(&mut self, node_configs: &[NodeConfig], selected: &BTreeSet<String>) {
         let is_missing =
             |config: &&NodeConfig| selected.contains(&config.metadata.name) && !config.nodes().contains_key(&self.node);
         let missing = node_configs.iter().filter(is_missing);
         let missing = missing.map(|config| config.metadata.name.clone()).collect();
         self.rejoin.find_missing(missing, self.interval());
-    }
-
-    /// Removes the entries of nodes that fell silent.
-    fn remove_silent(&mut self, node_configs: &[NodeConfig]) -> Result<Left, Failure> {
-        let mut left = Left::Nothing;
-        for config in node_configs {
-            let name = &config.metadata.name;
-            let silent = config.nodes().keys().filter(|node| self.silence.is_silent(name, node));
-            let nodes: Map<String, Value> = silent.map(|node| (node.clone(), Value::Null)).collect();
-            if nodes.is_empty() {
-                continue;
-            }
-            let gone = nodes.keys().cloned().collect::<Vec<_>>().join(", ");
-            // With the resourceVersion: if a node just came back, its new entry stays.
-            let patch = json!({
-                "metadata": {"resourceVersion": config.metadata.resource_version},
-                "status": {"nodes": nodes},
-            });
-            left = Left::Soon;
-            match self.client.merge_patch(&status_path(NODE_CONFIGS, name), &patch) {
-                Ok(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
-                Err(e) if e.is_conflict() || e.is_absent_object() => debug!("{e}"),
-                Err(e) => {
-                    self.silence.reset();
-                    self.object_failed(&e)?;
-                    self.problems.fails(Subject::NodeConfig(name.clone()), &e.to_string());
-                    left = Left::Failures;
-                }
-            }
-        }
-        Ok(left)
     }
 
     /// A request about one object failed. That is this object's trouble, unless others would fail, too.

@@ -1,4 +1,5 @@
-//! Which nodes fell silent: those whose entries this node has watched standing still for five minutes.
+//! Which nodes fell silent: those whose entries this node has watched standing still for five minutes; and
+//! the removal of their entries.
 //!
 //! Like client-go's leader election, which looks at when it saw a record change, not at what time the
 //! record says: no clocks are compared.
@@ -7,7 +8,12 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use crate::resources::node_config::{NodeConfig, NodeEntry};
+use log::{debug, info};
+use serde_json::{Map, Value, json};
+
+use super::{Failure, Left, Reconciler, status_path};
+use crate::problems::Subject;
+use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
 
 /// A node publishes once a minute; after so long without a sign of life its entry is removed.
 pub const SILENT_AFTER: Duration = Duration::from_secs(5 * 60);
@@ -78,6 +84,39 @@ impl Silence {
     /// Whether there are others of which one was seen to publish a short time ago.
     pub fn has_seen_others_publish(&self) -> bool {
         !self.watches.is_empty() && self.since_change < ALIVE_WITHIN
+    }
+}
+
+impl Reconciler {
+    /// Removes the entries of nodes that fell silent.
+    pub(super) fn remove_silent(&mut self, node_configs: &[NodeConfig]) -> Result<Left, Failure> {
+        let mut left = Left::Nothing;
+        for config in node_configs {
+            let name = &config.metadata.name;
+            let silent = config.nodes().keys().filter(|node| self.silence.is_silent(name, node));
+            let nodes: Map<String, Value> = silent.map(|node| (node.clone(), Value::Null)).collect();
+            if nodes.is_empty() {
+                continue;
+            }
+            let gone = nodes.keys().cloned().collect::<Vec<_>>().join(", ");
+            // With the resourceVersion: if a node just came back, its new entry stays.
+            let patch = json!({
+                "metadata": {"resourceVersion": config.metadata.resource_version},
+                "status": {"nodes": nodes},
+            });
+            left = Left::Soon;
+            match self.client.merge_patch(&status_path(NODE_CONFIGS, name), &patch) {
+                Ok(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
+                Err(e) if e.is_conflict() || e.is_absent_object() => debug!("{e}"),
+                Err(e) => {
+                    self.silence.reset();
+                    self.object_failed(&e)?;
+                    self.problems.fails(Subject::NodeConfig(name.clone()), &e.to_string());
+                    left = Left::Failures;
+                }
+            }
+        }
+        Ok(left)
     }
 }
 
