@@ -131,7 +131,7 @@ fuzz: ## look for inputs that break k6u, a minute for each kind (needs rustup's 
 NODES ?= 1 2 3 10 30 100 300
 # Stories of each kind of trouble and each small size; 100 take ten minutes.
 SEEDS ?= 100
-SIMULATION = $(CARGO) test --quiet --profile simulation --locked --test simulation -- --ignored
+SIMULATION = $(CARGO) test --quiet --locked --test simulation -- --ignored
 
 .PHONY: simulate
 simulate: ## simulate clusters of NODES nodes and thousands of troubles in virtual time; prints load and delays
