@@ -241,6 +241,8 @@ install: ## install into the current cluster, and wait until it runs
 .PHONY: uninstall
 uninstall: ## remove k6u from the current cluster; CRDs, their objects and the CiliumCIDRGroups stay
 	$(KUBECTL) delete --ignore-not-found -k manifests
+	$(KUBECTL) delete --ignore-not-found --all-namespaces -l app.kubernetes.io/name=k6u \
+		clusterroles,clusterrolebindings,roles,rolebindings
 	@echo "Still there: the CRDs with every IP6UpdateConfig and IP6UpdateNodeConfig (make purge deletes them),"
 	@echo "and the CiliumCIDRGroups with what they hold."
 

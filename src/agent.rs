@@ -80,7 +80,11 @@ impl Agent {
                     let due = self.schedule.after_round(host.now(), ended, host.dice());
                     host.wait(due, false);
                 }
-                Ended::Quiet | Ended::Changed => return Ok(is_ready && self.reconciler.problems.is_empty()),
+                Ended::Quiet | Ended::Changed => {
+                    // Whether a config is Ready does not depend on these.
+                    let is_minor = |subject: &Subject| matches!(subject, Subject::Crds | Subject::Events);
+                    return Ok(is_ready && self.reconciler.problems.subjects().all(is_minor));
+                }
                 Ended::Failed { .. } => return Ok(false),
             }
         }

@@ -13,7 +13,7 @@ k6u keeps Kubernetes objects in step with the IPv6 prefix that the internet prov
   k6u                    run on a node, as the DaemonSet does
   k6u once               make one round; exit with status 0 if every config is Ready, with 1 if not
   k6u preview FILE...    read objects from YAML files (- is standard input) and print the
-                         CiliumCIDRGroups that k6u would write on this machine; needs no cluster
+                         objects that k6u would write on this machine; needs no cluster
       --address ADDR     use this address instead of those of the interface; may be repeated
   k6u crds               print the CustomResourceDefinitions
   k6u --help, --version

@@ -124,9 +124,9 @@ impl Problems {
         self.current.retain(|subject, _| keep(subject));
     }
 
-    /// Whether nothing is wrong.
-    pub fn is_empty(&self) -> bool {
-        self.current.is_empty()
+    /// What something is wrong with.
+    pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        self.current.keys()
     }
 }
 
@@ -144,9 +144,9 @@ mod tests {
         assert!(problems.fails(Subject::ApiServer, "another cause"));
         assert!(!problems.fails_by(Subject::ApiServer, "another cause", "in other words"));
         problems.works(&Subject::Events);
-        assert!(!problems.is_empty());
+        assert!(problems.subjects().next().is_some());
         problems.works(&Subject::ApiServer);
-        assert!(problems.is_empty());
+        assert!(problems.subjects().next().is_none());
     }
 
     #[test]

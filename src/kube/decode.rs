@@ -147,8 +147,8 @@ impl<'de> Visitor<'de> for Seed {
     }
 }
 
-/// At most [`MOST_TEXT`] bytes of a text.
-fn cut(text: &str) -> &str {
+/// What is kept of a text: its first 1024 bytes at most.
+pub fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST_TEXT)]
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::plan::{Reason, Verdict, nobody_publishes};
+use crate::kube::decode::cut;
 use crate::kube::objects::Condition;
 use crate::prefix::{Prefix, join, texts};
 use crate::resources::config::Config;
@@ -103,6 +104,8 @@ pub fn change(
 ) -> Option<StatusChange> {
     let stored = &config.status;
     let old_ready = stored.conditions.iter().find(|c| c.kind == READY);
+    // What is read back is cut, too: a longer text would differ in every round.
+    let message = cut(message);
     let new_ready = ready(config, old_ready, reason, message, now);
 
     // Of each type one entry stays; 0.3 left several.
@@ -114,10 +117,11 @@ pub fn change(
     }
     // What the targets were last written for stays, when they keep what they hold.
     let delegated = delegated.unwrap_or(&stored.delegated_prefixes);
+    let prefix = join(delegated);
     let same = stored.conditions.len() == conditions.len()
         && old_ready == Some(&new_ready)
         && stored.delegated_prefixes == delegated
-        && stored.prefix.as_ref().is_none_or(|text| *text == join(delegated))
+        && stored.prefix.as_ref().is_none_or(|text| text == cut(&prefix))
         && stored.observed_generation == Some(config.metadata.generation);
     if same {
         return None;
@@ -137,7 +141,7 @@ pub fn change(
         "status": {
             "observedGeneration": config.metadata.generation,
             "delegatedPrefixes": texts(delegated),
-            "prefix": join(delegated),
+            "prefix": cut(&prefix),
             "conditions": conditions,
         },
     });
@@ -319,6 +323,34 @@ mod tests {
         assert!(again(&config(status.clone())).is_some());
         status.as_object_mut().unwrap().remove("prefix");
         assert_eq!(again(&config(status)), None);
+    }
+
+    /// A message of more than 1024 bytes is cut when it is read back.
+    #[test]
+    fn a_long_message_is_written_once() {
+        let delegated = prefixes(&["2001:db8:10::/60"]);
+        let failure = "CiliumCIDRGroup ip6-local-lan: PATCH /apis/cilium.io/v2/ciliumcidrgroups/ip6-local-lan: 403 Forbidden \
+             ciliumcidrgroups.cilium.io \"ip6-local-lan\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" \
+             cannot patch resource \"ciliumcidrgroups\" in API group \"cilium.io\" at the cluster scope; k6u lacks the \
+             right to patch ciliumcidrgroups.cilium.io: grant it (manifests/ has it)";
+        let (reason, message) = judge(&write(&[], &[]), &vec![failure.to_string(); 3], &[]);
+        let first = change(&config(Value::Null), reason, &message, Some(&delegated), NOW).unwrap();
+        let again = change(&stored(&first), reason, &message, Some(&delegated), NOW);
+        assert!(
+            again.is_none(),
+            "{} bytes: the status is written in every round",
+            message.len()
+        );
+    }
+
+    #[test]
+    fn many_prefixes_are_written_once() {
+        let many: Vec<Prefix> = (0..48)
+            .map(|n| format!("2001:db8:1234:{n:x}0::/60").parse().unwrap())
+            .collect();
+        let first = change(&config(Value::Null), Reason::Updated, "ok", Some(&many), NOW).unwrap();
+        let again = change(&stored(&first), Reason::Updated, "ok", Some(&many), NOW);
+        assert!(again.is_none(), "the status is written in every round");
     }
 
     #[test]

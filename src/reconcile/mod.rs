@@ -92,12 +92,15 @@ pub struct Reconciler {
     publication: Publication,
     silence: Silence,
     rejoin: Rejoin,
-    /// How many nodes had an entry in the last list.
+    /// How many nodes had an entry in the last list, and in the one that had the most.
     nodes: usize,
+    most_nodes: usize,
     last_read: Option<Duration>,
     /// The lists that the API server has given since it was last found not to serve them.
     served: BTreeSet<&'static str>,
     timeouts: u32,
+    /// Rounds in a row in which a target was written by somebody else.
+    conflicts: BTreeMap<TargetKey, u32>,
     /// The last second half left something to do, or there was none yet.
     is_unsettled: bool,
     seen: BTreeMap<Watch, Observation>,
@@ -121,9 +124,11 @@ impl Reconciler {
             silence: Silence::default(),
             rejoin: Rejoin::default(),
             nodes: 1,
+            most_nodes: 1,
             last_read: None,
             served: BTreeSet::new(),
             timeouts: 0,
+            conflicts: BTreeMap::new(),
             is_unsettled: true,
             seen: BTreeMap::new(),
             was_idle: None,
@@ -150,7 +155,7 @@ impl Reconciler {
     /// When it could not come to its end. What concerns one object only is told in a status or a log line.
     pub fn reconcile(&mut self, host: &mut dyn Host) -> Result<Outcome, Failure> {
         let outcome = self.round(host);
-        self.rejoin.round_ended(outcome.is_err(), self.interval());
+        self.rejoin.round_ended(outcome.is_err(), self.longest_interval());
         outcome
     }
 
@@ -171,10 +176,12 @@ impl Reconciler {
             Subject::NodeConfig(name) => node_configs.iter().any(|config| config.metadata.name == *name),
             _ => true,
         });
-        let reporter = match (&published.failures[..], selected.is_empty()) {
-            ([], false) => Reporter::Publishing,
-            ([], true) => Reporter::Idle,
-            (failures, _) => Reporter::Unpublished(failures),
+        let reporter = match (published.is_heard, &published.failures[..]) {
+            (false, []) if selected.is_empty() => Reporter::Idle,
+            (false, failures) if !failures.is_empty() => Reporter::Unpublished(failures),
+            // Others that are heard know nothing of what this node cannot say, and would contradict.
+            (_, failures) if !self.silence.has_seen_others_publish() => Reporter::Publishing(failures),
+            _ => Reporter::Publishing(&[]),
         };
         let (left, is_ready) = if self.has_reason(&published, reporter, host) {
             self.is_unsettled = true;
@@ -201,7 +208,7 @@ impl Reconciler {
     /// Whether this node has reason to plan and to look after the targets in this round.
     fn has_reason(&self, published: &Published, reporter: Reporter, host: &mut dyn Host) -> bool {
         match reporter {
-            Reporter::Publishing => {
+            Reporter::Publishing(_) => {
                 published.is_change
                     || self.is_unsettled
                     || self.silence.is_any_silent()
@@ -231,7 +238,7 @@ impl Reconciler {
                 .for_each(|config| config.status.0.nodes.0.clear());
         }
         let mut plan = plan::plan(&configs, &node_configs);
-        let mut targets = self.read_targets(&plan)?;
+        let mut targets = self.read_targets(&plan, host)?;
         if self.differs(&plan, &targets) {
             // The second look, later than the targets were read.
             configs = self.list_configs()?;
@@ -241,7 +248,7 @@ impl Reconciler {
         let written = self.write_targets(&plan, &mut targets, host)?;
         let (reported, is_ready) = self.report(&configs, &plan, &targets, reporter, host)?;
         let removed = match reporter {
-            Reporter::Publishing => self.remove_silent(&node_configs)?,
+            Reporter::Publishing(_) => self.remove_silent(&node_configs)?,
             _ => Left::Nothing,
         };
         self.publication.thresholds = thresholds(&configs);
@@ -260,6 +267,7 @@ impl Reconciler {
         self.rejoin.pass(gap);
         let nodes: BTreeSet<&String> = node_configs.iter().flat_map(|config| config.nodes().keys()).collect();
         self.nodes = nodes.len().max(1);
+        self.most_nodes = self.most_nodes.max(self.nodes);
         Ok(node_configs)
     }
 
@@ -268,7 +276,7 @@ impl Reconciler {
             |config: &&NodeConfig| selected.contains(&config.metadata.name) && !config.nodes().contains_key(&self.node);
         let missing = node_configs.iter().filter(is_missing);
         let missing = missing.map(|config| config.metadata.name.clone()).collect();
-        self.rejoin.find_missing(missing, self.interval());
+        self.rejoin.find_missing(missing, self.longest_interval());
     }
 
     /// A request about one object failed. That is this object's trouble, unless others would fail, too.
@@ -285,6 +293,7 @@ impl Reconciler {
     /// Problems end with the objects that they are about.
     fn forget_problems(&mut self, configs: &[Config], plan: &plan::Plan) {
         let targets: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
+        self.conflicts.retain(|key, _| targets.contains(key));
         self.problems.retain(|subject| match subject {
             Subject::Config(name) => configs.iter().any(|config| config.metadata.name == *name),
             Subject::Target(key) => targets.contains(key),
@@ -295,6 +304,11 @@ impl Reconciler {
     /// From one round of this node to the next, when nothing happens.
     fn interval(&self) -> Duration {
         schedule::interval(self.update_interval, self.nodes)
+    }
+
+    /// The same in the largest cluster that this node has seen: entries may have gone since then.
+    fn longest_interval(&self) -> Duration {
+        schedule::interval(self.update_interval, self.most_nodes)
     }
 
     /// The API server's clock, or, should it send none, this machine's: for people, nothing follows from it.

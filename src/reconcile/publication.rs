@@ -22,7 +22,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 pub(super) struct Publication {
     /// When, in steady time, by IP6UpdateNodeConfig.
     published: BTreeMap<String, Duration>,
-    /// Since when prefixes are deprecated, in steady time; it may be before k6u started.
+    /// Since when prefixes are deprecated on an interface, in steady time; it may be before k6u started.
     deprecated: BTreeMap<(String, Prefix), Age>,
     /// The keepDeprecatedSeconds of all configs: that a prefix is deprecated for longer is a change.
     pub thresholds: BTreeSet<u32>,
@@ -49,6 +49,8 @@ pub(super) struct Published {
     pub is_change: bool,
     /// An entry was refused in this round.
     pub is_refused: bool,
+    /// An entry of this node is what it sees.
+    pub is_heard: bool,
     /// What is left to do.
     pub left: Left,
     /// Why this node's entries are not what it sees; one sentence for each.
@@ -64,11 +66,11 @@ impl Publication {
         stored: Option<&NodeEntry>,
         now: Duration,
     ) -> NodeEntry {
-        let name = &config.metadata.name;
+        let interface = config.spec.watch.as_ref().map_or("", |watch| &watch.interface);
         let stored = stored.map_or(&[][..], |entry| &entry.deprecated);
         let mut deprecated = Vec::new();
         for prefix in &observed.deprecated {
-            let key = (name.clone(), *prefix);
+            let key = (interface.to_string(), *prefix);
             let stored = stored.iter().find(|deprecated| deprecated.prefix == *prefix);
             let known = self.deprecated.get(&key).copied();
             let age = match (known, stored) {
@@ -89,7 +91,7 @@ impl Publication {
             });
         }
         self.deprecated
-            .retain(|(config, prefix), _| config != name || observed.deprecated.contains(prefix));
+            .retain(|(other, prefix), _| other != interface || observed.deprecated.contains(prefix));
         NodeEntry {
             prefixes: observed.prefixes.clone(),
             deprecated,
@@ -104,7 +106,6 @@ impl Publication {
     /// Forgets what belongs to node configs that do not select this node.
     fn retain(&mut self, selected: &BTreeMap<String, NodeEntry>) {
         self.published.retain(|name, _| selected.contains_key(name));
-        self.deprecated.retain(|(name, _), _| selected.contains_key(name));
     }
 
     /// Whether plans or people make the same of two entries.
@@ -117,6 +118,12 @@ impl Publication {
                 .collect()
         };
         one.prefixes == other.prefixes && one.message == other.message && facts(one) == facts(other)
+    }
+
+    /// Whether several signs of life in a row did not get through.
+    fn is_overdue(&self, name: &str, now: Duration) -> bool {
+        let published = self.published.get(name);
+        published.is_none_or(|then| now.saturating_sub(*then) > SIGN_OF_LIFE * 2)
     }
 
     /// Whether a sign of life is due. Rounds come once an interval, so it may be half of one early.
@@ -158,8 +165,8 @@ impl Reconciler {
         Ok(entries)
     }
 
-    /// Publishes what changed or is due, in the cluster and in `node_configs`, and removes this node's
-    /// entry where nothing selects it any more.
+    /// Publishes what changed or is due, in the cluster and in `node_configs`. Then, if all that was said,
+    /// removes this node's entry where nothing selects it any more: a node that moves is always there.
     pub(super) fn publish(
         &mut self,
         node_configs: &mut [NodeConfig],
@@ -168,64 +175,88 @@ impl Reconciler {
     ) -> Result<Published, Failure> {
         let mut published = Published::default();
         self.publication.retain(entries);
-        for config in node_configs {
-            let name = config.metadata.name.clone();
-            let stored = config.nodes().get(&self.node);
-            let entry = entries.get(&name);
-            let is_change = match (stored, entry) {
-                (None, None) => continue,
-                (Some(stored), Some(entry)) => !self.publication.says_the_same(stored, entry),
-                _ => true,
-            };
-            if !is_change && !self.publication.is_due(&name, host.now(), self.interval()) {
-                continue;
-            }
-            let subject = Subject::NodeConfig(name.clone());
-            if let Some(problem) = self.problems.waits(&subject, host.now()) {
-                published.failures.push(format!("{subject}: {problem}"));
-                continue;
-            }
-            let mut entry = entry.cloned();
-            if let Some(entry) = &mut entry {
-                entry.observed_time = self.sign_of_life(stored);
-            }
-            let body = json!({"status": {"nodes": {self.node.as_str(): entry.as_ref().map(body)}}});
-            match self.client.merge_patch(&status_path(NODE_CONFIGS, &name), &body) {
-                Ok(()) => {
-                    self.problems.works(&subject);
-                    self.publication.published.insert(name, host.now());
-                    published.is_change |= is_change;
-                    let nodes = &mut config.status.0.nodes.0;
-                    match entry {
-                        Some(entry) => nodes.insert(self.node.clone(), entry),
-                        None => nodes.remove(&self.node),
-                    };
-                }
-                // Deleted since it was listed: nothing to publish to.
-                Err(e) if e.is_absent_object() => debug!("{e}"),
-                // Too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it tries five times).
-                Err(e) if e.is_conflict() => {
-                    debug!("{e}");
-                    published.left = Left::Soon;
-                }
-                Err(e) => {
-                    self.silence.reset();
-                    // It may be stored all the same; then the next round sees no change, but has to follow it.
-                    self.is_unsettled |= is_change;
-                    self.object_failed(&e)?;
-                    let text = format!("node {} cannot publish what it sees: {e}", self.node);
-                    if self
-                        .problems
-                        .backs_off(subject.clone(), &text, e.retry_after(), host.now(), host.dice())
-                    {
-                        self.warn_of_node_config(config, &text, host);
-                    }
-                    published.failures.push(format!("{subject}: {text}"));
-                    published.is_refused = true;
-                }
-            }
+        let is_selected = |config: &&mut NodeConfig| entries.contains_key(&config.metadata.name);
+        for config in node_configs.iter_mut().filter(is_selected) {
+            self.publish_in(config, entries, &mut published, host)?;
+        }
+        let is_all_said = published.failures.is_empty() && published.left == Left::Nothing;
+        for config in node_configs
+            .iter_mut()
+            .filter(|config| is_all_said && !is_selected(config))
+        {
+            self.publish_in(config, entries, &mut published, host)?;
         }
         Ok(published)
+    }
+
+    fn publish_in(
+        &mut self,
+        config: &mut NodeConfig,
+        entries: &BTreeMap<String, NodeEntry>,
+        published: &mut Published,
+        host: &mut dyn Host,
+    ) -> Result<(), Failure> {
+        let name = config.metadata.name.clone();
+        let stored = config.nodes().get(&self.node);
+        let entry = entries.get(&name);
+        let is_change = match (stored, entry) {
+            (None, None) => return Ok(()),
+            (Some(stored), Some(entry)) => !self.publication.says_the_same(stored, entry),
+            _ => true,
+        };
+        if !is_change && !self.publication.is_due(&name, host.now(), self.interval()) {
+            published.is_heard |= entry.is_some();
+            return Ok(());
+        }
+        let subject = Subject::NodeConfig(name.clone());
+        if let Some(problem) = self.problems.waits(&subject, host.now()) {
+            published.failures.push(format!("{subject}: {problem}"));
+            return Ok(());
+        }
+        let mut entry = entry.cloned();
+        if let Some(entry) = &mut entry {
+            entry.observed_time = self.sign_of_life(stored);
+        }
+        let body = json!({"status": {"nodes": {self.node.as_str(): entry.as_ref().map(body)}}});
+        match self.client.merge_patch(&status_path(NODE_CONFIGS, &name), &body) {
+            Ok(()) => {
+                self.problems.works(&subject);
+                self.publication.published.insert(name, host.now());
+                published.is_change |= is_change;
+                published.is_heard |= entry.is_some();
+                let nodes = &mut config.status.0.nodes.0;
+                match entry {
+                    Some(entry) => nodes.insert(self.node.clone(), entry),
+                    None => nodes.remove(&self.node),
+                };
+            }
+            // Deleted since it was listed: nothing to publish to.
+            Err(e) if e.is_absent_object() => debug!("{e}"),
+            // Too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it tries five times).
+            Err(e) if e.is_conflict() => {
+                debug!("{e}");
+                published.left = Left::Soon;
+                if self.publication.is_overdue(&name, host.now()) {
+                    self.silence.reset();
+                }
+            }
+            Err(e) => {
+                self.silence.reset();
+                // It may be stored all the same; then the next round sees no change, but has to follow it.
+                self.is_unsettled |= is_change;
+                self.object_failed(&e)?;
+                let text = format!("node {} cannot publish what it sees: {e}", self.node);
+                if self
+                    .problems
+                    .backs_off(subject.clone(), &text, e.retry_after(), host.now(), host.dice())
+                {
+                    self.warn_of_node_config(config, &text, host);
+                }
+                published.failures.push(format!("{subject}: {text}"));
+                published.is_refused = true;
+            }
+        }
+        Ok(())
     }
 
     /// The time, and always another text than the one that is stored, whatever the clock says.
@@ -328,6 +359,30 @@ mod tests {
         assert_eq!(seconds(&mut Publication::default(), &seen, None, 0), [0; 0]);
         // But one that is kept stays kept, though nobody announces it any more.
         assert_eq!(seconds(&mut Publication::default(), &seen, Some(&first), 0), [0]);
+    }
+
+    /// A node that was moved to another IP6UpdateNodeConfig has seen the prefix deprecated all the time.
+    #[test]
+    fn a_moved_node_counts_on() {
+        let seen = observed(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+        let mut publication = Publication::default();
+        assert_eq!(seconds(&mut publication, &seen, None, 0), [0]);
+        assert_eq!(seconds(&mut publication, &seen, None, 4000), [4000]);
+        let other: NodeConfig =
+            serde_json::from_value(json!({"metadata": {"name": "other"}, "spec": {"interface": "eth0"}})).unwrap();
+        let entry = publication.entry(&other, &seen, None, START + Duration::from_secs(4010));
+        assert_eq!(entry.deprecated[0].seconds, 4010);
+    }
+
+    /// The IP6UpdateNodeConfig was deleted, and is back 20 seconds later.
+    #[test]
+    fn a_node_config_made_anew_counts_on() {
+        let seen = observed(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+        let mut publication = Publication::default();
+        assert_eq!(seconds(&mut publication, &seen, None, 0), [0]);
+        assert_eq!(seconds(&mut publication, &seen, None, 4000), [4000]);
+        publication.retain(&BTreeMap::new());
+        assert_eq!(seconds(&mut publication, &seen, None, 4020), [4020]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use log::{debug, info, warn};
 use serde_json::json;
 
 use super::condition::{self, Notice};
-use super::plan::{Plan, Reason, Verdict};
+use super::plan::{DesiredTarget, Plan, Reason, Verdict};
 use super::targets::Targets;
 use super::{Failure, Left, Reconciler, status_path};
 use crate::kube::objects::Metadata;
@@ -24,9 +24,9 @@ const MOST_NAME: usize = 253;
 /// Who tells, and so what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reporter<'a> {
-    /// A node that publishes: all that was found.
-    Publishing,
-    /// A node that cannot publish: that it cannot.
+    /// A node that publishes: all that was found, and what of it the others cannot know.
+    Publishing(&'a [String]),
+    /// A node that can publish nothing: that it cannot, if nobody told that yet.
     Unpublished(&'a [String]),
     /// A node that publishes nothing, because none selects it: what no longer holds.
     Idle,
@@ -45,8 +45,8 @@ impl Reconciler {
         let (mut left, mut is_ready) = (Left::Nothing, true);
         for (config, verdict) in configs.iter().zip(&plan.verdicts) {
             let mut failures = match reporter {
-                Reporter::Unpublished(failures) => failures.to_vec(),
-                _ => Vec::new(),
+                Reporter::Publishing(failures) | Reporter::Unpublished(failures) => failures.to_vec(),
+                Reporter::Idle => Vec::new(),
             };
             let mut delegated = None;
             if let Verdict::Write {
@@ -65,11 +65,12 @@ impl Reconciler {
                     is_ready = false;
                     continue;
                 }
-                delegated = Some(d.as_slice());
+                let is_written = |target: &DesiredTarget| targets.right.contains(&target.key);
+                delegated = (failures.is_empty() || desired.iter().any(is_written)).then_some(d.as_slice());
             }
             let (reason, message) = condition::judge(verdict, &failures, &plan.without_entry);
             is_ready &= reason == Reason::Updated;
-            if reporter == Reporter::Idle && condition::is_told_not_ready(config) {
+            if !matches!(reporter, Reporter::Publishing(_)) && condition::is_told_not_ready(config) {
                 continue;
             }
             let subject = Subject::Config(config.metadata.name.clone());

@@ -8,8 +8,10 @@ use super::plan::{DesiredTarget, Plan};
 use super::{Failure, Left, Reconciler};
 use crate::node::Host;
 use crate::problems::Subject;
-use crate::resources::targets::{Cidrs, Held, TargetKey, elements};
+use crate::resources::targets::{Api, Cidrs, Held, TargetKey, elements};
 
+/// A target that was changed by somebody else between read and write so often in a row is refused.
+const MOST_CONFLICTS: u32 = 20;
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
 const CILIUMS_OWN: &str = "extgrp.cilium.io/";
 
@@ -44,24 +46,38 @@ fn holds(held: Option<&Held>, desired: &DesiredTarget) -> bool {
 
 impl Reconciler {
     /// Reads every target. One that cannot be read, or is not k6u's to write, is a failure of its own.
-    pub(super) fn read_targets(&mut self, plan: &Plan) -> Result<Targets, Failure> {
+    pub(super) fn read_targets(&mut self, plan: &Plan, host: &mut dyn Host) -> Result<Targets, Failure> {
         let mut targets = Targets::default();
         for desired in plan.targets() {
             let key = &desired.key;
+            let subject = Subject::Target(key.clone());
+            if let Some(problem) = self.problems.waits(&subject, host.now()) {
+                targets.fails(key, problem);
+                continue;
+            }
             let problem = match self.target_api.read(&mut self.client, key) {
-                Ok(held) => match unfit(held.as_ref(), desired) {
+                Ok(held) => match unfit(held.as_ref(), desired, self.target_api.known(key.kind)) {
                     Some(problem) => problem,
                     None => {
                         targets.held.insert(key.clone(), held);
                         continue;
                     }
                 },
+                Err(e) if e.is_timeout() => {
+                    // It takes long, and ends the round if it is not the only one: not again soon.
+                    let problem = key.explain(&e);
+                    self.problems
+                        .backs_off(subject, &problem, None, host.now(), host.dice());
+                    self.object_failed(&e)?;
+                    targets.fails(key, &problem);
+                    continue;
+                }
                 Err(e) => {
                     self.object_failed(&e)?;
                     key.explain(&e)
                 }
             };
-            self.problems.fails(Subject::Target(key.clone()), &problem);
+            self.problems.fails(subject, &problem);
             targets.fails(key, &problem);
         }
         Ok(targets)
@@ -94,11 +110,6 @@ impl Reconciler {
                 targets.right.push(key.clone());
                 continue;
             }
-            if let Some(problem) = self.problems.waits(&subject, host.now()) {
-                targets.fails(key, problem);
-                left = left.max(Left::Failures);
-                continue;
-            }
             left = left.max(self.write_target(desired, held.as_ref(), targets, host)?);
         }
         Ok(left)
@@ -127,6 +138,7 @@ impl Reconciler {
         match self.target_api.write(&mut self.client, key, held, &list.listed) {
             Ok(()) => {
                 self.problems.works(&Subject::Target(key.clone()));
+                self.conflicts.remove(key);
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
@@ -140,7 +152,7 @@ impl Reconciler {
                 })
             }
             // Changed, created or deleted since it was read.
-            Err(e) if e.is_conflict() || e.is_absent_object() => {
+            Err(e) if (e.is_conflict() || e.is_absent_object()) && !self.has_too_many_conflicts(key) => {
                 debug!("{e}");
                 Ok(Left::Soon)
             }
@@ -159,14 +171,21 @@ impl Reconciler {
             }
         }
     }
+
+    /// Counts a conflict. Nobody writes so often: it is a refusal in other words.
+    fn has_too_many_conflicts(&mut self, key: &TargetKey) -> bool {
+        let conflicts = self.conflicts.entry(key.clone()).or_default();
+        *conflicts = conflicts.saturating_add(1);
+        *conflicts > MOST_CONFLICTS
+    }
 }
 
 /// Why a target cannot be written as it is; `None` if it can.
-fn unfit(held: Option<&Held>, desired: &DesiredTarget) -> Option<String> {
+fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<String> {
     let key = &desired.key;
     match held {
         None if key.kind.is_created => None,
-        None => Some(key.create_first(&desired.cidrs)),
+        None => Some(key.create_first(api, &desired.cidrs)),
         Some(held) if held.is_something_else => Some(key.is_something_else()),
         Some(held) => foreign_owner(held),
     }

@@ -68,7 +68,7 @@ impl Crds {
                 *self = Crds::Served(now + RETRY);
                 Ok(Deployment::Served(format!(
                     "they are served, but may be those of another release, because k6u could not update them; allow \
-                     that, or apply those of this release (k6u crds | kubectl apply --server-side -f -). k6u tries \
+                     that, or apply those of this release (k6u crds | kubectl apply --server-side --force-conflicts -f -). k6u tries \
                      again in an hour: {refused}"
                 )))
             }

@@ -92,8 +92,9 @@ impl Reader<'_> {
         for (at, item) in items.iter().enumerate() {
             let field = format!("spec.ciliumCIDRGroups[{at}]");
             let parts = self.parts(item, &field);
-            // An empty list of ids empties the group, in every release so far.
-            if item["prefixIds"].is_null() && item["suffixes"].is_null() {
+            // An empty list of ids, and nothing else, empties the group in every release so far.
+            let is_of_0_3 = item["suffixes"].is_null() && !item["prefixIds"].is_null();
+            if !is_of_0_3 && parts.prefix_ids.is_empty() && parts.suffixes.is_empty() && !has_items(item) {
                 self.without_part(&field);
             }
             let name = &item["ciliumCIDRGroupName"];

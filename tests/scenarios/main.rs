@@ -17,6 +17,7 @@ mod machine;
 mod minutes;
 mod names;
 mod nodes;
+mod proofs;
 mod refusals;
 mod renumbering;
 mod site;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         confined::ALL,
         kills::ALL,
         soak::ALL,
+        proofs::ALL,
         // Last, because they run alone.
         heavy::ALL,
     ];

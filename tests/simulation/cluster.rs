@@ -162,6 +162,15 @@ impl Cluster {
         self.node_configs.insert(name.into(), node_config);
     }
 
+    /// An administrator moves a node from its IP6UpdateNodeConfig to another one.
+    pub fn move_node(&mut self, name: &str) {
+        self.version += 1;
+        let config = self.node_configs.get_mut(name).expect("it has one");
+        config.spec["nodeSelector"] = json!({"kubernetes.io/hostname": "nobody"});
+        config.version = self.version;
+        self.add_node_config(&format!("z-{name}"), json!({"kubernetes.io/hostname": name}));
+    }
+
     /// Somebody else writes the group.
     pub fn overwrite(&mut self, cidrs: &[&str], at: Duration) {
         self.put_group(GROUP, cidrs.iter().map(|cidr| cidr.to_string()).collect(), at, false);
@@ -246,7 +255,14 @@ impl Cluster {
             Health::Contended if kind(request) == Kind::Publication && self.served.len().is_multiple_of(2) => {
                 refused(409, "Conflict", "status")
             }
-            Health::Well | Health::ReadOnly | Health::Contended => self.handle(request, at),
+            Health::RefusesPublications(status) if kind(request) == Kind::Publication => refused(
+                status,
+                if status == 409 { "Conflict" } else { "Invalid" },
+                request.path.rsplit('/').nth(1).unwrap_or_default(),
+            ),
+            Health::Well | Health::ReadOnly | Health::Contended | Health::RefusesPublications(_) => {
+                self.handle(request, at)
+            }
         };
         log::debug!("{at:?}: {} {}: {}", request.method, request.path, response.status);
         let (bytes, _) = response.bytes(&k6u_testkit::api::http_date(self.now(at)));

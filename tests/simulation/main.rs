@@ -3,6 +3,7 @@
 //! [`stories`] says what may happen, [`check`] what must hold whatever happens, [`measure`] what a day costs.
 //! `make test` lives through some hundred stories, `make simulate` through thousands, and prints the table.
 
+mod cases;
 mod check;
 mod clock;
 mod cluster;

@@ -56,6 +56,8 @@ pub enum Health {
     ReadOnly,
     /// It answers every other publication by 409, as where many write one object.
     Contended,
+    /// It answers every publication by this status.
+    RefusesPublications(u16),
 }
 
 /// How IP6UpdateNodeConfigs name nodes.
@@ -136,6 +138,8 @@ pub enum Action {
     AddGroup,
     /// Deletes all IP6UpdateNodeConfigs, and makes those of this layout.
     Replace(Option<Layout>),
+    /// Moves a node to an IP6UpdateNodeConfig of another name.
+    Move(usize),
 }
 
 /// All that happens.
@@ -227,6 +231,7 @@ pub fn run(story: &Story) -> Outcome {
             Action::Overwrite => cluster.overwrite(&["192.0.2.0/24"], *at),
             Action::AddGroup => cluster.add_group(),
             Action::Replace(layout) => cluster.replace_node_configs(*layout, *at),
+            Action::Move(number) => cluster.move_node(&name(*number)),
         }
     }
     sleeper.until(story.end).expect("it is not over");

@@ -11,7 +11,7 @@ use crate::kube::objects::ApiResources;
 use crate::kube::{Client, Error};
 
 /// An API group and a version of it.
-type Api = (&'static str, &'static str);
+pub type Api = (&'static str, &'static str);
 
 /// A list that the served version does not have must be an error, not be dropped (Kubernetes API concepts,
 /// "Field validation").
@@ -66,6 +66,11 @@ impl TargetApi {
             }
             None => client.create(&list_path(key, api), &key.object(api, elements)),
         }
+    }
+
+    /// The API that serves a kind, as far as it is known; else the newest.
+    pub fn known(&self, kind: &Kind) -> Api {
+        self.known.get(kind.name).copied().unwrap_or(kind.apis[0])
     }
 
     fn api(&mut self, client: &mut Client, kind: &'static Kind) -> Result<Api, Error> {

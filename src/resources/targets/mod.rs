@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cidr::Cidr;
 use crate::kube::Error;
-pub use api::TargetApi;
+pub use api::{Api, TargetApi};
 pub use list::{Cidrs, Element, Held, HeldSeed, MOST_CIDRS};
 
 /// A kind of object that holds the prefix.
@@ -184,8 +184,8 @@ impl TargetKey {
 
     /// What to do about an object that is missing: one line of YAML creates it. Its list holds one CIDR,
     /// because k6u writes the others.
-    pub fn create_first(&self, cidrs: &[Cidr]) -> String {
-        let ((group, version), name) = (self.kind.apis[0], &self.name);
+    pub fn create_first(&self, (group, version): Api, cidrs: &[Cidr]) -> String {
+        let name = &self.name;
         let namespace = match self.namespace.as_str() {
             "" => String::new(),
             namespace => format!(", namespace: {namespace:?}"),

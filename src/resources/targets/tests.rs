@@ -179,14 +179,14 @@ fn the_yaml_that_creates_a_missing_object() {
         key("Middleware", "web"),
     ] {
         let wanted = cidrs(&["2001:db8::/112", "2001:db8:1::/112"]);
-        let text = key.create_first(&wanted);
+        let text = key.create_first(key.kind.apis[0], &wanted);
         let yaml = text.strip_prefix("there is none; create it first: ").unwrap();
         assert_eq!(yaml.lines().count(), 1);
         let object: Value = serde_yaml::from_str(yaml).unwrap();
         assert_eq!(object, key.newest_object(&wanted[..1]), "{key}");
     }
     assert_eq!(
-        key("IPAddressPool", "metallb-system").create_first(&cidrs(&["2001:db8::/112"])),
+        key("IPAddressPool", "metallb-system").create_first(("metallb.io", "v1beta1"), &cidrs(&["2001:db8::/112"])),
         "there is none; create it first: {apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: \
          \"lan\", namespace: \"metallb-system\"}, spec: {\"addresses\":[\"2001:db8::/112\"]}}"
     );
