@@ -11,7 +11,7 @@ use k6u_testkit::store::Store;
 use serde_json::json;
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, Site, ready, requests};
+use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site, ready, requests};
 use crate::trio::Trio;
 
 pub const ALL: &[Scenario] = &[
@@ -202,15 +202,12 @@ fn conflicts_for_ever_on_a_target() {
         ),
     ));
     renumber(&site);
-    let refused = |store: &Store| (store.log.iter().filter(|logged| logged.status == 409).count() >= 60).then_some(());
-    assert!(site.server.wait(MINUTE * 2, refused).is_some());
-    let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
-    let complaints = node.complaints();
-    drop(node);
+    let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
     assert!(
-        told["status"] == "False" || !complaints.is_empty(),
-        "refused 60 times; the group holds the old prefix, but Ready says {told}, and the log nothing"
+        told["message"].as_str().is_some_and(|text| text.contains("locked")),
+        "{told}"
     );
+    node.wait_log("CiliumCIDRGroup ip6-local-lan: PATCH ", SOON);
 }
 
 fn prefixes_that_were_not_written() {

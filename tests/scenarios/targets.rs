@@ -196,7 +196,10 @@ fn a_missing_object_is_asked_for() {
         let yaml = message.split_once("create it first: ").expect("some YAML").1;
         let object: Value = serde_yaml::from_str(yaml).expect("YAML");
         if kind.name == "GlobalNetworkSet" {
-            assert_eq!(object["apiVersion"], "crd.projectcalico.org/v1", "the one that is served");
+            assert_eq!(
+                object["apiVersion"], "crd.projectcalico.org/v1",
+                "the one that is served"
+            );
         }
         site.server.admin("POST", &kind.path(), "application/json", &object);
         wait_held(&site, kind, &[OLD]);
