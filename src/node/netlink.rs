@@ -57,9 +57,11 @@ impl Life {
 
     /// Whether no new connection should use it (RFC 4862 section 5.5.4).
     ///
-    /// The flag follows a lifetime that ran out only when the kernel next looks at it, so both count.
+    /// The flag follows a lifetime that ran out only when the kernel next looks at it, so both count. So does
+    /// the last second: NetworkManager rounds lifetimes up, and writes a prefix that a router announces as
+    /// deprecated with a preferred lifetime of one second, again at each announcement.
     pub fn is_deprecated(&self) -> bool {
-        self.flags & libc::IFA_F_DEPRECATED != 0 || self.preferred == 0
+        self.flags & libc::IFA_F_DEPRECATED != 0 || self.preferred <= 1
     }
 
     /// Whether a router announced its prefix, or a program that listens to routers did so for the kernel:

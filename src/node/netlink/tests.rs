@@ -93,7 +93,7 @@ fn deprecated_by_lifetime_alone() {
     )
     .unwrap();
     parse(
-        &new_address(libc::AF_INET6, &[address, cache(1, 60)]),
+        &new_address(libc::AF_INET6, &[address, cache(2, 60)]),
         SEQUENCE,
         &mut list,
     )

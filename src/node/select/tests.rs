@@ -343,3 +343,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_second_of_preference_is_none() {
+    // NetworkManager rounds lifetimes up: each announcement of a deprecated prefix makes it preferred for a second.
+    let rounded = Life {
+        preferred: 1,
+        ..announced("2001:db8:1::1", 0)
+    };
+    let seen = seen(&[rounded, life("2001:db8:2::1")]);
+    assert_eq!(texts(&seen), ["2001:db8:2::/64"]);
+    assert_eq!(
+        seen.deprecated,
+        [Prefix::of("2001:db8:1::".parse().unwrap(), LINK_LENGTH)]
+    );
+}
+
+#[test]
+fn routers_that_announce_every_65535_seconds() {
+    // RFC 8319 section 4 allows that. Two of them, one nine hours after the other.
+    let uplinks = [announced("2001:db8:1::1", 9 * 3600), announced("2001:db8:2::1", 60)];
+    let prefixes = |stale_after| texts(&select(&uplinks, stale_after));
+    assert_eq!(
+        prefixes(DEFAULT_STALE_AFTER),
+        ["2001:db8:2::/64"],
+        "the default drops one that works"
+    );
+    // The other half of the time, it is the other one that goes.
+    let later = [announced("2001:db8:1::1", 60), announced("2001:db8:2::1", 9 * 3600)];
+    assert_eq!(texts(&select(&later, DEFAULT_STALE_AFTER)), ["2001:db8:1::/64"]);
+    assert_eq!(prefixes(65_535), ["2001:db8:1::/64", "2001:db8:2::/64"]);
+    assert_eq!(prefixes(0), ["2001:db8:1::/64", "2001:db8:2::/64"]);
+}
