@@ -28,6 +28,11 @@ test: ## run all tests that need no root, no network and no cluster
 test-routers: ## run the tests with real routers: radvd, dnsmasq, dhcpcd
 	$(CARGO) test --locked --test routers
 
+.PHONY: test-clients
+test-clients: ## run the same with dhcpcd, systemd-networkd and NetworkManager on the node (root, five minutes)
+	scripts/client-tools.sh
+	$(CARGO) test --locked --test clients
+
 .PHONY: lint
 lint: ## check format, clippy, documentation and scripts; warnings are errors
 	$(CARGO) fmt --all --check

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod certificates;
+pub mod client;
 pub mod confine;
 pub mod example;
 pub mod fault;

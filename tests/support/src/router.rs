@@ -84,7 +84,7 @@ pub fn is_installed(program: &str) -> bool {
     .any(|folder| PathBuf::from(folder).join(program).exists())
 }
 
-fn spawn(command: &mut Command, log: PathBuf) -> Program {
+pub(crate) fn spawn(command: &mut Command, log: PathBuf) -> Program {
     let log = fs::File::create(log).expect("a log file");
     let error = log.try_clone().expect("the same file");
     command
@@ -139,10 +139,23 @@ impl Router {
 
     /// radvd that announces at intervals between `least` and `most` seconds.
     pub fn radvd(&self, id: &str, least: &str, most: &str, prefixes: &[Announced]) -> Radvd {
+        self.radvd_at(&self.name, id, least, most, prefixes)
+    }
+
+    /// The same from a link-local address of its own: for a node, another router on the same link.
+    pub fn another_radvd(&self, id: &str, least: &str, most: &str, prefixes: &[Announced]) -> Radvd {
+        let (name, own) = (&self.name, format!("{}{id}", self.name));
+        self.shell(&format!(
+            "ip link add {own} link {name} type macvlan mode bridge; \
+             echo 0 > /proc/sys/net/ipv6/conf/{own}/accept_dad; ip link set {own} up"
+        ));
+        self.radvd_at(&own, id, least, most, prefixes)
+    }
+
+    fn radvd_at(&self, interface: &str, id: &str, least: &str, most: &str, prefixes: &[Announced]) -> Radvd {
         let head = format!(
-            "interface {} {{\n  AdvSendAdvert on;\n  AdvIntervalOpt on;\n  MinDelayBetweenRAs 0.03;\n  \
-             MinRtrAdvInterval {least};\n  MaxRtrAdvInterval {most};\n",
-            self.name
+            "interface {interface} {{\n  AdvSendAdvert on;\n  AdvIntervalOpt on;\n  MinDelayBetweenRAs 0.03;\n  \
+             MinRtrAdvInterval {least};\n  MaxRtrAdvInterval {most};\n"
         );
         let conf = self.folder.join(format!("radvd-{id}.conf"));
         write_conf(&conf, &head, prefixes);
@@ -197,6 +210,33 @@ impl Router {
         let mut command = self.dnsmasq_command_with(&[]);
         command.arg(format!("--dhcp-range={network}100,{network}1ff,64,10m"));
         spawn(&mut command, self.folder.join("dnsmasq.log"))
+    }
+
+    /// Kea, which delegates a /60 by DHCPv6, and remembers nothing when it is started anew. Lifetimes in
+    /// seconds; the client renews after a quarter of the preferred one.
+    pub fn kea(&self, delegated: &str, preferred: u32, valid: u32) -> Program {
+        let name = &self.name;
+        let conf = self.folder.join("kea.json");
+        let text = serde_json::json!({"Dhcp6": {
+            "data-directory": self.folder,
+            // A link that was just made takes a moment until it runs.
+            "interfaces-config": {"interfaces": [name], "service-sockets-max-retries": 100,
+                "service-sockets-retry-wait-time": 200},
+            "lease-database": {"type": "memfile", "persist": false},
+            "preferred-lifetime": preferred, "valid-lifetime": valid,
+            "renew-timer": preferred / 4, "rebind-timer": preferred / 2,
+            "subnet6": [{"id": 1, "subnet": "2001:db8:ffff::/64", "interface": name, "rapid-commit": true,
+                "pools": [{"pool": "2001:db8:ffff::100-2001:db8:ffff::1ff"}],
+                "pd-pools": [{"prefix": delegated, "prefix-len": 60, "delegated-len": 60}]}],
+            "loggers": [{"name": "kea-dhcp6", "severity": "DEBUG", "debuglevel": 50,
+                "output_options": [{"output": "stderr"}]}],
+        }});
+        fs::write(&conf, text.to_string()).expect("a configuration");
+        let mut command = self.command("kea-dhcp6");
+        for variable in ["KEA_PIDFILE_DIR", "KEA_LOCKFILE_DIR"] {
+            command.env(variable, &self.folder);
+        }
+        spawn(command.arg("-c").arg(conf), self.folder.join("kea.log"))
     }
 
     /// The router has an address in what it announces; gives the prefix as dnsmasq writes it.

@@ -1,0 +1,110 @@
+//! The rows of docs/renumbering.md with each of the programs that write a node's addresses in the place of
+//! the kernel: dhcpcd, systemd-networkd, NetworkManager. Lifetimes and intervals are scaled down to seconds.
+//!
+//! `make test-clients` runs these, as root: each test is this program again, in network, mount and process
+//! namespaces of its own, so that no client sees the machine's interfaces. Where a program is missing, its
+//! tests are reported as skipped, loudly. In the end there is a table of what k6u concluded, and when.
+
+mod rows;
+#[allow(dead_code, reason = "the scenarios use more of it")]
+#[path = "../scenarios/site.rs"]
+mod site;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+
+use k6u_testkit::client::Client;
+use k6u_testkit::router::is_installed;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use rows::{ALL, Row};
+
+/// Makes room for daemons that think that the machine is theirs, and runs the rest of its arguments.
+const ROOM: &str = "
+for folder in /run /etc/NetworkManager /var/lib/dhcpcd /var/lib/NetworkManager; do
+    [ ! -d $folder ] || mount -t tmpfs tmpfs $folder
+done
+mount -t sysfs -o ro sysfs /sys
+ip link set lo up
+mkdir /run/tmp
+export TMPDIR=/run/tmp
+exec \"$@\"";
+
+/// What starts a line that belongs into the table.
+const RESULT: &str = "RESULT ";
+
+static RESULTS: Mutex<BTreeMap<(usize, usize), String>> = Mutex::new(BTreeMap::new());
+
+fn binary() -> PathBuf {
+    std::env::var_os("K6U_BIN").map_or_else(|| env!("CARGO_BIN_EXE_k6u").into(), PathBuf::from)
+}
+
+fn main() -> ExitCode {
+    let given: Vec<String> = std::env::args().collect();
+    if let [_, flag, row, client] = &given[..]
+        && flag == "--alone"
+    {
+        run_alone(row, client);
+        return ExitCode::SUCCESS;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(4);
+    // SAFETY: no pointers are passed.
+    let is_root = unsafe { libc::getuid() } == 0;
+    if !is_root {
+        eprintln!("\nSKIPPED, NOT PASSED: address clients change users and mounts, so all of these need root.\n");
+    }
+    let mut trials = Vec::new();
+    for (number, row) in ALL.iter().enumerate() {
+        for (column, client) in Client::ALL.into_iter().enumerate() {
+            if row.clients.contains(&client) {
+                trials.push(trial(row, client, (number, column), is_root));
+            }
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    for ((number, column), result) in &*RESULTS.lock().expect("no panic meanwhile") {
+        println!("| {} | {} | {result} |", ALL[*number].name, Client::ALL[*column].name());
+    }
+    conclusion.exit_code()
+}
+
+fn trial(row: &'static Row, client: Client, place: (usize, usize), is_root: bool) -> Trial {
+    let name = format!("{}_{}", row.name, client.name());
+    let needed = [row.programs, client.programs(), &["unshare", "nsenter", "ip"]].concat();
+    let missing: Vec<&str> = needed.into_iter().filter(|program| !is_installed(program)).collect();
+    if !missing.is_empty() {
+        eprintln!(
+            "SKIPPED, NOT PASSED: {name} needs {}, which is not installed",
+            missing.join(" and ")
+        );
+    }
+    let run = move || {
+        let own = std::env::current_exe().map_err(|e| Failed::from(e.to_string()))?;
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.args(["sh", "-ec", ROOM, "sh"]).arg(own);
+        let output = command
+            .args(["--alone", row.name, client.name()])
+            .output()
+            .map_err(|e| Failed::from(e.to_string()))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let results: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(RESULT)).collect();
+        let mut all = RESULTS.lock().expect("no panic meanwhile");
+        all.insert(place, results.join("; "));
+        Ok(())
+    };
+    Trial::test(name, run).with_ignored_flag(!is_root || !missing.is_empty())
+}
+
+/// Runs one test in the namespaces that were made for it.
+fn run_alone(row: &str, client: &str) {
+    let client = Client::ALL.into_iter().find(|c| c.name() == client).expect("a client");
+    let row = ALL.iter().find(|r| r.name == row).expect("a row");
+    (row.case)(client);
+}

@@ -1,0 +1,450 @@
+//! The rows: what routers do, and what k6u has to conclude whoever writes the addresses.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use k6u_testkit::client::{Client, Running as RunningClient};
+use k6u_testkit::namespace::Interface;
+use k6u_testkit::router::{Announced, Router};
+use k6u_testkit::server::cidrs;
+use serde_json::json;
+
+use crate::RESULT;
+use crate::site::{CONFIG_NAME, GROUP, NODE_CONFIGS, Running, Site, ready};
+
+/// One row of the table.
+pub struct Row {
+    pub name: &'static str,
+    /// The router's programs.
+    pub programs: &'static [&'static str],
+    pub clients: &'static [Client],
+    pub case: fn(Client),
+}
+
+const fn row(name: &'static str, programs: &'static [&'static str], case: fn(Client)) -> Row {
+    let clients = &Client::ALL;
+    Row {
+        name,
+        programs,
+        clients,
+        case,
+    }
+}
+
+pub const ALL: &[Row] = &[
+    row("by_the_book_radvd", &["radvd"], by_the_book_radvd),
+    row("by_the_book_dnsmasq", &["dnsmasq"], by_the_book_dnsmasq),
+    row("flash_radvd", &["radvd"], flash_radvd),
+    row("flash_dnsmasq", &["dnsmasq"], flash_dnsmasq),
+    row("flash_twice_radvd", &["radvd"], flash_twice_radvd),
+    row("router_restart_radvd", &["radvd"], router_restart_radvd),
+    row("two_uplinks_radvd", &["radvd"], two_uplinks_radvd),
+    row("quiet_radvd", &["radvd"], quiet_radvd),
+    Row {
+        // The kernel knows no DHCPv6.
+        clients: &[Client::Dhcpcd, Client::Networkd, Client::NetworkManager],
+        ..row("dhcpv6_beside_slaac_dnsmasq", &["dnsmasq"], dhcpv6_beside_slaac_dnsmasq)
+    },
+    row("bridge_radvd", &["radvd"], bridge_radvd),
+    Row {
+        clients: DELEGATED,
+        ..row("delegated_renewed_kea", &["kea-dhcp6"], delegated_renewed_kea)
+    },
+    Row {
+        clients: DELEGATED,
+        ..row("delegated_flash_kea", &["kea-dhcp6"], delegated_flash_kea)
+    },
+    Row {
+        clients: DELEGATED,
+        ..row(
+            "delegated_beside_announced_kea",
+            &["kea-dhcp6"],
+            delegated_beside_announced,
+        )
+    },
+];
+
+/// Those that give a part of a delegated prefix to another interface.
+const DELEGATED: &[Client] = &[Client::Dhcpcd, Client::Networkd];
+
+/// Longer than anything takes here that comes at all: DHCPv6 waits between its messages.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// `staleAfterSeconds` where announcements come every 0.3 s, and where dnsmasq makes them.
+const STALE_AFTER: u32 = 3;
+
+const ZEROTH: &str = "2001:db8:a:567";
+const FIRST: &str = "2001:db8:1:567";
+const SECOND: &str = "2001:db8:2:567";
+const THIRD: &str = "2001:db8:3:567";
+
+/// The link's prefix in a delegated prefix.
+fn link(delegated: &str) -> String {
+    format!("{delegated}1::/64")
+}
+
+fn alive(delegated: &str) -> Announced {
+    let prefix = link(delegated);
+    Announced { prefix, preferred: 600 }
+}
+
+fn gone(delegated: &str) -> Announced {
+    let prefix = link(delegated);
+    Announced { prefix, preferred: 0 }
+}
+
+/// What the group holds for these delegated prefixes.
+fn cidrs_for(delegated: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = delegated
+        .iter()
+        .flat_map(|start| [0, 1, 2].map(|id| format!("{start}{id}::/64")))
+        .collect();
+    all.sort();
+    all
+}
+
+/// A node with a client on a link with a router, and k6u on it.
+struct Home {
+    site: Site,
+    router: Router,
+    client: Client,
+}
+
+impl Home {
+    fn new(client: Client, stale_after: u32) -> Self {
+        let site = Site::new();
+        let router = Router::behind(&site.interface);
+        let home = Home { site, router, client };
+        home.watch(&home.site.interface.name, stale_after);
+        home
+    }
+
+    fn watch(&self, interface: &str, stale_after: u32) {
+        let patch = json!({"spec": {"interface": interface, "staleAfterSeconds": stale_after}});
+        self.site.patch(&format!("{NODE_CONFIGS}/ip6-update-node1"), patch);
+    }
+
+    fn start(&self) -> (RunningClient, Running) {
+        (self.client.start(&self.site.interface.name), self.site.run(1))
+    }
+
+    /// Waits until the group follows these; gives how long it took.
+    fn wait(&self, delegated: &[&str], since: Instant) -> f64 {
+        let expected = cidrs_for(delegated);
+        let reached = self
+            .site
+            .server
+            .wait(PATIENCE, |store| (cidrs(store, GROUP)? == expected).then_some(()));
+        assert!(
+            reached.is_some(),
+            "the group holds {:?}, not {expected:?}; addresses:\n{}",
+            cidrs(&self.site.server.store(), GROUP),
+            addresses()
+        );
+        since.elapsed().as_secs_f64()
+    }
+
+    fn wait_reason(&self, reason: &str) {
+        let is_so = |c: &serde_json::Value| c["reason"] == reason;
+        let found = self
+            .site
+            .server
+            .wait(PATIENCE, |store| ready(store, CONFIG_NAME).filter(is_so));
+        assert!(found.is_some(), "not {reason}; addresses:\n{}", addresses());
+    }
+
+    /// How often the group was written so far.
+    fn writes(&self) -> usize {
+        self.site.group_history(GROUP).len()
+    }
+
+    /// Whether the group held this prefix at any time after so many writes.
+    fn held_since(&self, delegated: &str, writes: usize) -> bool {
+        let history = self.site.group_history(GROUP);
+        history[writes..]
+            .iter()
+            .flatten()
+            .any(|cidr| cidr.starts_with(delegated))
+    }
+
+    /// Lets so many seconds of rounds go by, and gives what the group held meanwhile, other than now.
+    fn stays(&self, seconds: usize) {
+        let before = self.writes();
+        for _ in 0..seconds.div_ceil(2) {
+            self.site.wait_rounds(2);
+        }
+        let history = self.site.group_history(GROUP);
+        assert_eq!(
+            history.len(),
+            before,
+            "nothing flaps: {:?}; {}",
+            &history[before - 1..],
+            addresses()
+        );
+    }
+}
+
+/// The node's addresses, for whoever reads why a test failed.
+fn addresses() -> String {
+    let output = Command::new("ip")
+        .args(["-6", "address", "show", "scope", "global"])
+        .output();
+    output.map_or_else(|e| e.to_string(), |o| String::from_utf8_lossy(&o.stdout).into_owned())
+}
+
+/// Puts a line into the table.
+fn tell(text: &str) {
+    println!("{RESULT}{text}");
+}
+
+fn by_the_book_radvd(client: Client) {
+    let home = Home::new(client, 60);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let _running = home.start();
+    home.wait(&[FIRST], Instant::now());
+    let changed = Instant::now();
+    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    let took = home.wait(&[SECOND], changed);
+    home.stays(4);
+    tell(&format!("only the new one after {took:.1} s"));
+}
+
+fn by_the_book_dnsmasq(client: Client) {
+    let home = Home::new(client, 60);
+    let dnsmasq = home.router.dnsmasq(&[alive(FIRST)]);
+    let _running = home.start();
+    home.wait(&[FIRST], Instant::now());
+    drop(dnsmasq);
+    let changed = Instant::now();
+    let _dnsmasq = home.router.dnsmasq(&[gone(FIRST), alive(SECOND)]);
+    let took = home.wait(&[SECOND], changed);
+    home.stays(6);
+    tell(&format!("only the new one after {took:.1} s"));
+}
+
+fn flash_radvd(client: Client) {
+    let home = Home::new(client, STALE_AFTER);
+    let _running = home.start();
+    flash(&home);
+}
+
+/// The router dies, and comes back with another prefix and no word of the old one.
+fn flash(home: &Home) {
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    home.wait(&[FIRST], Instant::now());
+    radvd.crash();
+    let changed = Instant::now();
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    home.wait(&[FIRST, SECOND], changed);
+    let took = home.wait(&[SECOND], changed);
+    home.stays(8);
+    tell(&format!("both, then only the new one after {took:.1} s"));
+}
+
+fn flash_dnsmasq(client: Client) {
+    let home = Home::new(client, 8);
+    let dnsmasq = home.router.dnsmasq(&[alive(FIRST)]);
+    let _running = home.start();
+    home.wait(&[FIRST], Instant::now());
+    drop(dnsmasq);
+    let changed = Instant::now();
+    let _dnsmasq = home.router.dnsmasq(&[alive(SECOND)]);
+    let took = home.wait(&[SECOND], changed);
+    home.stays(10);
+    tell(&format!("only the new one after {took:.1} s (staleAfterSeconds 8)"));
+}
+
+/// Once more: does the client write the prefix again that is stale already?
+fn flash_twice_radvd(client: Client) {
+    let home = Home::new(client, STALE_AFTER);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let _running = home.start();
+    home.wait(&[FIRST], Instant::now());
+    radvd.crash();
+    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    home.wait(&[SECOND], Instant::now());
+    let before = home.writes();
+    radvd.crash();
+    let changed = Instant::now();
+    let _radvd = home.router.radvd("c", "0.2", "0.3", &[alive(THIRD)]);
+    let took = home.wait(&[THIRD], changed);
+    home.stays(8);
+    let back = if home.held_since(FIRST, before) {
+        "came back meanwhile"
+    } else {
+        "never came back"
+    };
+    tell(&format!("only the newest after {took:.1} s; the oldest {back}"));
+}
+
+/// The router deprecates everything and goes, while an older prefix is stale, but preferred.
+fn router_restart_radvd(client: Client) {
+    let home = Home::new(client, STALE_AFTER);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(ZEROTH)]);
+    let _running = home.start();
+    home.wait(&[ZEROTH], Instant::now());
+    radvd.crash();
+    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[alive(FIRST)]);
+    home.wait(&[FIRST], Instant::now());
+    let before = home.writes();
+    radvd.stop();
+    home.wait_reason("NoPrefix");
+    home.stays(10);
+    let _radvd = home.router.radvd("c", "0.2", "0.3", &[alive(FIRST)]);
+    home.wait_reason("Updated");
+    home.wait(&[FIRST], Instant::now());
+    home.stays(6);
+    assert_eq!(home.writes(), before, "{:?}", home.site.group_history(GROUP));
+    tell("the group kept what it held");
+}
+
+/// Two routers announce at different intervals; later, one of them no longer does.
+fn two_uplinks_radvd(client: Client) {
+    let home = Home::new(client, 6);
+    let _often = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut seldom = home.router.another_radvd("b", "1.4", "2", &[alive(SECOND)]);
+    let _running = home.start();
+    home.wait(&[FIRST, SECOND], Instant::now());
+    home.stays(14);
+    seldom.crash();
+    let took = home.wait(&[FIRST], Instant::now());
+    tell(&format!(
+        "both; after one went silent, the other one alone after {took:.1} s (staleAfterSeconds 6)"
+    ));
+}
+
+/// No word of any router, for long: nothing is known to be wrong.
+fn quiet_radvd(client: Client) {
+    let home = Home::new(client, STALE_AFTER);
+    let mut one = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut other = home.router.another_radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    let _running = home.start();
+    home.wait(&[FIRST, SECOND], Instant::now());
+    one.crash();
+    other.crash();
+    home.stays(5 * STALE_AFTER as usize);
+    tell("both stay");
+}
+
+fn dhcpv6_beside_slaac_dnsmasq(client: Client) {
+    let home = Home::new(client, 8);
+    let dnsmasq = home.router.dnsmasq_both(&link(FIRST));
+    let _running = home.start();
+    home.wait(&[FIRST], Instant::now());
+    let has_lease = |delegated: &str| {
+        let lease = format!("inet6 {delegated}1::1");
+        addresses()
+            .lines()
+            .any(|l| l.trim().starts_with(&lease) && l.contains("/128 "))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !has_lease(FIRST) {
+        assert!(Instant::now() < deadline, "no lease:\n{}", addresses());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    home.stays(10);
+    drop(dnsmasq);
+    let changed = Instant::now();
+    let _dnsmasq = home.router.dnsmasq_both(&link(SECOND));
+    let took = home.wait(&[SECOND], changed);
+    home.stays(12);
+    let lease = if has_lease(FIRST) {
+        "still there"
+    } else {
+        "given up by the client"
+    };
+    tell(&format!(
+        "only the new one after {took:.1} s (staleAfterSeconds 8); the old lease is {lease}"
+    ));
+}
+
+/// The node's interface is a port of a bridge, and the bridge has the addresses.
+fn bridge_radvd(client: Client) {
+    let home = Home::new(client, STALE_AFTER);
+    let port = &home.site.interface.name;
+    let script = format!(
+        "ip link add br0 type bridge forward_delay 0; echo 0 > /proc/sys/net/ipv6/conf/br0/accept_dad; \
+         echo 1 > /proc/sys/net/ipv6/conf/{port}/disable_ipv6; ip link set {port} master br0; ip link set br0 up"
+    );
+    let status = Command::new("sh").args(["-ec", &script]).status().expect("a shell");
+    assert!(status.success(), "no bridge");
+    home.watch("br0", STALE_AFTER);
+    let _client = client.start("br0");
+    let _node = home.site.run(1);
+    flash(&home);
+}
+
+/// A node that is the router itself: its LAN interface, and the client that got the prefix.
+struct OwnLan {
+    home: Home,
+    lan: Interface,
+    _client: RunningClient,
+    _node: Running,
+}
+
+fn own_lan(client: Client, stale_after: u32) -> OwnLan {
+    let home = Home::new(client, stale_after);
+    let lan = Interface::named("home0");
+    home.watch("home0", stale_after);
+    let running = client.start_delegated(&home.site.interface.name, "home0");
+    let node = home.site.run(1);
+    OwnLan {
+        _client: running.expect("a client that gives prefixes on"),
+        lan,
+        _node: node,
+        home,
+    }
+}
+
+/// The delegated prefix, for Kea.
+fn site_of(delegated: &str) -> String {
+    format!("{delegated}0::")
+}
+
+/// Renewed a few times: nothing changes.
+fn delegated_renewed_kea(client: Client) {
+    let own = own_lan(client, 1);
+    let _kea = own.home.router.kea(&site_of(FIRST), 12, 24);
+    own.home.wait(&[FIRST], Instant::now());
+    own.home.stays(20);
+    tell("the prefix, through five renewals");
+}
+
+/// The server lost its state and delegates another prefix.
+fn delegated_flash_kea(client: Client) {
+    let own = own_lan(client, STALE_AFTER);
+    let kea = own.home.router.kea(&site_of(FIRST), 24, 48);
+    own.home.wait(&[FIRST], Instant::now());
+    drop(kea);
+    let changed = Instant::now();
+    let _kea = own.home.router.kea(&site_of(SECOND), 24, 48);
+    let before = own.home.writes();
+    let took = own.home.wait(&[SECOND], changed);
+    own.home.stays(10);
+    let both = own.home.site.group_history(GROUP)[before..].contains(&cidrs_for(&[FIRST, SECOND]));
+    let both = if both { "both, then " } else { "" };
+    tell(&format!(
+        "{both}only the new one after {took:.1} s (renewal after 6 s, rebinding after 12 s)"
+    ));
+}
+
+/// On its LAN the node has a delegated prefix, renewed now and then, and one that another router announces
+/// often. Nobody can tell the first from one that is announced no longer.
+fn delegated_beside_announced(client: Client) {
+    let own = own_lan(client, STALE_AFTER);
+    let _kea = own.home.router.kea(&site_of(FIRST), 80, 160);
+    own.home.wait(&[FIRST], Instant::now());
+    // As another router on the LAN would: with each announcement the address is written anew.
+    let announce = || own.lan.set("2001:db8:2:5671::2", 64, 600, 7200);
+    let changed = Instant::now();
+    while cidrs(&own.home.site.server.store(), GROUP) != Some(cidrs_for(&[SECOND])) {
+        assert!(changed.elapsed() < PATIENCE, "{}", addresses());
+        announce();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    own.home.watch("home0", 0);
+    let took = changed.elapsed().as_secs_f64();
+    own.home.wait(&[FIRST, SECOND], Instant::now());
+    tell(&format!(
+        "the delegated one is taken for stale after {took:.1} s; staleAfterSeconds 0 keeps both"
+    ));
+}

@@ -1,0 +1,199 @@
+//! What writes a node's addresses when the kernel does not: NetworkManager, systemd-networkd and dhcpcd
+//! listen to routers themselves. They run without an init system, in namespaces that the caller made:
+//! /run, /etc/NetworkManager and the folders in /var/lib are empty and writable, /sys is read-only (so both
+//! of the larger ones know that no udev is here), and whatever they leave behind ends with the namespace.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::router::{Program, spawn};
+
+/// What turns announcements into addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// SLAAC by the kernel itself.
+    Kernel,
+    /// dhcpcd.
+    Dhcpcd,
+    /// systemd-networkd.
+    Networkd,
+    /// NetworkManager with its own DHCPv6 client.
+    NetworkManager,
+}
+
+/// A running client; it ends with this.
+pub struct Running {
+    programs: Vec<Program>,
+    folder: PathBuf,
+}
+
+impl Client {
+    /// All of them.
+    pub const ALL: [Client; 4] = [Client::Kernel, Client::Dhcpcd, Client::Networkd, Client::NetworkManager];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Client::Kernel => "kernel",
+            Client::Dhcpcd => "dhcpcd",
+            Client::Networkd => "systemd-networkd",
+            Client::NetworkManager => "NetworkManager",
+        }
+    }
+
+    /// The programs that it needs.
+    pub fn programs(self) -> &'static [&'static str] {
+        match self {
+            Client::Kernel => &[],
+            Client::Dhcpcd => &["dhcpcd"],
+            Client::Networkd => &[NETWORKD],
+            Client::NetworkManager => &["NetworkManager", "dbus-daemon"],
+        }
+    }
+
+    /// Starts it on an interface: SLAAC, and DHCPv6 where a router says so.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(self, interface: &str) -> Running {
+        let mut running = Running::new(interface);
+        match self {
+            Client::Kernel => {}
+            Client::Dhcpcd => running.dhcpcd(&[interface], &format!("interface {interface}\nia_na 1\n")),
+            Client::Networkd => running.networkd(&[(interface, "[Network]\nIPv6AcceptRA=yes\nDHCP=no\n")]),
+            Client::NetworkManager => running.network_manager(interface),
+        }
+        running
+    }
+
+    /// Starts it as a router's client: it asks for a delegated prefix on `uplink`, and gives `lan` the /64 of
+    /// it that has the number 1. `None` where the client does no such thing.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_delegated(self, uplink: &str, lan: &str) -> Option<Running> {
+        let mut running = Running::new(uplink);
+        match self {
+            Client::Dhcpcd => {
+                let conf = format!("noipv6rs\ninterface {uplink}\nia_na 1\nia_pd 2 {lan}/1/64\n");
+                running.dhcpcd(&[uplink, lan], &conf);
+            }
+            Client::Networkd => {
+                let up = "[Network]\nIPv6AcceptRA=no\nDHCP=ipv6\n[DHCPv6]\nWithoutRA=solicit\n";
+                let down = format!(
+                    "[Network]\nIPv6AcceptRA=no\nDHCPPrefixDelegation=yes\n\
+                     [DHCPPrefixDelegation]\nUplinkInterface={uplink}\nSubnetId=1\nAnnounce=no\n"
+                );
+                running.networkd(&[(uplink, up), (lan, &down)]);
+            }
+            Client::Kernel | Client::NetworkManager => return None,
+        }
+        Some(running)
+    }
+}
+
+/// Where systemd has it.
+const NETWORKD: &str = "../lib/systemd/systemd-networkd";
+
+impl Running {
+    fn new(interface: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("k6u-client-{}-{interface}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        Running {
+            programs: Vec::new(),
+            folder,
+        }
+    }
+
+    fn add(&mut self, command: &mut Command, log: &str) {
+        self.programs.push(spawn(command, self.folder.join(log)));
+    }
+
+    fn dhcpcd(&mut self, interfaces: &[&str], more: &str) {
+        let conf = self.folder.join("dhcpcd.conf");
+        // Without udev: nobody would tell it that an interface is ready.
+        write(&conf, &format!("duid\nipv6only\nnodev\nnohook resolv.conf\n{more}"));
+        let mut command = Command::new("dhcpcd");
+        command
+            .args(["--nobackground", "--debug", "--ipv6only", "--config"])
+            .arg(&conf)
+            .args(interfaces);
+        self.add(&mut command, "dhcpcd.log");
+    }
+
+    fn networkd(&mut self, networks: &[(&str, &str)]) {
+        for (interface, network) in networks {
+            let path = PathBuf::from(format!("/run/systemd/network/10-{interface}.network"));
+            write(&path, &format!("[Match]\nName={interface}\n{network}"));
+        }
+        let state = Path::new("/run/systemd/netif");
+        fs::create_dir_all(state).expect("a folder");
+        let (user, group) = user("systemd-network");
+        chown(state, Some(user), Some(group)).expect("networkd's own folder");
+        let mut command = Command::new(Path::new("/usr/bin").join(NETWORKD));
+        command.env("SYSTEMD_LOG_LEVEL", "debug");
+        self.add(&mut command, "networkd.log");
+    }
+
+    fn network_manager(&mut self, interface: &str) {
+        let folder = Path::new("/etc/NetworkManager");
+        write(
+            &folder.join("NetworkManager.conf"),
+            "[main]\nplugins=keyfile\ndns=none\nno-auto-default=*\nauth-polkit=false\n[logging]\nlevel=DEBUG\n\
+             [device-all]\nmatch-device=*\nmanaged=1\n",
+        );
+        let kind = if is_bridge(interface) { "bridge" } else { "ethernet" };
+        let profile = folder.join(format!("system-connections/{interface}.nmconnection"));
+        write(
+            &profile,
+            &format!(
+                "[connection]\nid={interface}\nuuid=2f1c6f64-7d4e-4c60-9e5d-3a4b6d6b4f10\ntype={kind}\n\
+                 interface-name={interface}\nautoconnect=true\n[ipv4]\nmethod=disabled\n\
+                 [ipv6]\nmethod=auto\naddr-gen-mode=eui64\n"
+            ),
+        );
+        fs::set_permissions(profile, fs::Permissions::from_mode(0o600)).expect("a private file");
+        fs::create_dir_all("/run/dbus").expect("a folder");
+        let mut bus = Command::new("dbus-daemon");
+        self.add(bus.args(["--system", "--nofork", "--nopidfile"]), "dbus.log");
+        while !Path::new("/run/dbus/system_bus_socket").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let mut command = Command::new("NetworkManager");
+        self.add(command.arg("--debug"), "NetworkManager.log");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+                let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                eprintln!("{}:\n{text}", entry.path().display());
+            }
+        }
+    }
+}
+
+fn is_bridge(interface: &str) -> bool {
+    Path::new(&format!("/sys/class/net/{interface}/bridge")).exists()
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("a file in a folder")).expect("a folder");
+    fs::write(path, text).expect("a configuration");
+}
+
+/// The numbers of a user and of its group.
+fn user(name: &str) -> (u32, u32) {
+    let users = fs::read_to_string("/etc/passwd").expect("the list of users");
+    let mut lines = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let fields = lines.find(|fields| fields.len() > 3 && fields[0] == name);
+    let fields = fields.unwrap_or_else(|| panic!("there is no user {name}"));
+    (
+        fields[2].parse().expect("a number"),
+        fields[3].parse().expect("a number"),
+    )
+}
