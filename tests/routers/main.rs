@@ -410,5 +410,5 @@ fn keep_deprecated_radvd() {
     home.site.wait_rounds(3);
     home.wait_both(FIRST, SECOND);
     keep(1);
-    home.site.wait_lan_within(SECOND, PATIENCE);
+    home.site.wait_lan(SECOND);
 }
