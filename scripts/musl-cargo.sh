@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds this working tree for musl in the root that musl-root.sh made: musl-cargo.sh ROOT TARGET [ARGUMENT...]
-# The output is in ROOT/target/TARGET/release. Needs root.
+# The output is in ROOT/target/TARGET/release. Needs root. Targets of boards-root.sh are known as well.
 set -eu
 root=$1 target=$2
 shift 2
@@ -9,12 +9,14 @@ rm -rf "$root/build"
 mkdir -p "$root/build"
 tar -c --exclude=./target --exclude=./.git . | tar -x -C "$root/build"
 
+compiler=musl-gcc libraries=/musl
+if [ -d "$root/musl/$target" ]; then compiler=/musl/$target/gcc libraries=/musl/$target; fi
 cc=CC_$(echo "$target" | tr - _)
 linker=CARGO_TARGET_$(echo "$target" | tr a-z- A-Z_)_LINKER
 certificates=/etc/ssl/certs/ca-certificates.crt
 chroot "$root" env -i HOME=/root PATH=/usr/bin:/bin K6U_COMMIT="${K6U_COMMIT:-unknown}" \
     SSL_CERT_FILE=$certificates CARGO_HTTP_CAINFO=$certificates \
-    RUSTC_BOOTSTRAP=1 "$cc=musl-gcc" "$linker=musl-gcc" \
-    RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -L /musl" \
+    RUSTC_BOOTSTRAP=1 "$cc=$compiler" "$linker=$compiler" \
+    RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -L $libraries" \
     cargo build --manifest-path /build/Cargo.toml --target-dir /target --release --locked \
     -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target" "$@"
