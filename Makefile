@@ -77,6 +77,10 @@ static-musl: $(MUSL_ROOT)/ready ## build the musl binary in a Debian sid root (n
 $(MUSL_ROOT)/ready:
 	scripts/musl-root.sh $(MUSL_ROOT)
 
+.PHONY: test-boards
+test-boards: ## run unit tests and scenarios on emulated arm64 and armv7 machines (needs root; half an hour)
+	scripts/test-boards.sh $(MUSL_ROOT) $(MACHINES)
+
 .PHONY: bench-tools-musl
 bench-tools-musl: static-musl
 	scripts/musl-cargo.sh $(MUSL_ROOT) $(MUSL_TARGET) --example rounds

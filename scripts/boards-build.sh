@@ -17,7 +17,7 @@ in_root() { # COMMAND [ARGUMENT...]
     shift
     chroot "$root" env -i HOME=/root PATH=/usr/bin:/bin SSL_CERT_FILE=$certificates CARGO_HTTP_CAINFO=$certificates \
         "CC_$(echo "$glibc" | tr - _)=$gcc" "CARGO_TARGET_$(echo "$glibc" | tr a-z- A-Z_)_LINKER=$gcc" \
-        RUSTFLAGS="-C target-feature=+crt-static" \
+        RUSTFLAGS="-C target-feature=+crt-static -A linker_messages" \
         CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
         cargo "$command" --manifest-path /build/Cargo.toml --target-dir /target --release --locked --target "$glibc" "$@"
 }
@@ -26,8 +26,8 @@ if ! in_root test --no-run --lib --test scenarios 2> "$log"; then
     cat "$log" >&2
     exit 1
 fi
-# Cargo says: Executable tests/scenarios/main.rs (/target/.../deps/scenarios-0123456789abcdef)
-test_binary() { sed -n "s|^ *Executable .*$1.* (\\(.*\\))\$|$root\\1|p" "$log"; }
+# Cargo says: Executable tests/scenarios/main.rs (target/.../deps/scenarios-0123456789abcdef)
+test_binary() { sed -n "s|^ *Executable .*$1.* (\\(.*\\))\$|$root/\\1|p" "$log"; }
 
 rm -rf "$output"
 install -D "$root/target/$musl/release/k6u" "$output/musl/k6u"

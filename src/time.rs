@@ -1,4 +1,8 @@
 //! Points in time as Kubernetes and HTTP write them. Formatting and parsing are libc's.
+//!
+//! Where time_t has 32 bits, times end at 2038-01-19T03:14:07Z, and so does a process with musl inside: the standard
+//! library's clock panics from then on. `make static-musl` and `make test-boards` build armv7 with 64 bits; the
+//! standard library that comes compiled for armv7 musl has 32.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -145,7 +149,9 @@ mod tests {
 
     #[test]
     fn both_ways_over_a_long_time() {
-        for days in (0..24_000).step_by(7) {
+        // To the year 2100.
+        let last = if size_of::<libc::time_t>() == 8 { 47_482 } else { 24_000 };
+        for days in (0..last).step_by(7) {
             let time = Timestamp(days * 86_400 + 3_661);
             assert_eq!(Timestamp::from_rfc3339(&time.to_string()), Some(time));
         }

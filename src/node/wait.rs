@@ -61,13 +61,13 @@ fn poll(fd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
         events: libc::POLLIN,
         revents: 0,
     };
-    let timeout = libc::timespec {
-        // Whatever the width of time_t: the longest interval is a day.
-        tv_sec: timeout.as_secs().min(i32::MAX as u64) as _,
-        tv_nsec: timeout.subsec_nanos() as _,
-    };
+    // SAFETY: all-zero is a valid timespec: plain integers, on some 32-bit platforms with padding between them.
+    let mut limit: libc::timespec = unsafe { std::mem::zeroed() };
+    // Whatever the width of time_t: the longest interval is a day.
+    limit.tv_sec = timeout.as_secs().min(i32::MAX as u64) as _;
+    limit.tv_nsec = timeout.subsec_nanos() as _;
     // SAFETY: one pollfd is passed and its pointer is valid, as is the timeout's; the mask may be null.
-    let ready = unsafe { libc::ppoll(&mut entry, 1, &timeout, ptr::null()) };
+    let ready = unsafe { libc::ppoll(&mut entry, 1, &limit, ptr::null()) };
     if ready < 0 {
         return Err(io::Error::last_os_error());
     }

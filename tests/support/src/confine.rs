@@ -29,12 +29,10 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_gettid,
     libc::SYS_ioctl,
     libc::SYS_madvise,
-    libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_nanosleep,
-    libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_ppoll,
     libc::SYS_prlimit64,
@@ -56,6 +54,32 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_uname,
     libc::SYS_write,
     libc::SYS_writev,
+    #[cfg(target_pointer_width = "64")]
+    libc::SYS_mmap,
+    #[cfg(target_pointer_width = "64")]
+    libc::SYS_newfstatat,
+    #[cfg(target_arch = "arm")]
+    libc::SYS_fcntl64,
+    #[cfg(target_arch = "arm")]
+    libc::SYS_fstat64,
+    #[cfg(target_arch = "arm")]
+    libc::SYS_fstatat64,
+    #[cfg(target_arch = "arm")]
+    libc::SYS_mmap2,
+    #[cfg(target_arch = "arm")]
+    libc::SYS_open,
+    #[cfg(target_arch = "arm")]
+    libc::SYS_poll,
+    #[cfg(target_arch = "arm")]
+    libc::SYS_readlink,
+    #[cfg(target_arch = "arm")]
+    arm::CLOCK_GETTIME64,
+    #[cfg(target_arch = "arm")]
+    arm::CLOCK_NANOSLEEP_TIME64,
+    #[cfg(target_arch = "arm")]
+    arm::PPOLL_TIME64,
+    #[cfg(target_arch = "arm")]
+    arm::SET_TLS,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
     #[cfg(target_arch = "x86_64")]
@@ -65,6 +89,16 @@ const ALLOWED: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
 ];
+
+/// What libc does not name: the calls with 64 bits of time of 32-bit machines (asm-generic/unistd.h), and
+/// __ARM_NR_set_tls (asm/unistd.h), which is to ARM what arch_prctl is to x86-64.
+#[cfg(target_arch = "arm")]
+mod arm {
+    pub const CLOCK_GETTIME64: libc::c_long = 403;
+    pub const CLOCK_NANOSLEEP_TIME64: libc::c_long = 407;
+    pub const PPOLL_TIME64: libc::c_long = 414;
+    pub const SET_TLS: libc::c_long = 0x000f_0005;
+}
 
 /// linux/statfs.h; musl does not name it.
 const ST_RELATIME: libc::c_ulong = 0x1000;

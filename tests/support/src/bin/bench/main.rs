@@ -1,7 +1,8 @@
 //! `make bench`: what k6u costs, against the budget.
 //!
 //! Arguments: the static binary, the static `rounds` example, the number of crates, and `full` or `short`.
-//! The short form leaves out what depends on the machine's speed.
+//! The short form leaves out what depends on the machine's speed. `make test-boards` measures with the binary
+//! alone: its memory.
 
 mod limits;
 mod measure;
@@ -17,11 +18,14 @@ use report::Report;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [binary, rounds, crates, form] = &arguments[..] else {
-        eprintln!("bench: name the binary, the rounds example, the number of crates, and full or short");
-        return ExitCode::from(2);
+    let (binary, rounds, crates, form) = match &arguments[..] {
+        [binary] => (binary, "", None, "memory"),
+        [binary, rounds, crates, form] => (binary, rounds.as_str(), Some(crates), form.as_str()),
+        _ => {
+            eprintln!("bench: name the binary, the rounds example, the number of crates, and full or short");
+            return ExitCode::from(2);
+        }
     };
-    let crates: f64 = crates.parse().expect("a number of crates");
     let subject = Subject {
         binary: PathBuf::from(binary),
         rounds: PathBuf::from(rounds),
@@ -40,12 +44,15 @@ fn main() -> ExitCode {
         &[size / 1024.0],
         Some(if subject.musl { 2048.0 } else { 3328.0 }),
     );
-    report.add("crates in the normal dependency tree", "", &[crates], Some(50.0));
     subject.memory(&mut report);
-    subject.rounds(&mut report);
-    subject.instructions(&mut report);
-    subject.system_calls(&mut report);
-    subject.growth(&mut report);
+    if let Some(crates) = crates {
+        let crates = crates.parse().expect("a number of crates");
+        report.add("crates in the normal dependency tree", "", &[crates], Some(50.0));
+        subject.rounds(&mut report);
+        subject.instructions(&mut report);
+        subject.system_calls(&mut report);
+        subject.growth(&mut report);
+    }
     if subject.full {
         subject.idle(&mut report);
         subject.latency(&mut report);

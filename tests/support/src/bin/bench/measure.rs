@@ -9,12 +9,13 @@ use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, follows
 use k6u_testkit::namespace::Interface;
 use k6u_testkit::node::{Account, Node, Start};
 use k6u_testkit::server::{ApiServer, Cilium};
+use k6u_testkit::store::Store;
 use serde_json::{Value, json};
 
 use crate::limits::Limits;
 use crate::report::Report;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between the coming of a new address and the going of the old one, where these are two steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(300);
 /// Instructions of an idle round, as measured when the code was last looked at for them.
@@ -82,6 +83,17 @@ impl Site {
 
     fn start(&self, binary: &Path) -> Start {
         Start::new(binary, &self.server, &self.account, NODE)
+    }
+
+    /// Waits until so many rounds began since now.
+    fn wait_rounds(&self, rounds: usize, node: &Node) {
+        let list = "GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
+        let count = |store: &Store| store.log.iter().filter(|logged| logged.line.starts_with(list)).count();
+        let before = count(&self.server.store());
+        let reached = self
+            .server
+            .wait(PATIENCE, |store| (count(store) >= before + rounds).then_some(()));
+        reached.unwrap_or_else(|| panic!("{:#?}", node.log()))
     }
 
     /// Waits until the group follows; gives the milliseconds since `begun`.
@@ -156,7 +168,7 @@ impl Subject {
         }
     }
 
-    /// Resident memory of the real binary after its start, split, and its threads.
+    /// Resident memory of the real binary after its first idle rounds, split, and its threads.
     pub fn memory(&self, report: &mut Report) {
         let (mut resident, mut anonymous, mut file, mut peak, mut threads) = (vec![], vec![], vec![], vec![], vec![]);
         for _ in 0..self.runs() {
@@ -164,14 +176,19 @@ impl Subject {
             let begun = Instant::now();
             let node = site.start(&self.binary).with("UPDATE_INTERVAL", "1").spawn();
             site.follows(begun, "2001:db8:1234:567", &node);
-            std::thread::sleep(Duration::from_millis(1100));
+            site.wait_rounds(3, &node);
             resident.push(kib(node.id(), "smaps_rollup", "Rss:"));
             anonymous.push(kib(node.id(), "smaps_rollup", "Anonymous:"));
             file.push(kib(node.id(), "status", "RssFile:"));
             peak.push(kib(node.id(), "status", "VmHWM:"));
             threads.push(kib(node.id(), "status", "Threads:"));
         }
-        report.add("resident memory after start", "KiB", &resident, self.resident_budget());
+        report.add(
+            "resident memory after its first idle rounds",
+            "KiB",
+            &resident,
+            self.resident_budget(),
+        );
         report.add("  of it anonymous", "KiB", &anonymous, None);
         report.add("  of it file-backed", "KiB", &file, None);
         report.add("peak of resident memory", "KiB", &peak, self.peak_budget());

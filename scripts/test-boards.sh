@@ -1,0 +1,101 @@
+#!/bin/sh
+# Runs unit tests, scenarios and the measurement of memory on emulated arm64 and armv7 machines, one after the
+# other: test-boards.sh ROOT [MACHINE...]. Needs root, for the root that musl-root.sh and boards-root.sh make.
+# $SCENARIOS is passed on to the scenarios: names of some, for instance.
+#
+# A machine has a file system in memory, and nothing else: busybox, k6u, the tests, modules of the kernel.
+set -eu
+root=$1
+shift
+chosen="$*"
+failed=
+
+skip() {
+    echo "SKIPPED, NOT PASSED: $1" >&2
+    exit 0
+}
+[ "$(id -u)" = 0 ] || skip "root is needed to make the emulated machines"
+if ! command -v debootstrap >/dev/null; then
+    { apt-get update -qq && apt-get install -qq -y --no-install-recommends debootstrap; } >/dev/null 2>&1 ||
+        skip "debootstrap is needed to make the emulated machines"
+fi
+[ -e "$root/ready" ] || scripts/musl-root.sh "$root"
+[ -e "$root/boards/ready" ] || scripts/boards-root.sh "$root"
+
+# The machine's first process.
+init() {
+    cat <<'INIT'
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin TMPDIR=/tmp K6U_BIN=/musl/k6u
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /tmp
+# The kernel makes a variable of what it does not know on its command line.
+[ -z "${today:-}" ] || date -u -s "$today"
+for module in /modules/*; do insmod "$module" || echo "$module cannot be loaded"; done
+echo "Linux $(uname -rm), $(date -u)"
+status=0
+cd /build
+/unit-tests --quiet || status=1
+/scenarios $(cat /arguments) || status=1
+/bench /musl/k6u || status=1
+echo "the machine ends with $status"
+poweroff -f
+INIT
+}
+
+# Boots a machine with what was built for a target, and shows what it found. After an @ in its name is the date.
+boot() { # MACHINE TARGET QEMU...
+    name=$1 kernel=$root/boards/${1%@*} target=$2 today=
+    case $name in *@*) today=today=${name#*@} ;; esac
+    shift 2
+    case " ${chosen:-$name} " in *" $name "*) ;; *) return ;; esac
+    if [ ! -e "$kernel/vmlinuz" ]; then
+        echo "SKIPPED, NOT PASSED: $name: there was no such kernel" >&2
+        return
+    fi
+    files=$root/boards/files
+    rm -rf "$files"
+    mkdir -p "$files/bin" "$files/etc" "$files/dev" "$files/proc" "$files/sys" "$files/tmp" "$files/build"
+    init > "$files/init"
+    chmod +x "$files/init"
+    echo '127.0.0.1 localhost' > "$files/etc/hosts"
+    echo "${SCENARIOS:-}" > "$files/arguments"
+    cp -r "$root/boards/$target"/* "$kernel/modules" "$files/"
+    mv "$files/busybox" "$files/bin/"
+    # Some scenarios read these.
+    cp -r README.md Makefile manifests examples "$files/build/"
+    chroot "$root" sh -c 'cd /boards/files && find . | cpio --quiet -o -H newc' > "$root/boards/initramfs"
+
+    log=$root/boards/$name.log
+    echo "$name: Linux $(cat "$kernel/version")"
+    begun=$(date +%s)
+    chroot "$root" timeout 3600 "$@" -M virt -smp 2 -m 1024 -nodefaults -display none -serial stdio -no-reboot \
+        -kernel "${kernel#"$root"}/vmlinuz" -initrd /boards/initramfs \
+        -append "console=ttyAMA0 quiet panic=-1 $today" < /dev/null > "$log" 2>&1 || true
+    tr -d '\r' < "$log" | grep -E '^Linux|^test result:|^resident|^peak|FAILED|MISSED|SKIPPED|cannot be loaded' || true
+    echo "$name took $(($(date +%s) - begun)) s"
+    if ! grep -q 'the machine ends with 0' "$log"; then
+        failed="$failed $name"
+        echo "$name FAILED: $log says why" >&2
+    fi
+}
+
+scripts/boards-build.sh "$root" aarch64-unknown-linux-musl aarch64-unknown-linux-gnu aarch64-linux-gnu-gcc arm64
+scripts/boards-build.sh "$root" armv7-unknown-linux-musleabihf armv7-unknown-linux-gnueabihf arm-linux-gnueabihf-gcc armhf
+
+arm64() { boot "$1" aarch64-unknown-linux-musl qemu-system-aarch64 -cpu "$2"; }
+armv7() { boot "$1" armv7-unknown-linux-musleabihf qemu-system-arm -cpu cortex-a7; }
+# The processors of the Raspberry Pi 4 and 5; the latter's usual kernel has pages of 16 KiB.
+arm64 arm64-bullseye cortex-a72
+arm64 arm64-bookworm cortex-a72
+arm64 arm64-sid cortex-a72
+arm64 arm64-16k-sid cortex-a76
+# That of the Raspberry Pi 2; once after the last second of a time_t of 32 bits.
+armv7 armv7-bullseye
+armv7 armv7-sid
+armv7 armv7-sid@2040-01-01
+
+[ -z "$failed" ] || exit 1
