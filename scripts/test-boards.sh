@@ -39,7 +39,8 @@ echo "Linux $(uname -rm), $(date -u)"
 status=0
 cd /build
 /unit-tests --quiet || status=1
-/scenarios $(cat /arguments) || status=1
+# Two at a time on two processors; the heavy ones need 1 GiB.
+/scenarios --color never --test-threads 2 $(cat /arguments) || status=1
 /bench /musl/k6u || status=1
 echo "the machine ends with $status"
 poweroff -f
@@ -72,7 +73,7 @@ boot() { # MACHINE TARGET QEMU...
     log=$root/boards/$name.log
     echo "$name: Linux $(cat "$kernel/version")"
     begun=$(date +%s)
-    chroot "$root" timeout 3600 "$@" -M virt -smp 2 -m 1024 -nodefaults -display none -serial stdio -no-reboot \
+    chroot "$root" timeout 3600 "$@" -M virt -smp 2 -m 2048 -nodefaults -display none -serial stdio -no-reboot \
         -kernel "${kernel#"$root"}/vmlinuz" -initrd /boards/initramfs \
         -append "console=ttyAMA0 quiet panic=-1 $today" < /dev/null > "$log" 2>&1 || true
     tr -d '\r' < "$log" | grep -E '^Linux|^test result:|^resident|^peak|FAILED|MISSED|SKIPPED|cannot be loaded' || true
