@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
-use k6u_testkit::client::Client;
-use k6u_testkit::router::is_installed;
+use k6u_testkit::machine::client::Client;
+use k6u_testkit::machine::router::is_installed;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use rows::{ALL, Row};

@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use k6u_testkit::client::{Client, Running as RunningClient};
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::router::{Announced, Router};
-use k6u_testkit::server::cidrs;
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::machine::client::{Client, Running as RunningClient};
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::router::{Announced, Router};
 use serde_json::json;
 
 use crate::RESULT;

@@ -15,9 +15,9 @@ use k6u::node::select::{Observation, Watch};
 use k6u::node::wait::Woken;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::{Ended, Schedule};
+use k6u_testkit::apiserver::server::{ApiServer, Cilium};
 use k6u_testkit::example::{CRDS, RBAC};
-use k6u_testkit::node::Account;
-use k6u_testkit::server::{ApiServer, Cilium};
+use k6u_testkit::machine::node::Account;
 use serde_json::{Value, json};
 
 use rules::{Case, Expected};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use k6u_testkit::metrics::{Configuration, Labels, Sample};
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::metrics::{Configuration, Labels, Sample};
+use k6u_testkit::apiserver::store::Store;
 use serde_json::Value;
 use time::OffsetDateTime;
 

@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::cidrs_for;
-use k6u_testkit::namespace;
-use k6u_testkit::router::{Announced, Dhcpcd, Router, is_installed};
-use k6u_testkit::server::cidrs;
-use k6u_testkit::store::Store;
+use k6u_testkit::machine::namespace;
+use k6u_testkit::machine::router::{Announced, Dhcpcd, Router, is_installed};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 

@@ -1,17 +1,17 @@
 //! The versions of Cilium.
 
-use k6u_testkit::server::{Cilium, upgrade_cilium};
+use k6u_testkit::apiserver::server::{Cilium, upgrade_cilium};
 use serde_json::Value;
 
 use crate::Scenario;
 use crate::site::{CONFIG_NAME, GROUP, SOON, Site, requests};
 
-pub const ALL: &[Scenario] = &[
-    ("cilium_1_17_serves_v2alpha1_only", cilium_1_17_serves_v2alpha1_only),
-    ("cilium_1_18_serves_both", cilium_1_18_serves_both),
-    ("a_later_cilium_serves_v2_only", a_later_cilium_serves_v2_only),
-    ("cilium_is_upgraded_meanwhile", cilium_is_upgraded_meanwhile),
-    ("cilium_is_not_there_yet", cilium_is_not_there_yet),
+pub const ALL: &[Scenario] = scenarios![
+    cilium_1_17_serves_v2alpha1_only,
+    cilium_1_18_serves_both,
+    a_later_cilium_serves_v2_only,
+    cilium_is_upgraded_meanwhile,
+    cilium_is_not_there_yet
 ];
 
 fn served(cilium: Cilium, version: &str) -> (Site, crate::site::Running) {

@@ -3,35 +3,23 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::machine::namespace::Interface;
 
 use crate::site::{CONFIG, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site};
 use crate::{Scenario, binary};
 
-pub const ALL: &[Scenario] = &[
-    ("bad_settings_are_named_in_one_line", bad_settings_are_named_in_one_line),
-    ("the_daemonset_of_0_3_sets_less", the_daemonset_of_0_3_sets_less),
-    ("help_version_and_crds", help_version_and_crds),
-    ("preview_prints_groups", preview_prints_groups),
-    ("preview_says_what_is_wrong", preview_says_what_is_wrong),
-    (
-        "once_says_by_its_status_whether_all_is_well",
-        once_says_by_its_status_whether_all_is_well,
-    ),
-    (
-        "sigterm_and_sigint_end_it_while_idle",
-        sigterm_and_sigint_end_it_while_idle,
-    ),
-    (
-        "sigterm_ends_it_while_a_request_hangs",
-        sigterm_ends_it_while_a_request_hangs,
-    ),
-    (
-        "the_readme_shows_what_is_shipped_and_what_works",
-        the_readme_shows_what_is_shipped_and_what_works,
-    ),
+pub const ALL: &[Scenario] = scenarios![
+    bad_settings_are_named_in_one_line,
+    the_daemonset_of_0_3_sets_less,
+    help_version_and_crds,
+    preview_prints_groups,
+    preview_says_what_is_wrong,
+    once_says_by_its_status_whether_all_is_well,
+    sigterm_and_sigint_end_it_while_idle,
+    sigterm_ends_it_while_a_request_hangs,
+    the_readme_shows_what_is_shipped_and_what_works
 ];
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {

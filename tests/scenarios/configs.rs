@@ -3,41 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::store::Store;
 use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, NODE_CONFIGS, SOON, Site, requests};
 
-pub const ALL: &[Scenario] = &[
-    (
-        "drift_is_restored_within_an_interval",
-        drift_is_restored_within_an_interval,
-    ),
-    (
-        "an_id_that_does_not_fit_changes_no_group",
-        an_id_that_does_not_fit_changes_no_group,
-    ),
-    ("a_spec_that_is_corrected", a_spec_that_is_corrected),
-    (
-        "a_status_that_an_older_server_refuses",
-        a_status_that_an_older_server_refuses,
-    ),
-    ("two_configs_name_one_group", two_configs_name_one_group),
-    (
-        "a_config_is_deleted_and_created_again",
-        a_config_is_deleted_and_created_again,
-    ),
-    ("a_group_is_deleted", a_group_is_deleted),
-    (
-        "a_group_that_is_new_in_the_second_plan",
-        a_group_that_is_new_in_the_second_plan,
-    ),
-    (
-        "unknown_fields_and_odd_types_of_old_objects",
-        unknown_fields_and_odd_types_of_old_objects,
-    ),
+pub const ALL: &[Scenario] = scenarios![
+    drift_is_restored_within_an_interval,
+    an_id_that_does_not_fit_changes_no_group,
+    a_spec_that_is_corrected,
+    a_status_that_an_older_server_refuses,
+    two_configs_name_one_group,
+    a_config_is_deleted_and_created_again,
+    a_group_is_deleted,
+    a_group_that_is_new_in_the_second_plan,
+    unknown_fields_and_odd_types_of_old_objects
 ];
 
 fn path() -> String {
@@ -59,7 +41,7 @@ fn drift_is_restored_within_an_interval() {
 
 /// Puts a spec into the store that the schema would refuse, as if it were older than the schema.
 fn force_spec(site: &Site, spec: Value) {
-    let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+    let key = k6u_testkit::apiserver::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
     let mut store = site.server.store();
     let mut config = store.objects[&key].clone();
     config["spec"] = spec;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use k6u_testkit::confine::{ACCOUNT, confine};
-use k6u_testkit::node::Node;
+use k6u_testkit::machine::confine::{ACCOUNT, confine};
+use k6u_testkit::machine::node::Node;
 
 use crate::Scenario;
 use crate::faults::NEW;
@@ -63,7 +63,7 @@ fn alone_in_an_empty_root() {
     site.interface.add(NEW);
     site.interface.remove("2001:db8:1234:5671::10");
     site.wait_lan("2001:db8:9876:543");
-    site.account.write("token", k6u_testkit::server::TOKEN);
+    site.account.write("token", k6u_testkit::apiserver::server::TOKEN);
     site.server.stop();
     node.wait_log("connection refused", SOON);
     site.server.restart().expect("it listens again");

@@ -1,16 +1,13 @@
 //! Events, in the order in which kubectl lists them.
 
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::store::Store;
 use serde_json::Value;
 
 use crate::Scenario;
 use crate::site::{CONFIG_NAME, SOON, Site};
 use crate::trio::Trio;
 
-pub const ALL: &[Scenario] = &[
-    ("events_of_one_node_are_in_order", events_of_one_node_are_in_order),
-    ("events_of_three_nodes_are_in_order", events_of_three_nodes_are_in_order),
-];
+pub const ALL: &[Scenario] = scenarios![events_of_one_node_are_in_order, events_of_three_nodes_are_in_order];
 
 /// What `kubectl describe` lists: by lastTimestamp, and within a second as the API server lists them, by name
 /// (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).

@@ -2,32 +2,26 @@
 
 use std::time::{Duration, Instant};
 
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::http::Response;
-use k6u_testkit::node::Start;
-use k6u_testkit::rbac::{Identity, cluster_role};
-use k6u_testkit::server::{Cilium, TOKEN};
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
+use k6u_testkit::apiserver::server::{Cilium, TOKEN};
+use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::machine::node::Start;
 use serde_json::json;
 
 use crate::Scenario;
 use crate::site::{CONFIG_NAME, GROUP, RBAC, Running, SOON, Site};
 
-pub const ALL: &[Scenario] = &[
-    ("the_api_server_has_an_ipv6_address", the_api_server_has_an_ipv6_address),
-    ("a_conflict_is_computed_afresh", a_conflict_is_computed_afresh),
-    ("the_token_is_rotated", the_token_is_rotated),
-    (
-        "a_proxy_in_the_environment_is_ignored",
-        a_proxy_in_the_environment_is_ignored,
-    ),
-    (
-        "connections_that_died_while_idle_cost_a_retry",
-        connections_that_died_while_idle_cost_a_retry,
-    ),
-    ("the_api_server_restarts", the_api_server_restarts),
-    ("a_right_is_missing_and_named", a_right_is_missing_and_named),
-    ("retry_after_is_honoured", retry_after_is_honoured),
+pub const ALL: &[Scenario] = scenarios![
+    the_api_server_has_an_ipv6_address,
+    a_conflict_is_computed_afresh,
+    the_token_is_rotated,
+    a_proxy_in_the_environment_is_ignored,
+    connections_that_died_while_idle_cost_a_retry,
+    the_api_server_restarts,
+    a_right_is_missing_and_named,
+    retry_after_is_honoured
 ];
 
 const ADDRESS: &str = "2001:db8:1234:5671::10";

@@ -5,40 +5,31 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use k6u_testkit::certificates::{Authority, Certificate};
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::http::Response;
-use k6u_testkit::node::Node;
-use k6u_testkit::server::TOKEN;
+use k6u_testkit::apiserver::certificates::{Authority, Certificate};
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::server::TOKEN;
+use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, Running, SOON, Site};
 
-pub const ALL: &[Scenario] = &[
-    ("answers_that_break_off", answers_that_break_off),
-    ("a_server_that_never_answers", a_server_that_never_answers),
-    (
-        "a_server_that_answers_a_byte_a_second",
-        a_server_that_answers_a_byte_a_second,
-    ),
-    ("overload_and_breakage", overload_and_breakage),
-    ("each_right_in_turn", each_right_in_turn),
-    ("a_conflict_five_times_in_a_row", a_conflict_five_times_in_a_row),
-    ("certificates_that_do_not_hold", certificates_that_do_not_hold),
-    ("a_new_ca", a_new_ca),
-    ("the_server_loses_all_objects", the_server_loses_all_objects),
-    (
-        "answers_that_are_not_what_they_should_be",
-        answers_that_are_not_what_they_should_be,
-    ),
-    (
-        "the_servers_reflection_of_the_token",
-        the_servers_reflection_of_the_token,
-    ),
-    ("account_files_that_are_no_good", account_files_that_are_no_good),
-    ("no_file_descriptors", no_file_descriptors),
-    ("what_the_process_holds", what_the_process_holds),
+pub const ALL: &[Scenario] = scenarios![
+    answers_that_break_off,
+    a_server_that_never_answers,
+    a_server_that_answers_a_byte_a_second,
+    overload_and_breakage,
+    each_right_in_turn,
+    a_conflict_five_times_in_a_row,
+    certificates_that_do_not_hold,
+    a_new_ca,
+    the_server_loses_all_objects,
+    answers_that_are_not_what_they_should_be,
+    the_servers_reflection_of_the_token,
+    account_files_that_are_no_good,
+    no_file_descriptors,
+    what_the_process_holds
 ];
 
 pub const LIST: &str = "GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
@@ -289,11 +280,11 @@ fn a_new_ca() {
 
 fn the_server_loses_all_objects() {
     let (site, node) = Site::settled(1);
-    let ours = |key: &k6u_testkit::store::Key| !key.group.is_empty() && !key.name.contains("cilium");
+    let ours = |key: &k6u_testkit::apiserver::store::Key| !key.group.is_empty() && !key.name.contains("cilium");
     site.server.store().objects.retain(|key, _| !ours(key));
     node.wait_log("CustomResourceDefinitions: somebody deleted them, and all ", SOON);
     // k6u deploys its CRDs again by itself.
-    let crd = |store: &k6u_testkit::store::Store| {
+    let crd = |store: &k6u_testkit::apiserver::store::Store| {
         store
             .objects
             .keys()
@@ -411,7 +402,7 @@ fn no_file_descriptors() {
     // Enough to start: standard streams, two netlink sockets; nothing is left for a connection or a file.
     let k6u = site.start().with("UPDATE_INTERVAL", "1");
     let script = format!("ulimit -Sn 5; exec {}", k6u.binary.display());
-    let shell = k6u_testkit::node::Start {
+    let shell = k6u_testkit::machine::node::Start {
         binary: "/bin/sh".into(),
         ..k6u
     };

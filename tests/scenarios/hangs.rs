@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use k6u_testkit::node::Start;
+use k6u_testkit::machine::node::Start;
 
 use crate::Scenario;
 use crate::site::{Running, SOON, Site};

@@ -1,27 +1,21 @@
 //! Scenarios that take the whole machine: they run last, one after the other, with nothing beside them.
 
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::http::Response;
-use k6u_testkit::server::cidrs;
-use k6u_testkit::store::{Key, Store};
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::store::{Key, Store};
 use serde_json::{Map, Value, json};
 
 use crate::Scenario;
 use crate::faults::{NEW, json_answer, limit, peak};
 use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, requests};
 
-pub const ALL: &[Scenario] = &[
-    ("answers_that_are_too_large", answers_that_are_too_large),
-    ("large_objects_that_are_fine", large_objects_that_are_fine),
-    (
-        "an_interface_with_two_thousand_addresses",
-        an_interface_with_two_thousand_addresses,
-    ),
-    ("twelve_hundred_entries", twelve_hundred_entries),
-    (
-        "ten_nodes_cost_what_the_simulation_says",
-        ten_nodes_cost_what_the_simulation_says,
-    ),
+pub const ALL: &[Scenario] = scenarios![
+    answers_that_are_too_large,
+    large_objects_that_are_fine,
+    an_interface_with_two_thousand_addresses,
+    twelve_hundred_entries,
+    ten_nodes_cost_what_the_simulation_says
 ];
 
 /// How many CIDRs or managedFields a large object has; k6u without optimisation takes a tenth of them in the

@@ -6,32 +6,23 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use k6u_testkit::certificates::Certificate;
-use k6u_testkit::namespace;
-use k6u_testkit::node::Node;
-use k6u_testkit::server::cidrs;
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::certificates::Certificate;
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::machine::namespace;
+use k6u_testkit::machine::node::Node;
 
 use crate::Scenario;
 use crate::faults::NEW;
 use crate::site::{GROUP, Running, SOON, Site, writes};
 use crate::trio::{NAMES, Trio, published};
 
-pub const ALL: &[Scenario] = &[
-    (
-        "crds_that_are_not_established_for_half_a_minute",
-        crds_that_are_not_established_for_half_a_minute,
-    ),
-    (
-        "the_api_server_moves_behind_its_name",
-        the_api_server_moves_behind_its_name,
-    ),
-    ("netlink_overruns", netlink_overruns),
-    (
-        "the_api_servers_clock_jumps_by_a_year",
-        the_api_servers_clock_jumps_by_a_year,
-    ),
-    (NEEDS_DYNAMIC, the_nodes_clock_jumps_by_a_year),
+pub const ALL: &[Scenario] = scenarios![
+    crds_that_are_not_established_for_half_a_minute,
+    the_api_server_moves_behind_its_name,
+    netlink_overruns,
+    the_api_servers_clock_jumps_by_a_year,
+    the_nodes_clock_jumps_by_a_year
 ];
 
 /// A clock is only moved for a binary that asks the C library of the system for it.
@@ -41,7 +32,7 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const OLD: &str = "2001:db8:1234:5671::10";
 
 fn crds_that_are_not_established_for_half_a_minute() {
-    let site = Site::bare("127.0.0.1", Some(k6u_testkit::server::Cilium::Both));
+    let site = Site::bare("127.0.0.1", Some(k6u_testkit::apiserver::server::Cilium::Both));
     site.interface.add(OLD);
     site.server.store().establish_after = Duration::from_secs(30);
     let node = site.run(1);

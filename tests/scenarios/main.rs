@@ -3,6 +3,13 @@
 //!
 //! The process enters a user and network namespace before any thread starts; so this test has its own main.
 
+/// Scenarios, each under the name of its function.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        &[$((stringify!($name), $name as fn())),*]
+    };
+}
+
 mod cilium;
 mod command_line;
 mod configs;
@@ -47,7 +54,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Scenarios mostly wait for k6u, so more of them than there are processors run at a time.
     arguments.test_threads.get_or_insert(8);
-    let entered = k6u_testkit::namespace::enter();
+    let entered = k6u_testkit::machine::namespace::enter();
     if let Err(e) = &entered {
         eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user and network namespaces ({e}).");
         eprintln!("Every scenario needs them: see kernel.unprivileged_userns_clone and user.max_user_namespaces.\n");

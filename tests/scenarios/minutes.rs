@@ -12,7 +12,7 @@ use k6u::node::select::{Observation, Watch};
 use k6u::node::wait::Woken;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::Schedule;
-use k6u_testkit::server::cidrs;
+use k6u_testkit::apiserver::server::cidrs;
 use serde_json::json;
 
 use crate::Scenario;
@@ -20,20 +20,11 @@ use crate::faults::NEW;
 use crate::nodes::entry;
 use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIGS, Site, requests};
 
-pub const ALL: &[Scenario] = &[
-    ("labels_are_read_every_two_minutes", labels_are_read_every_two_minutes),
-    (
-        "an_entry_that_stood_still_for_five_minutes_is_removed",
-        an_entry_that_stood_still_for_five_minutes_is_removed,
-    ),
-    (
-        "after_an_outage_nobody_counts_as_silent",
-        after_an_outage_nobody_counts_as_silent,
-    ),
-    (
-        "a_node_that_could_not_publish_watches_anew",
-        a_node_that_could_not_publish_watches_anew,
-    ),
+pub const ALL: &[Scenario] = scenarios![
+    labels_are_read_every_two_minutes,
+    an_entry_that_stood_still_for_five_minutes_is_removed,
+    after_an_outage_nobody_counts_as_silent,
+    a_node_that_could_not_publish_watches_anew
 ];
 
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -8,13 +8,7 @@ use serde_json::json;
 use crate::site::{CONFIG, CONFIG_NAME, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site};
 use crate::{Scenario, binary};
 
-pub const ALL: &[Scenario] = &[
-    (
-        "an_interface_by_an_alternative_name",
-        an_interface_by_an_alternative_name,
-    ),
-    ("preview_takes_alternative_names", preview_takes_alternative_names),
-];
+pub const ALL: &[Scenario] = scenarios![an_interface_by_an_alternative_name, preview_takes_alternative_names];
 
 /// Alternative names for an interface: one that a plain name could be, and one that is too long for that.
 fn names(site: &Site) -> [String; 2] {

@@ -2,66 +2,33 @@
 
 use std::time::Duration;
 
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::http::Response;
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::server::cidrs;
-use k6u_testkit::store::{Key, Store};
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Map, Value, json};
 
 use crate::Scenario;
 use crate::site::{CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site, requests, writes};
 use crate::trio::{NAMES, Trio, published};
 
-pub const ALL: &[Scenario] = &[
-    (
-        "three_nodes_see_a_new_prefix_one_after_another",
-        three_nodes_see_a_new_prefix_one_after_another,
-    ),
-    ("up_to_three_nodes_do_everything", up_to_three_nodes_do_everything),
-    (
-        "a_dead_node_counts_whatever_the_clocks_say",
-        a_dead_node_counts_whatever_the_clocks_say,
-    ),
-    (
-        "an_idle_node_asks_for_one_list_while_others_publish",
-        an_idle_node_asks_for_one_list_while_others_publish,
-    ),
-    (
-        "idle_nodes_tell_that_nobody_publishes",
-        idle_nodes_tell_that_nobody_publishes,
-    ),
-    (
-        "an_entry_is_removed_though_conflicts_come_first",
-        an_entry_is_removed_though_conflicts_come_first,
-    ),
-    (
-        "trouble_ends_with_the_node_config_that_it_is_about",
-        trouble_ends_with_the_node_config_that_it_is_about,
-    ),
-    ("a_long_node_selector", a_long_node_selector),
-    ("node_configs_that_are_made_anew", node_configs_that_are_made_anew),
-    (
-        "a_change_is_told_once_by_three_nodes",
-        a_change_is_told_once_by_three_nodes,
-    ),
-    (
-        "publications_whose_answers_are_lost",
-        publications_whose_answers_are_lost,
-    ),
-    (
-        "a_node_config_changes_among_several_nodes",
-        a_node_config_changes_among_several_nodes,
-    ),
-    (
-        "several_nodes_and_the_crds_of_another_release",
-        several_nodes_and_the_crds_of_another_release,
-    ),
-    ("a_node_config_stops_matching", a_node_config_stops_matching),
-    (
-        "a_node_that_kubernetes_does_not_know",
-        a_node_that_kubernetes_does_not_know,
-    ),
+pub const ALL: &[Scenario] = scenarios![
+    three_nodes_see_a_new_prefix_one_after_another,
+    up_to_three_nodes_do_everything,
+    a_dead_node_counts_whatever_the_clocks_say,
+    an_idle_node_asks_for_one_list_while_others_publish,
+    idle_nodes_tell_that_nobody_publishes,
+    an_entry_is_removed_though_conflicts_come_first,
+    trouble_ends_with_the_node_config_that_it_is_about,
+    a_long_node_selector,
+    node_configs_that_are_made_anew,
+    a_change_is_told_once_by_three_nodes,
+    publications_whose_answers_are_lost,
+    a_node_config_changes_among_several_nodes,
+    several_nodes_and_the_crds_of_another_release,
+    a_node_config_stops_matching,
+    a_node_that_kubernetes_does_not_know
 ];
 
 fn three_nodes_see_a_new_prefix_one_after_another() {

@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::http::Response;
-use k6u_testkit::kinds::KINDS;
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::server::cidrs;
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::kinds::KINDS;
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::machine::namespace::Interface;
 use serde_json::json;
 
 use crate::Scenario;
 use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site, ready, requests};
 use crate::trio::Trio;
 
-pub const ALL: &[Scenario] = &[
-    ("a_long_message_end_to_end", a_long_message_end_to_end),
-    ("two_targets_hang", two_targets_hang),
-    ("two_targets_hang_on_write", two_targets_hang_on_write),
-    ("one_node_config_refused_for_all", one_node_config_refused_for_all),
-    ("once_without_the_right_to_crds", once_without_the_right_to_crds),
-    ("once_without_the_right_to_events", once_without_the_right_to_events),
-    ("conflicts_for_ever_on_a_target", conflicts_for_ever_on_a_target),
-    ("prefixes_that_were_not_written", prefixes_that_were_not_written),
-    ("a_node_that_moves_and_is_refused", a_node_that_moves_and_is_refused),
+pub const ALL: &[Scenario] = scenarios![
+    a_long_message_end_to_end,
+    two_targets_hang,
+    two_targets_hang_on_write,
+    one_node_config_refused_for_all,
+    once_without_the_right_to_crds,
+    once_without_the_right_to_events,
+    conflicts_for_ever_on_a_target,
+    prefixes_that_were_not_written,
+    a_node_that_moves_and_is_refused
 ];
 
 const OLD: &str = "2001:db8:1234:5671::10";

@@ -4,27 +4,24 @@ use std::time::Duration;
 
 use k6u::kube::Client;
 use k6u::resources::crds::{Crds, Deployment};
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::http::Response;
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::server::{Cilium, cidrs};
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::server::{Cilium, cidrs};
+use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests};
 
-pub const ALL: &[Scenario] = &[
-    (
-        "a_webhook_that_is_down_concerns_its_group_only",
-        a_webhook_that_is_down_concerns_its_group_only,
-    ),
-    ("a_refused_status_of_a_node_config", a_refused_status_of_a_node_config),
-    ("a_refused_status_of_a_config", a_refused_status_of_a_config),
-    ("crds_that_cannot_be_updated", crds_that_cannot_be_updated),
-    ("crds_are_tried_again_after_an_hour", crds_are_tried_again_after_an_hour),
-    ("somebody_deletes_the_crds", somebody_deletes_the_crds),
-    ("somebody_deletes_one_crd", somebody_deletes_one_crd),
-    ("a_group_that_cilium_manages", a_group_that_cilium_manages),
+pub const ALL: &[Scenario] = scenarios![
+    a_webhook_that_is_down_concerns_its_group_only,
+    a_refused_status_of_a_node_config,
+    a_refused_status_of_a_config,
+    crds_that_cannot_be_updated,
+    crds_are_tried_again_after_an_hour,
+    somebody_deletes_the_crds,
+    somebody_deletes_one_crd,
+    a_group_that_cilium_manages
 ];
 
 const OLD: &str = "2001:db8:1234:5671::10";
@@ -84,7 +81,7 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
     let is_told = |event: &Value| {
         event["reason"] == "UpdateFailed" && event["message"].as_str().is_some_and(|text| text.contains(WEBHOOK))
     };
-    let told = |store: &k6u_testkit::store::Store| {
+    let told = |store: &k6u_testkit::apiserver::store::Store| {
         let mut events = store.objects.iter().filter(|(key, _)| key.resource == "events");
         events.find_map(|(_, event)| is_told(event).then_some(()))
     };
@@ -137,7 +134,7 @@ fn a_refused_status_of_a_node_config() {
                 .then_some(())
         };
         assert!(site.server.wait(SOON, follows).is_some(), "{:#?}", node.log());
-        let told = |store: &k6u_testkit::store::Store| {
+        let told = |store: &k6u_testkit::apiserver::store::Store| {
             let mut events = store.objects.iter().filter(|(key, _)| key.resource == "events");
             events.find_map(|(_, event)| (event["reason"] == "PublishFailed").then_some(()))
         };

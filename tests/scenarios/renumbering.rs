@@ -2,39 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::server::cidrs;
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::machine::namespace::Interface;
 use serde_json::json;
 
 use crate::Scenario;
 use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, requests};
 
-pub const ALL: &[Scenario] = &[
-    ("the_old_prefix_is_deprecated", the_old_prefix_is_deprecated),
-    ("the_old_address_is_taken_away", the_old_address_is_taken_away),
-    ("an_address_changes_in_two_steps", an_address_changes_in_two_steps),
-    ("all_addresses_are_lost", all_addresses_are_lost),
-    ("only_local_addresses", only_local_addresses),
-    ("two_uplinks_keep_both", two_uplinks_keep_both),
-    ("a_rogue_prefix_is_kept_out", a_rogue_prefix_is_kept_out),
-    (
-        "changes_that_mean_nothing_cost_no_request",
-        changes_that_mean_nothing_cost_no_request,
-    ),
-    (
-        "a_flood_of_changes_costs_one_round_a_second",
-        a_flood_of_changes_costs_one_round_a_second,
-    ),
-    (
-        "the_interface_disappears_and_comes_back",
-        the_interface_disappears_and_comes_back,
-    ),
-    ("the_interface_is_renamed", the_interface_is_renamed),
-    (
-        "a_prefix_moves_between_two_interfaces",
-        a_prefix_moves_between_two_interfaces,
-    ),
-    ("a_thousand_prefixes_of_an_attacker", a_thousand_prefixes_of_an_attacker),
+pub const ALL: &[Scenario] = scenarios![
+    the_old_prefix_is_deprecated,
+    the_old_address_is_taken_away,
+    an_address_changes_in_two_steps,
+    all_addresses_are_lost,
+    only_local_addresses,
+    two_uplinks_keep_both,
+    a_rogue_prefix_is_kept_out,
+    changes_that_mean_nothing_cost_no_request,
+    a_flood_of_changes_costs_one_round_a_second,
+    the_interface_disappears_and_comes_back,
+    the_interface_is_renamed,
+    a_prefix_moves_between_two_interfaces,
+    a_thousand_prefixes_of_an_attacker
 ];
 
 const OLD: &str = "2001:db8:1234:5671::10";
@@ -73,7 +61,7 @@ fn the_old_address_is_taken_away() {
 fn an_address_changes_in_two_steps() {
     let (site, node) = Site::settled(3600);
     site.interface.add(NEW);
-    let both = |store: &k6u_testkit::store::Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    let both = |store: &k6u_testkit::apiserver::store::Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(site.server.wait(SOON, both).is_some(), "{:#?}", node.log());
     site.interface.remove(OLD);
     site.wait_lan("2001:db8:9876:543");
@@ -161,7 +149,11 @@ fn a_rogue_prefix_is_kept_out() {
     site.wait_lan("2001:db8:1234:567");
     site.interface.add("2a00:bad:bad:bad1::10");
     let told = site.server.wait(SOON, |store| {
-        let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        let key = k6u_testkit::apiserver::store::Key::new(
+            "apps.fuwafuwatime.moe",
+            "ip6updatenodeconfigs",
+            "ip6-update-node1",
+        );
         let entry = store.objects[&key]["status"]["nodes"][NODE]["prefixes"].clone();
         (entry.as_array()?.len() == 2).then_some(())
     });
@@ -236,8 +228,12 @@ fn a_thousand_prefixes_of_an_attacker() {
     for number in 0..1000 {
         site.interface.add(&format!("2a00:{number:x}:bad:bad::10"));
     }
-    let told = |store: &k6u_testkit::store::Store| {
-        let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let told = |store: &k6u_testkit::apiserver::store::Store| {
+        let key = k6u_testkit::apiserver::store::Key::new(
+            "apps.fuwafuwatime.moe",
+            "ip6updatenodeconfigs",
+            "ip6-update-node1",
+        );
         let message = store.objects[&key]["status"]["nodes"][NODE]["message"].as_str()?;
         message
             .contains("has 1001 prefixes; only the first 64 count")

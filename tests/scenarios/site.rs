@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::kinds::KINDS;
+use k6u_testkit::apiserver::rbac::{Attempt, Identity, cluster_role};
+use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
+use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::example::cidrs_for;
 pub use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC};
-use k6u_testkit::kinds::KINDS;
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::node::{Account, Node, Start};
-use k6u_testkit::rbac::{Attempt, Identity, cluster_role};
-use k6u_testkit::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
-use k6u_testkit::store::{Key, Store};
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::{Account, Node, Start};
 use serde_json::{Value, json};
 
 /// The config of the examples.

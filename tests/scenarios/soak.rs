@@ -3,14 +3,14 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use k6u_testkit::fault::{Fault, Plan};
-use k6u_testkit::http::Response;
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
 
 use crate::Scenario;
 use crate::site::{GROUP, Running, SOON};
 use crate::trio::Trio;
+use k6u_testkit::apiserver::server::{cidrs, cidrs_of};
 use k6u_testkit::example::cidrs_for;
-use k6u_testkit::server::{cidrs, cidrs_of};
 
 pub const ALL: &[Scenario] = &[("two_thousand_renumberings_with_faults", soak)];
 

@@ -2,30 +2,21 @@
 
 use std::time::Duration;
 
-use k6u_testkit::server::Cilium;
+use k6u_testkit::apiserver::server::Cilium;
 use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::site::{CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests};
 
-pub const ALL: &[Scenario] = &[
-    ("first_start_on_an_empty_cluster", first_start_on_an_empty_cluster),
-    ("as_the_daemonset_runs_it", as_the_daemonset_runs_it),
-    ("a_group_that_held_something_else", a_group_that_held_something_else),
-    (
-        "a_group_that_is_right_gets_no_write",
-        a_group_that_is_right_gets_no_write,
-    ),
-    (
-        "crd_rights_missing_but_crds_installed",
-        crd_rights_missing_but_crds_installed,
-    ),
-    ("crd_rights_missing_and_no_crds", crd_rights_missing_and_no_crds),
-    ("upgrade_from_0_3", upgrade_from_0_3),
-    (
-        "an_idle_round_costs_three_requests_and_no_write",
-        an_idle_round_costs_three_requests_and_no_write,
-    ),
+pub const ALL: &[Scenario] = scenarios![
+    first_start_on_an_empty_cluster,
+    as_the_daemonset_runs_it,
+    a_group_that_held_something_else,
+    a_group_that_is_right_gets_no_write,
+    crd_rights_missing_but_crds_installed,
+    crd_rights_missing_and_no_crds,
+    upgrade_from_0_3,
+    an_idle_round_costs_three_requests_and_no_write
 ];
 
 fn first_start_on_an_empty_cluster() {
@@ -197,8 +188,8 @@ fn upgrade_from_0_3() {
             .as_array()
             .is_some_and(|list| list.len() == 1)
     };
-    let store = |store: &k6u_testkit::store::Store| {
-        let key = k6u_testkit::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+    let store = |store: &k6u_testkit::apiserver::store::Store| {
+        let key = k6u_testkit::apiserver::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
         store.objects.get(&key).filter(|config| settled(config)).cloned()
     };
     let config = site.server.wait(SOON, store).expect("one condition is left");

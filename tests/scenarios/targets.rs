@@ -1,37 +1,25 @@
 //! The objects that hold the prefix, of each kind.
 
-use k6u_testkit::kinds::{CALICO_V3, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS};
+use k6u_testkit::apiserver::kinds::{CALICO_V3, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS};
 use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::site::{CONFIG_NAME, CONFIGS, NODE_CONFIGS, Running, SOON, Site, requests, writes};
 
-pub const ALL: &[Scenario] = &[
-    (
-        "each_kind_follows_and_keeps_the_rest",
-        each_kind_follows_and_keeps_the_rest,
-    ),
-    (
-        "a_pool_gets_the_new_block_before_the_old_one_goes",
-        a_pool_gets_the_new_block_before_the_old_one_goes,
-    ),
-    ("parts_and_extra_cidrs_of_a_group", parts_and_extra_cidrs_of_a_group),
-    ("a_missing_object_is_asked_for", a_missing_object_is_asked_for),
-    ("a_kind_without_rights_is_named", a_kind_without_rights_is_named),
-    ("a_kind_that_is_not_installed", a_kind_that_is_not_installed),
-    ("another_namespace_is_another_right", another_namespace_is_another_right),
-    (
-        "a_middleware_for_something_else_is_left_alone",
-        a_middleware_for_something_else_is_left_alone,
-    ),
-    (
-        "a_list_that_the_version_does_not_have",
-        a_list_that_the_version_does_not_have,
-    ),
-    ("ciliums_pools_in_either_version", ciliums_pools_in_either_version),
-    ("calicos_api_server_comes_first", calicos_api_server_comes_first),
-    ("two_configs_name_one_pool", two_configs_name_one_pool),
-    ("what_a_pattern_cannot_see_is_told", what_a_pattern_cannot_see_is_told),
+pub const ALL: &[Scenario] = scenarios![
+    each_kind_follows_and_keeps_the_rest,
+    a_pool_gets_the_new_block_before_the_old_one_goes,
+    parts_and_extra_cidrs_of_a_group,
+    a_missing_object_is_asked_for,
+    a_kind_without_rights_is_named,
+    a_kind_that_is_not_installed,
+    another_namespace_is_another_right,
+    a_middleware_for_something_else_is_left_alone,
+    a_list_that_the_version_does_not_have,
+    ciliums_pools_in_either_version,
+    calicos_api_server_comes_first,
+    two_configs_name_one_pool,
+    what_a_pattern_cannot_see_is_told
 ];
 
 const SUFFIX: &str = "::1:ffff:0:0:0/112";

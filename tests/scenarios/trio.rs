@@ -1,7 +1,7 @@
 //! Three nodes of one site: a process for each, one API server.
 
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::store::{Key, Store};
+use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Value, json};
 
 use crate::site::{CONFIG_NAME, NODE, NODE_CONFIGS, Running, SOON, Site};

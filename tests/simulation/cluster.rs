@@ -7,7 +7,7 @@ use std::time::Duration;
 use k6u::prefix::Prefix;
 use k6u::resources::config::CONFIGS;
 use k6u::resources::node_config::NODE_CONFIGS;
-use k6u_testkit::http::{Request, Response};
+use k6u_testkit::apiserver::http::{Request, Response};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -265,7 +265,7 @@ impl Cluster {
             }
         };
         log::debug!("{at:?}: {} {}: {}", request.method, request.path, response.status);
-        let (bytes, _) = response.bytes(&k6u_testkit::api::http_date(self.now(at)));
+        let (bytes, _) = response.bytes(&k6u_testkit::apiserver::api::http_date(self.now(at)));
         self.served.push(Served {
             at,
             kind: kind(request),
@@ -359,7 +359,7 @@ impl Cluster {
             return refused(409, "Conflict", CONFIG);
         }
         self.version += 1;
-        k6u_testkit::api::merge(&mut self.config["status"], &patch["status"]);
+        k6u_testkit::apiserver::api::merge(&mut self.config["status"], &patch["status"]);
         self.config["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let (reason, _) = self.ready();
         if self.reasons.last().is_none_or(|(_, last)| *last != reason) {
@@ -381,7 +381,7 @@ impl Cluster {
                 Value::Null => config.nodes.remove(node),
                 entry => {
                     let mut stored = json!({});
-                    k6u_testkit::api::merge(&mut stored, entry);
+                    k6u_testkit::apiserver::api::merge(&mut stored, entry);
                     config.nodes.insert(node.clone(), stored.to_string())
                 }
             };
@@ -438,5 +438,5 @@ fn kind(request: &Request) -> Kind {
 }
 
 fn timestamp(at: Duration) -> String {
-    k6u_testkit::api::timestamp(START + at)
+    k6u_testkit::apiserver::api::timestamp(START + at)
 }

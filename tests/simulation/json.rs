@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use k6u_testkit::http::{Request, Response};
+use k6u_testkit::apiserver::http::{Request, Response};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::io::{self, Cursor, ErrorKind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k6u_testkit::http::Request;
+use k6u_testkit::apiserver::http::Request;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
 
 use crate::clock::Sleeper;

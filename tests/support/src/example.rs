@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::server::cidrs_of;
-use crate::store::Store;
+use crate::apiserver::server::cidrs_of;
+use crate::apiserver::store::Store;
 
 /// manifests/crds.yaml.
 pub const CRDS: &str = include_str!("../../../manifests/crds.yaml");

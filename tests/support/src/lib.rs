@@ -1,21 +1,6 @@
-//! What k6u's tests, demo and benchmark stand on: a Kubernetes API server over real TLS that can be
-//! told to fail, network interfaces in a namespace of the process's own, and k6u as a child process.
+//! What k6u's tests, demo and benchmark stand on: a Kubernetes API server, the machine that k6u runs on, and the
+//! example that most of them begin with.
 
-pub mod api;
-pub mod certificates;
-pub mod client;
-pub mod confine;
+pub mod apiserver;
 pub mod example;
-pub mod fault;
-pub mod http;
-pub mod kinds;
-pub mod metrics;
-pub mod namespace;
-pub mod node;
-pub mod rbac;
-pub mod route;
-pub mod router;
-pub mod schema;
-pub mod server;
-pub mod store;
-pub mod system;
+pub mod machine;

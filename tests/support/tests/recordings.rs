@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use k6u_testkit::api::handle;
-use k6u_testkit::http::Request;
-use k6u_testkit::rbac::{Identity, Rule};
-use k6u_testkit::server::{ApiServer, Cilium};
-use k6u_testkit::store::Store;
+use k6u_testkit::apiserver::api::handle;
+use k6u_testkit::apiserver::http::Request;
+use k6u_testkit::apiserver::rbac::{Identity, Rule};
+use k6u_testkit::apiserver::server::{ApiServer, Cilium};
+use k6u_testkit::apiserver::store::Store;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 

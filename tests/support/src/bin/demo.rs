@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::kinds::{KINDS, Kind, NAME};
+use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
+use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs};
+use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, cidrs_for, follows_since};
-use k6u_testkit::kinds::{KINDS, Kind, NAME};
-use k6u_testkit::namespace::{self, Interface};
-use k6u_testkit::node::{Account, Node, Start};
-use k6u_testkit::rbac::{Identity, cluster_role};
-use k6u_testkit::router::{Announced, Router, is_installed};
-use k6u_testkit::server::{ApiServer, Cilium, TOKEN, cidrs};
-use k6u_testkit::store::Store;
+use k6u_testkit::machine::namespace::{self, Interface};
+use k6u_testkit::machine::node::{Account, Node, Start};
+use k6u_testkit::machine::router::{Announced, Router, is_installed};
 
 /// Beside the group: Cilium's pool of addresses for Services.
 const POOL: Kind = KINDS[0];

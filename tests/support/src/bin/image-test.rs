@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::server::{ApiServer, Cilium, cidrs};
 use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, follows_since};
-use k6u_testkit::namespace::{self, Interface};
-use k6u_testkit::node::{Account, Node, Start};
-use k6u_testkit::server::{ApiServer, Cilium, cidrs};
+use k6u_testkit::machine::namespace::{self, Interface};
+use k6u_testkit::machine::node::{Account, Node, Start};
 
 const NAME: &str = "k6u-image-test";
 /// A container with 1 ms of processor time in 100 ms is slow to start.

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use k6u_testkit::system::{c_path, write};
+use k6u_testkit::machine::system::{c_path, write};
 
 /// The kernel takes no quota below this, though 8m of 100 ms were 800 us.
 const QUOTA_US: u32 = 1000;

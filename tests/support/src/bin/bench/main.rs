@@ -11,7 +11,7 @@ mod report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use k6u_testkit::namespace;
+use k6u_testkit::machine::namespace;
 
 use measure::Subject;
 use report::Report;

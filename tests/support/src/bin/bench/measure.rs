@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::server::{ApiServer, Cilium};
+use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, follows_since};
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::node::{Account, Node, Start};
-use k6u_testkit::server::{ApiServer, Cilium};
-use k6u_testkit::store::Store;
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::{Account, Node, Start};
 use serde_json::{Value, json};
 
 use crate::limits::Limits;
@@ -55,7 +55,7 @@ impl Site {
             server.create(&config.replace(GROUP, &format!("of-config-{number}")));
         }
         server.create(&NODE_CONFIG.replace("eth0", &interface.name));
-        let time = k6u_testkit::api::timestamp(server.now());
+        let time = k6u_testkit::apiserver::api::timestamp(server.now());
         let entry = |n: usize| {
             let entry = json!({"prefixes": [format!("2001:db8:1234:567{:x}::/64", n % 16)], "deprecated": [],
                 "observedTime": time, "message": ""});

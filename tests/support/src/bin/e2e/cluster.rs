@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use k6u_testkit::certificates::TokenKey;
+use k6u_testkit::apiserver::certificates::TokenKey;
 use k6u_testkit::example::{GROUP, NODE, cidrs_for};
-use k6u_testkit::node::Node;
+use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
 const PORT: &str = "6443";

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use k6u_testkit::example::{GROUP, NODE};
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::node::Node;
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::Node;
 use serde_json::json;
 
 use crate::cluster::{Cluster, PATIENCE, start_apiserver};

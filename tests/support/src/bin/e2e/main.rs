@@ -12,7 +12,7 @@ mod targets;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use k6u_testkit::namespace::{self, Interface};
+use k6u_testkit::machine::namespace::{self, Interface};
 
 use crate::cluster::Cluster;
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use k6u_testkit::example::GROUP;
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::node::Node;
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
 use crate::CONFIG;

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use k6u_testkit::kinds::{CALICO_V3, KINDS, Kind, NAME};
-use k6u_testkit::namespace::Interface;
-use k6u_testkit::node::Node;
+use k6u_testkit::apiserver::kinds::{CALICO_V3, KINDS, Kind, NAME};
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, PATIENCE};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::server::{ApiServer, TOKEN};
+use crate::apiserver::server::{ApiServer, TOKEN};
 
 /// A folder with `token` and `ca.crt`, gone with the test.
 #[derive(Debug)]

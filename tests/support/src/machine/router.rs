@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::namespace::Interface;
+use crate::machine::namespace::Interface;
 
 /// A prefix in a router advertisement.
 pub struct Announced {

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::system::{c_path, checked, mount, write};
+use crate::machine::system::{c_path, checked, mount, write};
 
 /// What a statically linked k6u may ask of the kernel. Every one of these is in the default profile of
 /// container runtimes (containers-common, seccomp.json); anything else kills the process.

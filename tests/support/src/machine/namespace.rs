@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::system::{c_path, checked, mount};
+use crate::machine::system::{c_path, checked, mount};
 
 /// Puts this process into a new user and network namespace, with its loopback interface up.
 /// To be called before the first thread is started.

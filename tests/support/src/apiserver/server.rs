@@ -12,12 +12,12 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::api::{self, handle, http_date};
-use crate::certificates::{Authority, Certificate};
-use crate::fault::{Fault, Plan};
-use crate::http::{Request, Response};
-use crate::rbac::{Identity, cluster_role};
-use crate::store::{APIEXTENSIONS, CRDS, Key, Logged, Store};
+use crate::apiserver::api::{self, handle, http_date};
+use crate::apiserver::certificates::{Authority, Certificate};
+use crate::apiserver::fault::{Fault, Plan};
+use crate::apiserver::http::{Request, Response};
+use crate::apiserver::rbac::{Identity, cluster_role};
+use crate::apiserver::store::{APIEXTENSIONS, CRDS, Key, Logged, Store};
 
 /// The token of the administrator.
 pub const ADMIN: &str = "admin-token";
@@ -347,9 +347,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Puts Cilium's CRD into the store as it was long ago.
 fn install_cilium(store: &mut Store, cilium: Cilium) {
     let manifest = match cilium {
-        Cilium::V2Alpha1 => include_str!("../cilium/ciliumcidrgroups-1.17.yaml"),
-        Cilium::Both => include_str!("../cilium/ciliumcidrgroups-1.18.yaml"),
-        Cilium::V2 => include_str!("../cilium/ciliumcidrgroups-v2-only.yaml"),
+        Cilium::V2Alpha1 => include_str!("../../cilium/ciliumcidrgroups-1.17.yaml"),
+        Cilium::Both => include_str!("../../cilium/ciliumcidrgroups-1.18.yaml"),
+        Cilium::V2 => include_str!("../../cilium/ciliumcidrgroups-v2-only.yaml"),
     };
     let crd: Value = serde_yaml::from_str(manifest).expect("YAML");
     store.put(Key::new(APIEXTENSIONS, CRDS, "ciliumcidrgroups.cilium.io"), crd);

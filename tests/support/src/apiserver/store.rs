@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::rbac::Attempt;
+use crate::apiserver::rbac::Attempt;
 
 /// Where an object is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

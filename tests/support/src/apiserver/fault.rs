@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::http::Response;
+use crate::apiserver::http::Response;
 
 /// What happens to a request.
 #[derive(Clone, Debug)]

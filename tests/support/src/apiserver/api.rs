@@ -7,11 +7,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
-use crate::http::{Request, Response};
-use crate::rbac::{Attempt, Identity};
-use crate::route::Route;
-use crate::schema;
-use crate::store::{CRDS, Key, Resource, Store};
+use crate::apiserver::http::{Request, Response};
+use crate::apiserver::rbac::{Attempt, Identity};
+use crate::apiserver::route::Route;
+use crate::apiserver::schema;
+use crate::apiserver::store::{CRDS, Key, Resource, Store};
 
 /// A point in time as metav1.Time writes it.
 pub fn timestamp(now: OffsetDateTime) -> String {

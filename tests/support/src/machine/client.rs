@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::router::{Program, spawn};
+use crate::machine::router::{Program, spawn};
 
 /// What turns announcements into addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

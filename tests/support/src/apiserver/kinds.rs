@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::store::{Key, Store};
+use crate::apiserver::store::{Key, Store};
 
 /// A kind, with one object of it.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +29,9 @@ pub struct Kind {
 }
 
 /// Cilium's pool when its list was another one.
-pub const POOL_BEFORE_BLOCKS: &str = include_str!("../cilium/ciliumloadbalancerippools-cidrs.yaml");
+pub const POOL_BEFORE_BLOCKS: &str = include_str!("../../cilium/ciliumloadbalancerippools-cidrs.yaml");
 /// Calico's set in the API group of its API server.
-pub const CALICO_V3: &str = include_str!("../calico/globalnetworksets-3.32.1.yaml");
+pub const CALICO_V3: &str = include_str!("../../calico/globalnetworksets-3.32.1.yaml");
 /// The name of each object.
 pub const NAME: &str = "lan";
 
@@ -42,8 +42,8 @@ pub const KINDS: [Kind; 4] = [
         api: ("cilium.io", "v2"),
         plural: "ciliumloadbalancerippools",
         namespace: "",
-        crd: include_str!("../cilium/ciliumloadbalancerippools-v2.yaml"),
-        rights: include_str!("../../../manifests/components/ciliumloadbalancerippool/rbac.yaml"),
+        crd: include_str!("../../cilium/ciliumloadbalancerippools-v2.yaml"),
+        rights: include_str!("../../../../manifests/components/ciliumloadbalancerippool/rbac.yaml"),
         list: "/spec/blocks",
         field: "cidr",
         spec: r#"{"serviceSelector": {"matchLabels": {"pool": "lan"}}, "allowFirstLastIPs": "No", "disabled": false}"#,
@@ -53,8 +53,8 @@ pub const KINDS: [Kind; 4] = [
         api: ("metallb.io", "v1beta1"),
         plural: "ipaddresspools",
         namespace: "metallb-system",
-        crd: include_str!("../metallb/ipaddresspools-0.16.1.yaml"),
-        rights: include_str!("../../../manifests/components/ipaddresspool/rbac.yaml"),
+        crd: include_str!("../../metallb/ipaddresspools-0.16.1.yaml"),
+        rights: include_str!("../../../../manifests/components/ipaddresspool/rbac.yaml"),
         list: "/spec/addresses",
         field: "",
         spec: r#"{"autoAssign": false, "avoidBuggyIPs": true, "serviceAllocation": {"priority": 50, "namespaces": ["web"]}}"#,
@@ -64,8 +64,8 @@ pub const KINDS: [Kind; 4] = [
         api: ("crd.projectcalico.org", "v1"),
         plural: "globalnetworksets",
         namespace: "",
-        crd: include_str!("../calico/globalnetworksets-crd-3.32.1.yaml"),
-        rights: include_str!("../../../manifests/components/globalnetworkset/rbac.yaml"),
+        crd: include_str!("../../calico/globalnetworksets-crd-3.32.1.yaml"),
+        rights: include_str!("../../../../manifests/components/globalnetworkset/rbac.yaml"),
         list: "/spec/nets",
         field: "",
         spec: "{}",
@@ -75,8 +75,8 @@ pub const KINDS: [Kind; 4] = [
         api: ("traefik.io", "v1alpha1"),
         plural: "middlewares",
         namespace: "traefik",
-        crd: include_str!("../traefik/middlewares-3.7.9.yaml"),
-        rights: include_str!("../../../manifests/components/middleware/rbac.yaml"),
+        crd: include_str!("../../traefik/middlewares-3.7.9.yaml"),
+        rights: include_str!("../../../../manifests/components/middleware/rbac.yaml"),
         list: "/spec/ipAllowList/sourceRange",
         field: "",
         spec: r#"{"ipAllowList": {"rejectStatusCode": 404, "ipStrategy": {"ipv6Subnet": 64}}}"#,

@@ -1,0 +1,13 @@
+//! A Kubernetes API server over real TLS that can be told to fail: what it keeps, serves and refuses.
+
+pub mod api;
+pub mod certificates;
+pub mod fault;
+pub mod http;
+pub mod kinds;
+pub mod metrics;
+pub mod rbac;
+pub mod route;
+pub mod schema;
+pub mod server;
+pub mod store;
