@@ -48,6 +48,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sendto,
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
+    libc::SYS_setitimer,
     libc::SYS_setsockopt,
     libc::SYS_sigaltstack,
     libc::SYS_statx,
@@ -80,6 +81,8 @@ const ALLOWED: &[libc::c_long] = &[
     arm::PPOLL_TIME64,
     #[cfg(target_arch = "arm")]
     arm::SET_TLS,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_alarm,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
     #[cfg(target_arch = "x86_64")]
