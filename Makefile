@@ -78,7 +78,7 @@ $(MUSL_ROOT)/ready:
 	scripts/musl-root.sh $(MUSL_ROOT)
 
 .PHONY: test-boards
-test-boards: ## run unit tests and scenarios on emulated arm64 and armv7 machines (needs root; half an hour)
+test-boards: ## run unit tests and scenarios on emulated arm64 and armv7 machines (needs root; takes long)
 	scripts/test-boards.sh $(MUSL_ROOT) $(MACHINES)
 
 .PHONY: bench-tools-musl
