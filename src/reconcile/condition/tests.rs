@@ -1,0 +1,252 @@
+use super::super::plan::DesiredTarget;
+use super::*;
+use crate::resources::targets::TargetKey;
+
+const NOW: Timestamp = Timestamp(1_800_000_000);
+
+fn config(status: Value) -> Config {
+    serde_json::from_value(json!({
+        "metadata": {"name": "a", "generation": 3, "resourceVersion": "77"},
+        "spec": {"delegatedPrefixLength": 60, "ciliumCIDRGroups": []},
+        "status": status
+    }))
+    .unwrap()
+}
+
+fn prefixes(texts: &[&str]) -> Vec<Prefix> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
+    Verdict::Write {
+        delegated: prefixes(&["2001:db8:10::/60"]),
+        targets: vec![DesiredTarget {
+            key: TargetKey::group("lan"),
+            cidrs: vec![],
+        }],
+        contested: contested
+            .iter()
+            .map(|(a, b)| (TargetKey::group(a), b.to_string()))
+            .collect(),
+        oversized: oversized.iter().map(|(a, n)| (TargetKey::group(a), *n)).collect(),
+    }
+}
+
+/// The status after a change, as the next round reads it.
+fn stored(change: &StatusChange) -> Config {
+    config(change.patch["status"].clone())
+}
+
+#[test]
+fn reasons_in_order_of_weight() {
+    let (reason, message) = judge(&write(&[], &[]), &[], &[]);
+    assert_eq!(
+        (reason, message.as_str()),
+        (Reason::Updated, "1 target follows 2001:db8:10::/60")
+    );
+    let (reason, message) = judge(&write(&[("lan", "b")], &[]), &[], &[]);
+    assert_eq!(reason, Reason::GroupConflict);
+    assert!(
+        message.starts_with("CiliumCIDRGroup lan belongs to the older b; "),
+        "{message}"
+    );
+    let (reason, message) = judge(&write(&[("lan", "b")], &[("big", 20_000)]), &["403".into()], &[]);
+    assert_eq!(reason, Reason::UpdateFailed);
+    assert!(
+        message.starts_with("403; CiliumCIDRGroup big would hold 20000 CIDRs"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_nobody_publishes_is_named() {
+    let (reason, message) = judge(&write(&[], &[]), &[], &["b".into(), "c".into()]);
+    assert_eq!(reason, Reason::Updated);
+    assert_eq!(
+        message,
+        "1 target follows 2001:db8:10::/60. No node publishes in IP6UpdateNodeConfig b, c: check that nodeSelector \
+         matches a node and that k6u runs there"
+    );
+}
+
+#[test]
+fn a_failure_outweighs_that_nothing_is_known_but_not_a_bad_spec() {
+    let keep = |reason| Verdict::Keep {
+        reason,
+        message: "kept".into(),
+    };
+    let judged = |reason, failures: &[String]| judge(&keep(reason), failures, &[]);
+    assert_eq!(judged(Reason::NoPrefix, &[]), (Reason::NoPrefix, "kept".into()));
+    let failures = ["500".to_string()];
+    assert_eq!(
+        judged(Reason::NoPrefix, &failures),
+        (Reason::UpdateFailed, "500".into())
+    );
+    assert_eq!(judged(Reason::InvalidSpec, &failures).0, Reason::InvalidSpec);
+}
+
+#[test]
+fn what_an_idle_node_leaves_alone() {
+    assert!(!is_told_not_ready(&config(Value::Null)));
+    let ready = |status: &str, generation: i64| {
+        config(json!({"conditions": [{"type": "Ready", "status": status, "observedGeneration": generation}]}))
+    };
+    assert!(is_told_not_ready(&ready("False", 3)));
+    assert!(!is_told_not_ready(&ready("True", 3)));
+    assert!(!is_told_not_ready(&ready("False", 2)), "it is about another spec");
+}
+
+#[test]
+fn the_first_status() {
+    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let change = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+    assert_eq!(
+        change.patch,
+        json!({"metadata": {"resourceVersion": "77"}, "status": {
+            "observedGeneration": 3,
+            "delegatedPrefixes": ["2001:db8:10::/60"],
+            "prefix": "2001:db8:10::/60",
+            "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 3, "reason": "Updated",
+                "message": "ok", "lastTransitionTime": NOW.to_string()}]}})
+    );
+    assert_eq!(change.events.len(), 1);
+    assert_eq!(change.events[0].note, "none -> 2001:db8:10::/60");
+}
+
+#[test]
+fn a_status_that_says_it_already_is_left_alone() {
+    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let first = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+    let later = Timestamp(NOW.0 + 60);
+    assert_eq!(
+        change(&stored(&first), Reason::Updated, "ok", Some(&delegated), later),
+        None
+    );
+}
+
+#[test]
+fn the_column_of_kubectl_get_shows_the_prefixes_plainly() {
+    let text = |delegated: Option<&[Prefix]>| {
+        let change = change(&config(Value::Null), Reason::Updated, "ok", delegated, NOW).unwrap();
+        change.patch["status"]["prefix"].clone()
+    };
+    let two = prefixes(&["2001:db8:10::/60", "2001:db8:20::/60"]);
+    assert_eq!(text(Some(&two)), "2001:db8:10::/60, 2001:db8:20::/60");
+    assert_eq!(text(None), "none");
+}
+
+#[test]
+fn a_column_that_is_wrong_is_written_one_that_the_schema_drops_is_not() {
+    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let again = |config: &Config| change(config, Reason::Updated, "ok", Some(&delegated), NOW);
+    let first = again(&config(Value::Null)).unwrap();
+    let mut status = first.patch["status"].clone();
+    status["prefix"] = json!("2001:db8:bad::/60");
+    assert!(again(&config(status.clone())).is_some());
+    status.as_object_mut().unwrap().remove("prefix");
+    assert_eq!(again(&config(status)), None);
+}
+
+/// A message of more than 1024 bytes is cut when it is read back.
+#[test]
+fn a_long_message_is_written_once() {
+    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let failure = "CiliumCIDRGroup ip6-local-lan: PATCH /apis/cilium.io/v2/ciliumcidrgroups/ip6-local-lan: 403 Forbidden \
+         ciliumcidrgroups.cilium.io \"ip6-local-lan\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" \
+         cannot patch resource \"ciliumcidrgroups\" in API group \"cilium.io\" at the cluster scope; k6u lacks the \
+         right to patch ciliumcidrgroups.cilium.io: grant it (manifests/ has it)";
+    let (reason, message) = judge(&write(&[], &[]), &vec![failure.to_string(); 3], &[]);
+    let first = change(&config(Value::Null), reason, &message, Some(&delegated), NOW).unwrap();
+    let again = change(&stored(&first), reason, &message, Some(&delegated), NOW);
+    assert!(
+        again.is_none(),
+        "{} bytes: the status is written in every round",
+        message.len()
+    );
+}
+
+#[test]
+fn many_prefixes_are_written_once() {
+    let many: Vec<Prefix> = (0..48)
+        .map(|n| format!("2001:db8:1234:{n:x}0::/60").parse().unwrap())
+        .collect();
+    let first = change(&config(Value::Null), Reason::Updated, "ok", Some(&many), NOW).unwrap();
+    let again = change(&stored(&first), Reason::Updated, "ok", Some(&many), NOW);
+    assert!(again.is_none(), "the status is written in every round");
+}
+
+#[test]
+fn the_transition_time_moves_with_the_status_only() {
+    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let at = |seconds| Timestamp(NOW.0 + seconds);
+    let time = |change: &StatusChange| change.patch["status"]["conditions"][0]["lastTransitionTime"].clone();
+    let up = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+    let reworded = change(&stored(&up), Reason::Updated, "other", Some(&delegated), at(1)).unwrap();
+    assert_eq!((time(&reworded), reworded.events.len()), (json!(NOW.to_string()), 0));
+    let down = change(&stored(&up), Reason::NoPrefix, "gone", None, at(2)).unwrap();
+    assert_eq!(time(&down), json!(at(2).to_string()));
+    let worse = change(&stored(&down), Reason::InvalidSpec, "bad", None, at(3)).unwrap();
+    assert_eq!(time(&worse), json!(at(2).to_string()));
+}
+
+#[test]
+fn not_ready_keeps_the_prefixes_and_warns_once() {
+    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let up = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+    let down = change(&stored(&up), Reason::NoPrefix, "gone", None, NOW).unwrap();
+    assert_eq!(down.patch["status"]["delegatedPrefixes"], json!(["2001:db8:10::/60"]));
+    let kinds: Vec<_> = down.events.iter().map(|e| (e.kind, e.reason.as_str())).collect();
+    assert_eq!(kinds, [("Warning", "NoPrefix")]);
+    let reworded = change(&stored(&down), Reason::NoPrefix, "still gone", None, NOW).unwrap();
+    assert_eq!((reworded.events.len(), reworded.turned), (0, None));
+}
+
+#[test]
+fn a_change_of_prefix_is_told_with_old_and_new() {
+    let up = change(
+        &config(Value::Null),
+        Reason::Updated,
+        "ok",
+        Some(&prefixes(&["2001:db8:10::/60"])),
+        NOW,
+    )
+    .unwrap();
+    let moved = change(
+        &stored(&up),
+        Reason::Updated,
+        "ok",
+        Some(&prefixes(&["2001:db8:20::/60"])),
+        NOW,
+    )
+    .unwrap();
+    assert_eq!(moved.events[0].note, "2001:db8:10::/60 -> 2001:db8:20::/60");
+    assert_eq!(moved.events.len(), 1);
+}
+
+#[test]
+fn three_ready_conditions_of_0_3_become_one_and_others_stay() {
+    let condition = |kind: &str| {
+        json!({"type": kind, "status": "True", "reason": "R", "message": "",
+        "lastTransitionTime": "2025-01-01T00:00:00Z"})
+    };
+    let old =
+        config(json!({"conditions": [condition("Ready"), condition("Ready"), condition("Other"), condition("Ready")]}));
+    let change = change(&old, Reason::Updated, "ok", Some(&[]), NOW).unwrap();
+    let kinds: Vec<&str> = change.patch["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["Ready", "Other"]);
+    assert_eq!(
+        change.patch["status"]["conditions"][0]["lastTransitionTime"],
+        "2025-01-01T00:00:00Z"
+    );
+}
+
+#[test]
+fn long_notes_are_cut() {
+    let change = change(&config(Value::Null), Reason::UpdateFailed, &"ü".repeat(2000), None, NOW).unwrap();
+    assert_eq!(change.events[0].note.len(), 1024);
+}
