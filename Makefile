@@ -247,11 +247,16 @@ install: ## install into the current cluster, and wait until it runs
 	@$(KUBECTL) -n kube-system get daemonset k6u
 	@scripts/next-steps.sh
 
+# With the rights of the components, which another ServiceAccount of that name would inherit.
+define remove-k6u
+$(KUBECTL) delete --ignore-not-found -k manifests
+$(KUBECTL) delete --ignore-not-found --all-namespaces -l app.kubernetes.io/name=k6u \
+	clusterroles,clusterrolebindings,roles,rolebindings
+endef
+
 .PHONY: uninstall
 uninstall: ## remove k6u from the current cluster; CRDs, their objects and the CiliumCIDRGroups stay
-	$(KUBECTL) delete --ignore-not-found -k manifests
-	$(KUBECTL) delete --ignore-not-found --all-namespaces -l app.kubernetes.io/name=k6u \
-		clusterroles,clusterrolebindings,roles,rolebindings
+	$(remove-k6u)
 	@echo "Still there: the CRDs with every IP6UpdateConfig and IP6UpdateNodeConfig (make purge deletes them),"
 	@echo "and the CiliumCIDRGroups with what they hold."
 
@@ -260,7 +265,7 @@ purge: ## remove k6u, its CRDs and every object of these kinds; lists them and a
 	@echo "This removes k6u and deletes its CRDs, and with them:"
 	@$(KUBECTL) get ip6updateconfigs,ip6updatenodeconfigs --ignore-not-found -o name || true
 	@test "$(CONFIRM)" = yes || { echo "Nothing is deleted yet. To do it: make purge CONFIRM=yes" >&2; exit 1; }
-	$(KUBECTL) delete --ignore-not-found -k manifests
+	$(remove-k6u)
 	$(KUBECTL) delete --ignore-not-found -f manifests/crds.yaml
 
 .PHONY: clean

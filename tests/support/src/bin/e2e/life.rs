@@ -203,6 +203,12 @@ pub fn an_empty_cluster(cluster: &mut Cluster, binary: &Path, interface: &Interf
 /// As `make uninstall` and `make purge` do: k6u goes first, then what users wrote; the groups stay.
 pub fn uninstall(cluster: &mut Cluster) {
     cluster.kubectl(&["delete", "--ignore-not-found", "-k", "manifests"]);
+    // The rights of the components, as make uninstall takes them.
+    let rights = "clusterroles,clusterrolebindings,roles,rolebindings";
+    let label = "app.kubernetes.io/name=k6u";
+    cluster.kubectl(&["delete", "--ignore-not-found", "--all-namespaces", "-l", label, rights]);
+    let roles = cluster.kubectl(&["get", "roles,rolebindings", "--all-namespaces", "-o", "name"]);
+    assert!(!roles.contains("k6u"), "{roles}");
     let clusterroles = cluster.kubectl(&["get", "clusterroles", "-o", "name"]);
     assert!(!clusterroles.contains("k6u"), "{clusterroles}");
     cluster.kubectl(&["get", "ip6uc/ip6-update-config", "ip6unc/ip6-update-node1"]);
