@@ -239,7 +239,7 @@ impl Reconciler {
         }
         let mut plan = plan::plan(&configs, &node_configs);
         let mut targets = self.read_targets(&plan, host)?;
-        if self.differs(&plan, &targets) {
+        if !targets.are_right(&plan) {
             // The second look, later than the targets were read.
             configs = self.list_configs()?;
             node_configs = self.list_node_configs(host)?;

@@ -28,7 +28,7 @@ pub(super) struct Targets {
 
 impl Targets {
     /// Whether all that is desired, as far as it could be read, is held already.
-    fn are_right(&self, plan: &Plan) -> bool {
+    pub fn are_right(&self, plan: &Plan) -> bool {
         plan.targets().all(|desired| match self.held.get(&desired.key) {
             Some(held) => holds(held.as_ref(), desired),
             None => self.failures.contains_key(&desired.key),
@@ -83,11 +83,6 @@ impl Reconciler {
         Ok(targets)
     }
 
-    /// Whether a target differs from what is desired, so that the second look is needed.
-    pub(super) fn differs(&self, plan: &Plan, targets: &Targets) -> bool {
-        !targets.are_right(plan)
-    }
-
     /// Writes the targets that were read and differ. Says what is left to do.
     pub(super) fn write_targets(
         &mut self,
@@ -107,6 +102,7 @@ impl Reconciler {
             };
             if holds(held.as_ref(), desired) {
                 self.problems.works(&subject);
+                self.conflicts.remove(key);
                 targets.right.push(key.clone());
                 continue;
             }
