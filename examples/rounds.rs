@@ -3,17 +3,15 @@
 //! The environment is k6u's. Arguments: how many rounds, and for how many milliseconds it sleeps before each of
 //! them; without the second they follow each other at once. It prints one line of JSON.
 
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k6u::agent::Agent;
 use k6u::kube::Client;
-use k6u::node::Host;
-use k6u::node::observe::{Observer, hostname};
-use k6u::node::select::{Observation, Watch};
-use k6u::node::wait::Woken;
+use k6u::node::host::ThisNode;
+use k6u::node::observe::hostname;
+use k6u::node::wait;
 use k6u::reconcile::Reconciler;
-use k6u::schedule::{Ended, Schedule, dice};
+use k6u::schedule::{Ended, Schedule};
 use k6u::settings::Settings;
 
 /// The first rounds deploy CRDs, publish and write; so many quiet ones in a row show that what follows is idle.
@@ -25,10 +23,7 @@ fn main() -> Result<(), String> {
     let rounds = arguments.next().flatten().ok_or("how many rounds?")?;
     let pause = Duration::from_millis(arguments.next().flatten().unwrap_or(0));
     let settings = Settings::read(|name| std::env::var(name).ok(), hostname).map_err(|e| e.to_string())?;
-    let mut node = ThisNode {
-        started: Instant::now(),
-        observer: Observer::new().map_err(|e| e.to_string())?,
-    };
+    let mut node = ThisNode::new().map_err(|e| e.to_string())?;
     let schedule = Schedule::new(settings.interval);
     let client = Client::new(settings.api_server, settings.service_account);
     let reconciler = Reconciler::new(
@@ -38,6 +33,8 @@ fn main() -> Result<(), String> {
         schedule.update_interval(),
     );
     let mut agent = Agent::new(reconciler, schedule);
+    // The bench sleeps as long as it likes.
+    wait::end_of_round();
     settle(&mut agent, &mut node)?;
 
     let requests = agent.reconciler().client().requests();
@@ -78,31 +75,6 @@ fn settle(agent: &mut Agent, node: &mut ThisNode) -> Result<(), String> {
         }
     }
     Err("the first rounds did not come to an end".into())
-}
-
-/// The machine that this runs on; a round asks it for no wait.
-struct ThisNode {
-    started: Instant,
-    observer: Observer,
-}
-
-impl Host for ThisNode {
-    fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn dice(&mut self) -> f64 {
-        dice()
-    }
-
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        self.observer.observe(watch)
-    }
-
-    fn wait(&mut self, until: Duration, _listens: bool) -> Woken {
-        std::thread::sleep(until.saturating_sub(self.now()));
-        Woken::TimeOver
-    }
 }
 
 /// User and system time of this process in microseconds.

@@ -1,22 +1,18 @@
 //! Which command does what.
 
-use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use k6u::agent::Agent;
 use k6u::cli::{self, Command};
 use k6u::kube::Client;
-use k6u::node::Host;
+use k6u::node::host::ThisNode;
 use k6u::node::observe::{Observer, hostname};
-use k6u::node::select::{Observation, Watch};
-use k6u::node::wait::{self, Sleeper, Woken};
-use k6u::preview::{self, Interfaces};
+use k6u::node::wait;
 use k6u::reconcile::Reconciler;
 use k6u::resources::crds;
-use k6u::schedule::{Schedule, dice};
+use k6u::schedule::Schedule;
 use k6u::settings::{self, BadSetting, Settings};
-use k6u::{logging, preview::Preview};
+use k6u::{logging, preview, preview::Preview};
 use log::info;
 
 /// Killed by a signal, as a shell reports SIGTERM.
@@ -33,8 +29,8 @@ fn main() -> ExitCode {
         Ok(Command::Once) => once(),
         Ok(Command::Preview(names, addresses)) => {
             let previewed = cli::read_files(names).and_then(|files| {
-                let observer = Observer::new().map_err(|e| format!("cannot open a netlink socket: {e}"))?;
-                preview::preview(&files, &addresses, &mut ThisMachine(observer))
+                let mut observer = Observer::new().map_err(|e| format!("cannot open a netlink socket: {e}"))?;
+                preview::preview(&files, &addresses, &mut observer)
             });
             previewed.map_or_else(|problem| cli::failure(&problem), print_preview)
         }
@@ -97,60 +93,4 @@ fn print_preview(preview: Preview) -> ExitCode {
     eprint!("{}", preview.notes);
     let printed = cli::print(&preview.yaml);
     if preview.ready { printed } else { ExitCode::FAILURE }
-}
-
-/// The node that this process runs on.
-struct ThisNode {
-    started: Instant,
-    observer: Observer,
-    sleeper: Sleeper,
-}
-
-impl ThisNode {
-    fn new() -> io::Result<Self> {
-        wait::start_of_round();
-        Ok(ThisNode {
-            started: Instant::now(),
-            observer: Observer::new()?,
-            sleeper: Sleeper::new()?,
-        })
-    }
-}
-
-impl Host for ThisNode {
-    fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn dice(&mut self) -> f64 {
-        dice()
-    }
-
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        self.observer.observe(watch)
-    }
-
-    fn wait(&mut self, until: Duration, listens: bool) -> Woken {
-        wait::end_of_round();
-        let woken = if listens {
-            self.sleeper.sleep_until(self.started + until)
-        } else {
-            std::thread::sleep(until.saturating_sub(self.now()));
-            Woken::TimeOver
-        };
-        wait::start_of_round();
-        woken
-    }
-}
-
-struct ThisMachine(Observer);
-
-impl Interfaces for ThisMachine {
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        self.0.observe(watch)
-    }
-
-    fn with_prefix(&mut self) -> io::Result<Vec<String>> {
-        self.0.interfaces_with_prefix()
-    }
 }

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::kube::decode::{Bounded, decode, reset_allowance};
+use crate::kube::decode::{Bounded, decode};
 use crate::node::netlink::Life;
+use crate::node::observe::Observer;
 use crate::node::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
 use crate::prefix::join;
 use crate::reconcile::condition;
@@ -32,6 +33,16 @@ pub trait Interfaces {
     /// # Errors
     /// When the kernel does not answer.
     fn with_prefix(&mut self) -> io::Result<Vec<String>>;
+}
+
+impl Interfaces for Observer {
+    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        Observer::observe(self, watch)
+    }
+
+    fn with_prefix(&mut self) -> io::Result<Vec<String>> {
+        self.interfaces_with_prefix()
+    }
 }
 
 /// A file's name and text.
@@ -81,7 +92,7 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
             message: observation.message(interface),
             ..NodeEntry::default()
         };
-        config.status.0.nodes.0.insert("this machine".into(), entry);
+        config.status.nodes.insert("this machine".into(), entry);
         node_configs.push(config);
     }
     let plan = plan::plan(&objects.configs, &node_configs);
@@ -122,8 +133,9 @@ impl Objects {
     fn read(&mut self, file: &str, text: &str) -> Result<(), String> {
         for (at, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
             let place = format!("{file}, document {}", at + 1);
-            reset_allowance();
-            let value = Bounded::deserialize(document).map_err(|e| format!("{place}: {e}"))?.0;
+            let value = Bounded::deserialize(document)
+                .map_err(|e| format!("{place}: {e}"))?
+                .value;
             self.take(&place, value)?;
         }
         Ok(())
@@ -170,7 +182,7 @@ impl Objects {
             if let Err(problem) = &config.spec.watch {
                 return Err(format!("{object}: {problem}"));
             }
-            config.status.0 = NodeConfigStatus::default();
+            config.status = NodeConfigStatus::default();
             self.node_configs.push(config);
         }
         Ok(())

@@ -45,17 +45,18 @@ pub fn backoff(failures: u32, dice: f64) -> Duration {
     doubled.min(LONGEST_BACKOFF).mul_f64(0.5 + 0.5 * dice)
 }
 
-/// How a round ended, as far as the next one is concerned.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How a round ended, or a step of it, as far as the next round is concerned: the more urgent, the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ended {
-    /// Nothing is left to do.
+    /// Nothing is left to do, but what failed.
+    #[default]
     Quiet,
     /// It published a change, which other nodes may have seen at the same time.
     Changed,
-    /// Somebody else wrote at the same time, or something was not read yet: look again soon.
-    Unsettled,
     /// What is left can be done after this time.
     After(Duration),
+    /// Somebody else wrote at the same time, or something was not read yet: look again soon.
+    Unsettled,
     /// The API server sets up what it needs, and may have said how long that takes.
     NotYet(Option<Duration>),
     /// It failed; a server that wants rest is asked less and less often.

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io::{self, Read};
-use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use ureq::http::{Method, Request, Response, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
@@ -19,7 +18,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
-use super::decode::decode_with;
+use super::decode::decode;
 use super::error::{Cause, Error};
 use super::refusal::{MOST_REFUSAL, Refusal, clean, retry_after};
 use super::transport::{Link, SameThreadResolver, TcpConnector};
@@ -36,11 +35,6 @@ const IDLE: Duration = Duration::from_secs(2 * 86_400);
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-
-/// What is looked for in an answer. An answer may be asked for twice, so it is copied.
-pub trait Seed: DeserializeSeed<'static> + Copy {}
-
-impl<S: DeserializeSeed<'static> + Copy> Seed for S {}
 
 /// How the body of a PATCH is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,15 +125,7 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        self.get_with(path, PhantomData)
-    }
-
-    /// Reads of one object or list what the seed looks for.
-    ///
-    /// # Errors
-    /// See [`Cause`].
-    pub fn get_with<S: Seed>(&mut self, path: &str, seed: S) -> Result<S::Value, Error> {
-        self.request(Call::get(path, JSON), seed)
+        self.request(Call::get(path, JSON))
     }
 
     /// Reads the metadata of one object.
@@ -147,7 +133,7 @@ impl Client {
     /// # Errors
     /// See [`Cause`].
     pub fn get_metadata<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        self.request(Call::get(path, METADATA_ONLY), PhantomData)
+        self.request(Call::get(path, METADATA_ONLY))
     }
 
     /// Creates an object; `path` is that of its list.
@@ -162,7 +148,7 @@ impl Client {
             accept: METADATA_ONLY,
             body: Some((JSON, &body)),
         };
-        self.request(call, PhantomData::<IgnoredAny>).map(drop)
+        self.request::<IgnoredAny>(call).map(drop)
     }
 
     /// Changes an object by a merge patch.
@@ -180,7 +166,7 @@ impl Client {
     /// See [`Cause`].
     pub fn patch(&mut self, path: &str, content_type: ContentType, body: &[u8]) -> Result<(), Error> {
         let call = Call::patch(path, METADATA_ONLY, content_type, body);
-        self.request(call, PhantomData::<IgnoredAny>).map(drop)
+        self.request::<IgnoredAny>(call).map(drop)
     }
 
     /// The clock of the API server, as its last answer told; `None` before the first.
@@ -198,9 +184,9 @@ impl Client {
         self.link.opened()
     }
 
-    fn request<S: Seed>(&mut self, call: Call, seed: S) -> Result<S::Value, Error> {
+    fn request<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
         let opened = self.link.opened();
-        let first = self.try_once(call, seed);
+        let first = self.try_once(call);
         let on_old_connection = opened > 0 && self.link.opened() == opened;
         match first {
             // An idle connection may die unnoticed; one that lives but does not answer is another matter.
@@ -208,15 +194,15 @@ impl Client {
             Err(Error {
                 cause: Cause::NoAnswer(_),
                 ..
-            }) if on_old_connection && call.verb != "POST" => self.try_once(call, seed),
+            }) if on_old_connection && call.verb != "POST" => self.try_once(call),
             other => other,
         }
     }
 
-    fn try_once<S: Seed>(&mut self, call: Call, seed: S) -> Result<S::Value, Error> {
+    fn try_once<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
         let mut response = self.send(call)?;
         let mut reader = response.body_mut().with_config().limit(MOST_BODY).reader();
-        decode_with(seed, &mut reader).map_err(|e| self.unusable(call, e))
+        decode(&mut reader).map_err(|e| self.unusable(call, e))
     }
 
     /// Sends a request; gives what is not an error's answer.
@@ -365,11 +351,7 @@ fn agent(tls: TlsConfig, connector: impl Connector) -> Agent {
 }
 
 fn encode(verb: &'static str, path: &str, value: &impl Serialize) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(value).map_err(|e| Error {
-        verb,
-        path: path.to_string(),
-        cause: Cause::Unclear(e.to_string()),
-    })
+    serde_json::to_vec(value).map_err(|e| Error::unclear(verb, path, e.to_string()))
 }
 
 fn header_of(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {

@@ -1,97 +1,105 @@
-//! Decoding with bounds: whatever an answer holds, what is kept of it is small.
+//! Decoding with bounds: whatever an answer holds, what is kept of each value in it is small.
 //!
 //! Answers are decoded straight from the connection. Unknown fields are skipped as they come by, so
-//! they cost time and no memory. What is kept is counted against an allowance for the whole answer.
+//! they cost time and no memory.
 
 use std::cell::Cell;
 use std::fmt;
 use std::io::{BufReader, Read};
-use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Values (strings, numbers, lists, maps) kept of one answer: some 10 MB at the very worst.
-const MOST_VALUES: usize = 100_000;
+/// What is kept of one [`Bounded`] value: some 10 MB at the very worst. No object that its schema accepts
+/// has as many values.
+pub const MOST_VALUES: usize = 100_000;
 /// A longer text is cut off here: no field that k6u reads may be as long.
 const MOST_TEXT: usize = 1024;
 /// Nesting beyond this is skipped: no field that k6u reads is as deep.
 const MOST_DEPTH: usize = 8;
 
-thread_local! {
-    static ALLOWANCE: Cell<usize> = const { Cell::new(MOST_VALUES) };
-}
-
-/// Starts counting afresh: to be called before each answer, or file, is decoded.
-pub fn reset_allowance() {
-    ALLOWANCE.set(MOST_VALUES);
-}
-
-/// Decodes one answer, or any other JSON, with an allowance of its own.
+/// Decodes one answer, or any other JSON.
 ///
 /// The reader is of one type for all, so that each decoder is in the binary once.
 ///
 /// # Errors
 /// Those of reading, what is no JSON, and what is of another type than `T`.
 pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
-    decode_with(PhantomData, reader)
-}
-
-/// The same for what is more than a type: a seed says what is looked for.
-///
-/// # Errors
-/// As those of [`decode`].
-pub fn decode_with<S: DeserializeSeed<'static>>(seed: S, reader: &mut dyn Read) -> serde_json::Result<S::Value> {
-    reset_allowance();
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(4096, reader));
-    let value = seed.deserialize(&mut deserializer)?;
+    let value = T::deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
 
-fn spend<E: de::Error>() -> Result<(), E> {
-    let left = ALLOWANCE.get().checked_sub(1);
-    let left = left.ok_or_else(|| E::custom(format!("it holds more than {MOST_VALUES} values")))?;
-    ALLOWANCE.set(left);
-    Ok(())
+/// For a field that may be `null` in place of being absent.
+///
+/// # Errors
+/// Those of `T`.
+pub fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A value of whatever type, bounded in size and depth: for fields that are checked by hand, because
 /// an object may be older than its schema.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Bounded(pub Value);
+pub struct Bounded {
+    /// What was read.
+    pub value: Value,
+    /// It holds more than [`MOST_VALUES`], of which the rest was skipped.
+    pub is_cut: bool,
+}
 
 impl<'de> Deserialize<'de> for Bounded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Seed(0).deserialize_value(deserializer).map(Bounded)
+        let count = Cell::new(0);
+        let seed = Seed {
+            depth: 0,
+            count: &count,
+        };
+        Ok(Bounded {
+            value: seed.deserialize(deserializer)?,
+            is_cut: seed.is_over(),
+        })
     }
 }
 
-/// The depth at which a value is.
+/// Reads one value.
 #[derive(Clone, Copy)]
-struct Seed(usize);
+struct Seed<'a> {
+    depth: usize,
+    /// How many values were read so far, with those around this one.
+    count: &'a Cell<usize>,
+}
 
-impl Seed {
-    fn deserialize_value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        spend()?;
-        if self.0 > MOST_DEPTH {
+impl Seed<'_> {
+    fn is_over(self) -> bool {
+        self.count.get() > MOST_VALUES
+    }
+
+    fn below(self) -> Self {
+        Seed {
+            depth: self.depth + 1,
+            ..self
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.count.set(self.count.get().saturating_add(1));
+        if self.depth > MOST_DEPTH || self.is_over() {
             return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null);
         }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Seed {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.deserialize_value(deserializer)
-    }
-}
-
-impl<'de> Visitor<'de> for Seed {
+impl<'de> Visitor<'de> for Seed<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,16 +140,21 @@ impl<'de> Visitor<'de> for Seed {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Seed(self.0 + 1))? {
-            list.push(item);
+        while let Some(item) = items.next_element_seed(self.below())? {
+            if !self.is_over() {
+                list.push(item);
+            }
         }
         Ok(Value::Array(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(Text(key)) = entries.next_key()? {
-            map.insert(key, entries.next_value_seed(Seed(self.0 + 1))?);
+        while let Some(key) = entries.next_key::<String>()? {
+            let value = entries.next_value_seed(self.below())?;
+            if !self.is_over() {
+                map.insert(key, value);
+            }
         }
         Ok(Value::Object(map))
     }
@@ -152,130 +165,14 @@ pub fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST_TEXT)]
 }
 
-/// A string of bounded length; a value of another type counts as an empty one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text(pub String);
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        spend()?;
-        match deserializer.deserialize_any(Seed(MOST_DEPTH))? {
-            Value::String(text) => Ok(Text(text)),
-            _ => Ok(Text::default()),
-        }
-    }
-}
-
-/// A `T` from a map; a value of any other type counts as an absent one.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct FromMap<T>(pub T);
-
-/// The first `MOST` elements of a list; a value of any other type counts as an empty one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UpTo<T, const MOST: usize>(pub Vec<T>);
-
-impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for FromMap<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Lenient(PhantomData))
-    }
-}
-
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for UpTo<T, MOST> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Lenient(PhantomData))
-    }
-}
-
-impl<T, const MOST: usize> Default for UpTo<T, MOST> {
-    fn default() -> Self {
-        UpTo(Vec::new())
-    }
-}
-
-/// What is made of a map or a list. Whichever is not wanted is skipped.
-trait Shape<'de>: Default {
-    fn from_map<A: MapAccess<'de>>(mut entries: A) -> Result<Self, A::Error> {
-        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Self::default())
-    }
-
-    fn from_list<A: SeqAccess<'de>>(mut items: A) -> Result<Self, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Self::default())
-    }
-}
-
-impl<'de, T: Deserialize<'de> + Default> Shape<'de> for FromMap<T> {
-    fn from_map<A: MapAccess<'de>>(entries: A) -> Result<Self, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(entries)).map(FromMap)
-    }
-}
-
-impl<'de, T: Deserialize<'de>, const MOST: usize> Shape<'de> for UpTo<T, MOST> {
-    fn from_list<A: SeqAccess<'de>>(mut items: A) -> Result<Self, A::Error> {
-        let mut list = Vec::new();
-        while list.len() < MOST {
-            match items.next_element()? {
-                Some(item) => list.push(item),
-                None => return Ok(UpTo(list)),
-            }
-        }
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(UpTo(list))
-    }
-}
-
-struct Lenient<T>(PhantomData<T>);
-
-impl<'de, T: Shape<'de>> Visitor<'de> for Lenient<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<T, A::Error> {
-        T::from_map(entries)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<T, A::Error> {
-        T::from_list(items)
-    }
-
-    fn visit_unit<E>(self) -> Result<T, E> {
-        Ok(T::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<T, E> {
-        Ok(T::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<T, E> {
-        Ok(T::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<T, E> {
-        Ok(T::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<T, E> {
-        Ok(T::default())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<T, E> {
-        Ok(T::default())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     fn bounded(text: &str) -> Result<Value, String> {
-        reset_allowance();
         serde_json::from_str::<Bounded>(text)
-            .map(|b| b.0)
+            .map(|bounded| bounded.value)
             .map_err(|e| e.to_string())
     }
 
@@ -299,52 +196,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut_or_refused() {
+    fn what_is_too_long_is_cut() {
         let long = format!("\"{}\"", "ü".repeat(5000));
         assert_eq!(bounded(&long).unwrap().as_str().unwrap().len(), MOST_TEXT);
-        let many = format!("[0{}]", ",0".repeat(MOST_VALUES));
-        assert!(
-            bounded(&many)
-                .unwrap_err()
-                .starts_with("it holds more than 100000 values")
-        );
+        let list = |count: usize| {
+            let text = format!("{{\"a\":[0{}],\"b\":1}}", ",0".repeat(count - 1));
+            serde_json::from_str::<Bounded>(&text).unwrap()
+        };
+        // The map, the list and "b" are values, too.
+        let whole = list(MOST_VALUES - 3);
+        assert!(!whole.is_cut && whole.value["b"] == 1);
+        for count in [MOST_VALUES - 2, MOST_VALUES, 3 * MOST_VALUES] {
+            let cut = list(count);
+            assert!(cut.is_cut && cut.value["b"].is_null(), "{count}");
+            assert!(
+                cut.value["a"].as_array().is_none_or(|list| list.len() <= MOST_VALUES),
+                "{count}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_value_is_bounded_on_its_own() {
+        let text = format!("[[0{0}],[1{0}],2]", ",0".repeat(MOST_VALUES * 2 / 3));
+        let all: Vec<Bounded> = serde_json::from_str(&text).unwrap();
+        assert!(all.iter().all(|one| !one.is_cut));
     }
 
     #[test]
     fn yaml_gives_the_same_values() {
-        reset_allowance();
         let value: Bounded = serde_yaml::from_str("a: [1, x, null, 1.5, true]").unwrap();
-        assert_eq!(value.0, json!({"a": [1, "x", null, 1.5, true]}));
-    }
-
-    #[test]
-    fn a_text_of_another_type_is_empty() {
-        for text in ["1", "null", "{}", "[[[1]]]", "true"] {
-            assert_eq!(serde_json::from_str::<Text>(text).unwrap().0, "", "{text}");
-        }
-        assert_eq!(serde_json::from_str::<Text>("\"a\"").unwrap().0, "a");
-    }
-
-    #[test]
-    fn what_is_no_list_counts_as_an_empty_one_and_a_long_one_is_cut() {
-        let read = |text: &str| serde_json::from_str::<UpTo<u8, 3>>(text).unwrap().0;
-        assert_eq!(read("[1,2]"), [1, 2]);
-        assert_eq!(read(r#"[1,2,3,"x",{}]"#), [1, 2, 3]);
-        for text in ["null", "1", "-1", "1.5", "true", "\"x\"", r#"{"a":[1]}"#] {
-            assert!(read(text).is_empty(), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_map_counts_as_absent() {
-        #[derive(Default, Deserialize)]
-        struct Status {
-            a: u8,
-        }
-        let read = |text: &str| serde_json::from_str::<FromMap<Status>>(text).unwrap().0.a;
-        assert_eq!(read(r#"{"a":7,"b":[]}"#), 7);
-        for text in ["null", "1", "-1", "1.5", "true", "\"x\"", "[1,{},[2]]"] {
-            assert_eq!(read(text), 0, "{text}");
-        }
+        assert_eq!(value.value, json!({"a": [1, "x", null, 1.5, true]}));
     }
 }

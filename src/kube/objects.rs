@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::decode::Text;
-
 /// The part of ObjectMeta that k6u reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -21,7 +19,7 @@ pub struct Metadata {
     /// RFC 3339 with whole seconds: its order as text is its order in time.
     pub creation_timestamp: String,
     /// For selectors.
-    pub labels: Option<BTreeMap<String, Text>>,
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// A list as the API gives it, whole.
@@ -84,20 +82,6 @@ pub struct Condition {
     pub reason: String,
     /// A sentence for people.
     pub message: String,
-}
-
-/// The versions of an API group (discovery).
-#[derive(Debug, Deserialize)]
-pub struct ApiGroup {
-    /// Best first.
-    pub versions: Vec<ApiVersion>,
-}
-
-/// One version of an API group.
-#[derive(Debug, Deserialize)]
-pub struct ApiVersion {
-    /// Such as `v2`.
-    pub version: String,
 }
 
 /// The resources of a version of an API group (discovery).

@@ -1,5 +1,6 @@
 //! This machine: the addresses of its interfaces, which of them count, and waiting for a change.
 
+pub mod host;
 pub mod netlink;
 pub mod observe;
 pub mod select;

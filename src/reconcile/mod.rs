@@ -30,7 +30,6 @@ use crate::schedule::{self, Ended};
 use crate::time::Timestamp;
 use publication::{Publication, Published};
 use rejoin::Rejoin;
-use report::Reporter;
 use selection::Labels;
 use silence::Silence;
 
@@ -63,20 +62,6 @@ pub struct Outcome {
     pub is_ready: bool,
     /// How many nodes have an entry.
     pub nodes: usize,
-}
-
-/// What is left to do after a step, the more urgent the greater.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Left {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// What failed is tried again in the next round.
-    Failures,
-    /// Targets hold more than they should, and may be cut after this time.
-    After(Duration),
-    /// Somebody else wrote at the same time, or something was not read yet.
-    Soon,
 }
 
 /// Makes rounds, and remembers what need not be asked again.
@@ -176,66 +161,50 @@ impl Reconciler {
             Subject::NodeConfig(name) => node_configs.iter().any(|config| config.metadata.name == *name),
             _ => true,
         });
-        let reporter = match (published.is_heard, &published.failures[..]) {
-            (false, []) if selected.is_empty() => Reporter::Idle,
-            (false, failures) if !failures.is_empty() => Reporter::Unpublished(failures),
-            // Others that are heard know nothing of what this node cannot say, and would contradict.
-            (_, failures) if !self.silence.has_seen_others_publish() => Reporter::Publishing(failures),
-            _ => Reporter::Publishing(&[]),
-        };
-        let (left, is_ready) = if self.has_reason(&published, reporter, host) {
+        if !published.is_heard {
+            // A node that publishes nothing removes nobody.
+            self.silence.reset();
+        }
+        let (mut ended, mut is_ready) = (published.ended, published.failures.is_empty());
+        if self.has_reason(&published, host) {
             self.is_unsettled = true;
-            let (left, is_ready) = self.second_half(node_configs, reporter, host)?;
+            let (second, all_ready) = self.second_half(node_configs, &published, host)?;
             // What is refused for ever is tried again by those whose lot it is.
-            self.is_unsettled = left > Left::Failures;
-            (left, is_ready)
-        } else {
-            (Left::Nothing, true)
-        };
-        let ended = match left.max(published.left) {
-            Left::Soon => Ended::Unsettled,
-            Left::After(time) => Ended::After(time),
-            Left::Nothing | Left::Failures if published.is_change => Ended::Changed,
-            Left::Nothing | Left::Failures => Ended::Quiet,
-        };
+            self.is_unsettled = second > Ended::Quiet;
+            ended = ended.max(second);
+            is_ready &= all_ready;
+        }
         Ok(Outcome {
             ended,
-            is_ready: is_ready && published.failures.is_empty(),
+            is_ready,
             nodes: self.nodes,
         })
     }
 
     /// Whether this node has reason to plan and to look after the targets in this round.
-    fn has_reason(&self, published: &Published, reporter: Reporter, host: &mut dyn Host) -> bool {
-        match reporter {
-            Reporter::Publishing(_) => {
-                published.is_change
-                    || self.is_unsettled
+    fn has_reason(&self, published: &Published, host: &mut dyn Host) -> bool {
+        published.is_change
+            || if published.is_heard {
+                self.is_unsettled
                     || self.silence.is_any_silent()
                     || host.dice() < schedule::share(self.update_interval, self.nodes)
+            } else {
+                // Others that publish know more.
+                !published.waits && self.silence.does_nobody_publish()
             }
-            // It knows less than others that publish. While it waits for its next try it says nothing: when
-            // that succeeds there is nothing to tell.
-            Reporter::Unpublished(_) => {
-                (published.is_refused || published.is_change) && !self.silence.has_seen_others_publish()
-            }
-            Reporter::Idle => published.is_change || self.silence.are_all_silent(),
-        }
     }
 
     /// Plans, and makes the targets what they should be.
     fn second_half(
         &mut self,
         mut node_configs: Vec<NodeConfig>,
-        reporter: Reporter,
+        published: &Published,
         host: &mut dyn Host,
-    ) -> Result<(Left, bool), Failure> {
+    ) -> Result<(Ended, bool), Failure> {
         let mut configs = self.list_configs()?;
-        if reporter == Reporter::Idle && self.silence.are_all_silent() {
-            // Nobody speaks for these entries any more; a node that publishes nothing itself removes none.
-            node_configs
-                .iter_mut()
-                .for_each(|config| config.status.0.nodes.0.clear());
+        if !published.is_heard && self.silence.does_nobody_publish() {
+            // Nobody speaks for these entries any more.
+            node_configs.iter_mut().for_each(|config| config.status.nodes.clear());
         }
         let mut plan = plan::plan(&configs, &node_configs);
         let mut targets = self.read_targets(&plan, host)?;
@@ -246,11 +215,8 @@ impl Reconciler {
             plan = plan::plan(&configs, &node_configs);
         }
         let written = self.write_targets(&plan, &mut targets, host)?;
-        let (reported, is_ready) = self.report(&configs, &plan, &targets, reporter, host)?;
-        let removed = match reporter {
-            Reporter::Publishing(_) => self.remove_silent(&node_configs)?,
-            _ => Left::Nothing,
-        };
+        let (reported, is_ready) = self.report(&configs, &plan, &targets, published, host)?;
+        let removed = self.remove_silent(&node_configs)?;
         self.publication.thresholds = thresholds(&configs);
         self.forget_problems(&configs, &plan);
         Ok((written.max(reported).max(removed), is_ready))

@@ -6,12 +6,13 @@ use std::time::Duration;
 use log::{debug, info};
 use serde_json::{Value, json};
 
-use super::{Failure, Left, Reconciler, status_path};
+use super::{Failure, Reconciler, status_path};
 use crate::node::Host;
 use crate::node::select::Observation;
 use crate::prefix::{Prefix, join, texts};
 use crate::problems::Subject;
 use crate::resources::node_config::{Deprecated, NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::schedule::Ended;
 use crate::time::Timestamp;
 
 /// A node publishes again after this time, even if it sees what it saw before.
@@ -47,12 +48,12 @@ impl Age {
 pub(super) struct Published {
     /// Plans may follow from it.
     pub is_change: bool,
-    /// An entry was refused in this round.
-    pub is_refused: bool,
-    /// An entry of this node is what it sees.
+    /// This node has something to say, and not all of it was refused.
     pub is_heard: bool,
-    /// What is left to do.
-    pub left: Left,
+    /// A refused entry waits for its next try. There is nothing to tell meanwhile: that may succeed.
+    pub waits: bool,
+    /// Whether all that was sent was taken.
+    pub ended: Ended,
     /// Why this node's entries are not what it sees; one sentence for each.
     pub failures: Vec<String>,
 }
@@ -179,7 +180,8 @@ impl Reconciler {
         for config in node_configs.iter_mut().filter(is_selected) {
             self.publish_in(config, entries, &mut published, host)?;
         }
-        let is_all_said = published.failures.is_empty() && published.left == Left::Nothing;
+        published.is_heard = published.failures.len() < entries.len();
+        let is_all_said = published.failures.is_empty() && published.ended < Ended::Unsettled;
         for config in node_configs
             .iter_mut()
             .filter(|config| is_all_said && !is_selected(config))
@@ -205,12 +207,12 @@ impl Reconciler {
             _ => true,
         };
         if !is_change && !self.publication.is_due(&name, host.now(), self.interval()) {
-            published.is_heard |= entry.is_some();
             return Ok(());
         }
         let subject = Subject::NodeConfig(name.clone());
         if let Some(problem) = self.problems.waits(&subject, host.now()) {
             published.failures.push(format!("{subject}: {problem}"));
+            published.waits = true;
             return Ok(());
         }
         let mut entry = entry.cloned();
@@ -222,9 +224,11 @@ impl Reconciler {
             Ok(()) => {
                 self.problems.works(&subject);
                 self.publication.published.insert(name, host.now());
-                published.is_change |= is_change;
-                published.is_heard |= entry.is_some();
-                let nodes = &mut config.status.0.nodes.0;
+                if is_change {
+                    published.is_change = true;
+                    published.ended = published.ended.max(Ended::Changed);
+                }
+                let nodes = &mut config.status.nodes;
                 match entry {
                     Some(entry) => nodes.insert(self.node.clone(), entry),
                     None => nodes.remove(&self.node),
@@ -235,7 +239,7 @@ impl Reconciler {
             // Too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it tries five times).
             Err(e) if e.is_conflict() => {
                 debug!("{e}");
-                published.left = Left::Soon;
+                published.ended = Ended::Unsettled;
                 if self.publication.is_overdue(&name, host.now()) {
                     self.silence.reset();
                 }
@@ -253,7 +257,6 @@ impl Reconciler {
                     self.warn_of_node_config(config, &text, host);
                 }
                 published.failures.push(format!("{subject}: {text}"));
-                published.is_refused = true;
             }
         }
         Ok(())

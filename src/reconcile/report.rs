@@ -5,14 +5,16 @@ use serde_json::json;
 
 use super::condition::{self, Notice};
 use super::plan::{DesiredTarget, Plan, Reason, Verdict};
+use super::publication::Published;
 use super::targets::Targets;
-use super::{Failure, Left, Reconciler, status_path};
+use super::{Failure, Reconciler, status_path};
 use crate::kube::objects::Metadata;
 use crate::node::Host;
 use crate::problems::Subject;
 use crate::resources::GROUP;
 use crate::resources::config::{CONFIGS, Config};
 use crate::resources::node_config::NodeConfig;
+use crate::schedule::Ended;
 
 /// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
 ///
@@ -21,33 +23,27 @@ const EVENTS: &str = "/api/v1/namespaces/default/events";
 /// The name of an object has at most so many characters (RFC 1123 subdomain).
 const MOST_NAME: usize = 253;
 
-/// Who tells, and so what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reporter<'a> {
-    /// A node that publishes: all that was found, and what of it the others cannot know.
-    Publishing(&'a [String]),
-    /// A node that can publish nothing: that it cannot, if nobody told that yet.
-    Unpublished(&'a [String]),
-    /// A node that publishes nothing, because none selects it: what no longer holds.
-    Idle,
-}
-
 impl Reconciler {
-    /// Writes the statuses that changed, and their Events. Says what is left to do, and whether all is Ready.
+    /// Writes the statuses that changed, and their Events. Says how that ended, and whether all is Ready.
+    ///
+    /// A node that is not heard tells only what no longer holds, and only if nobody did: others of its kind
+    /// have other words for it.
     pub(super) fn report(
         &mut self,
         configs: &[Config],
         plan: &Plan,
         targets: &Targets,
-        reporter: Reporter,
+        published: &Published,
         host: &mut dyn Host,
-    ) -> Result<(Left, bool), Failure> {
-        let (mut left, mut is_ready) = (Left::Nothing, true);
+    ) -> Result<(Ended, bool), Failure> {
+        let (mut ended, mut is_ready) = (Ended::Quiet, true);
+        // Others that publish know nothing of what this node cannot say, and would contradict.
+        let unsaid = match self.silence.does_nobody_publish() {
+            true => &published.failures[..],
+            false => &[],
+        };
         for (config, verdict) in configs.iter().zip(&plan.verdicts) {
-            let mut failures = match reporter {
-                Reporter::Publishing(failures) | Reporter::Unpublished(failures) => failures.to_vec(),
-                Reporter::Idle => Vec::new(),
-            };
+            let mut failures = unsaid.to_vec();
             let mut delegated = None;
             if let Verdict::Write {
                 delegated: d,
@@ -70,7 +66,7 @@ impl Reconciler {
             }
             let (reason, message) = condition::judge(verdict, &failures, &plan.without_entry);
             is_ready &= reason == Reason::Updated;
-            if !matches!(reporter, Reporter::Publishing(_)) && condition::is_told_not_ready(config) {
+            if !published.is_heard && condition::is_told_not_ready(config) {
                 continue;
             }
             let subject = Subject::Config(config.metadata.name.clone());
@@ -79,17 +75,11 @@ impl Reconciler {
                 continue;
             };
             if self.problems.waits(&subject, host.now()).is_some() {
-                left = left.max(Left::Failures);
                 continue;
             }
-            let written = self.write_status(config, subject, &change, host)?;
-            if written == Left::Failures && reporter == Reporter::Idle {
-                // Where it cannot write, those that publish may not be able to either.
-                self.silence.reset();
-            }
-            left = left.max(written);
+            ended = ended.max(self.write_status(config, subject, &change, host)?);
         }
-        Ok((left, is_ready))
+        Ok((ended, is_ready))
     }
 
     fn write_status(
@@ -98,7 +88,7 @@ impl Reconciler {
         subject: Subject,
         change: &condition::StatusChange,
         host: &mut dyn Host,
-    ) -> Result<Left, Failure> {
+    ) -> Result<Ended, Failure> {
         let name = &config.metadata.name;
         match self.client.merge_patch(&status_path(CONFIGS, name), &change.patch) {
             Ok(()) => {
@@ -112,18 +102,19 @@ impl Reconciler {
                     let name = event_name(&config.metadata, at, host.dice());
                     self.send_event("IP6UpdateConfig", &config.metadata, &name, notice);
                 }
-                Ok(Left::Nothing)
+                Ok(Ended::Quiet)
             }
-            Err(e) if e.is_conflict() => Ok(Left::Soon),
+            Err(e) if e.is_conflict() => Ok(Ended::Unsettled),
             Err(e) if e.is_absent_object() => {
                 debug!("{e}");
-                Ok(Left::Nothing)
+                Ok(Ended::Quiet)
             }
             Err(e) => {
+                self.silence.wait_for_others();
                 self.object_failed(&e)?;
                 self.problems
                     .backs_off(subject, &e.to_string(), e.retry_after(), host.now(), host.dice());
-                Ok(Left::Failures)
+                Ok(Ended::Quiet)
             }
         }
     }

@@ -50,8 +50,7 @@ impl Reconciler {
         let path = format!("/api/v1/nodes/{}", self.node);
         match self.client.get_metadata::<Object>(&path) {
             Ok(node) => {
-                let labels = node.metadata.labels.unwrap_or_default().into_iter();
-                self.labels.known = Some(labels.map(|(key, value)| (key, value.0)).collect());
+                self.labels.known = Some(node.metadata.labels.unwrap_or_default());
                 self.labels.due = host.now() + LABELS_LAST;
                 self.problems.works(&Subject::Node);
             }

@@ -11,22 +11,21 @@ use std::time::Duration;
 use log::{debug, info};
 use serde_json::{Map, Value, json};
 
-use super::{Failure, Left, Reconciler, status_path};
+use super::{Failure, Reconciler, status_path};
 use crate::problems::Subject;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::schedule::Ended;
 
 /// A node publishes once a minute; after so long without a sign of life its entry is removed.
 pub const SILENT_AFTER: Duration = Duration::from_secs(5 * 60);
-/// A node that cannot publish leaves the work to others that gave a sign of life within this time.
-const ALIVE_WITHIN: Duration = Duration::from_secs(2 * 60);
 
 /// The entries of the other nodes, watched in this node's own successful reads.
 #[derive(Debug, Default)]
 pub struct Silence {
     /// By IP6UpdateNodeConfig and node.
     watches: BTreeMap<(String, String), Watched>,
-    /// Reachable time since any entry was seen to change.
-    since_change: Duration,
+    /// Reachable time since any entry was seen to come or to change.
+    all_still: Duration,
 }
 
 #[derive(Debug)]
@@ -40,18 +39,17 @@ impl Silence {
     /// beyond that this node knows nothing.
     pub fn watch(&mut self, own: &str, node_configs: &[NodeConfig], gap: Duration) {
         let mut before = std::mem::take(&mut self.watches);
-        self.since_change += gap;
+        self.all_still += gap;
         for config in node_configs {
             for (node, entry) in config.nodes().iter().filter(|(node, _)| *node != own) {
                 let key = (config.metadata.name.clone(), node.clone());
                 let fingerprint = fingerprint(entry);
                 let still = match before.remove(&key) {
                     Some(watched) if watched.fingerprint == fingerprint => watched.still + gap,
-                    Some(_) => {
-                        self.since_change = Duration::ZERO;
+                    _ => {
+                        self.all_still = Duration::ZERO;
                         Duration::ZERO
                     }
-                    None => Duration::ZERO,
                 };
                 self.watches.insert(key, Watched { fingerprint, still });
             }
@@ -76,21 +74,22 @@ impl Silence {
         self.watches.values().any(|watched| watched.still >= SILENT_AFTER)
     }
 
-    /// Whether there is no entry of another node but silent ones.
-    pub fn are_all_silent(&self) -> bool {
-        self.watches.values().all(|watched| watched.still >= SILENT_AFTER)
+    /// Whether there is no other node with an entry, or none of them was seen to publish for five minutes.
+    pub fn does_nobody_publish(&self) -> bool {
+        self.watches.is_empty() || self.all_still >= SILENT_AFTER
     }
 
-    /// Whether there are others of which one was seen to publish a short time ago.
-    pub fn has_seen_others_publish(&self) -> bool {
-        !self.watches.is_empty() && self.since_change < ALIVE_WITHIN
+    /// Waits for others to publish for another five minutes: where this node cannot write a status, they may
+    /// not be able to either.
+    pub fn wait_for_others(&mut self) {
+        self.all_still = Duration::ZERO;
     }
 }
 
 impl Reconciler {
     /// Removes the entries of nodes that fell silent.
-    pub(super) fn remove_silent(&mut self, node_configs: &[NodeConfig]) -> Result<Left, Failure> {
-        let mut left = Left::Nothing;
+    pub(super) fn remove_silent(&mut self, node_configs: &[NodeConfig]) -> Result<Ended, Failure> {
+        let mut ended = Ended::Quiet;
         for config in node_configs {
             let name = &config.metadata.name;
             let silent = config.nodes().keys().filter(|node| self.silence.is_silent(name, node));
@@ -104,19 +103,23 @@ impl Reconciler {
                 "metadata": {"resourceVersion": config.metadata.resource_version},
                 "status": {"nodes": nodes},
             });
-            left = Left::Soon;
             match self.client.merge_patch(&status_path(NODE_CONFIGS, name), &patch) {
-                Ok(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
-                Err(e) if e.is_conflict() || e.is_absent_object() => debug!("{e}"),
+                Ok(()) => {
+                    info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes");
+                    ended = Ended::Unsettled;
+                }
+                Err(e) if e.is_conflict() || e.is_absent_object() => {
+                    debug!("{e}");
+                    ended = Ended::Unsettled;
+                }
                 Err(e) => {
                     self.silence.reset();
                     self.object_failed(&e)?;
                     self.problems.fails(Subject::NodeConfig(name.clone()), &e.to_string());
-                    left = Left::Failures;
                 }
             }
         }
-        Ok(left)
+        Ok(ended)
     }
 }
 
@@ -151,7 +154,7 @@ mod tests {
         }
         assert!(silence.is_silent("n", "dead") && silence.is_any_silent());
         assert!(!silence.is_silent("n", "alive") && !silence.is_silent("n", "me") && !silence.is_silent("n", "x"));
-        assert!(!silence.are_all_silent());
+        assert!(!silence.does_nobody_publish());
         silence.watch("me", &published(&[("dead", 1)]), MINUTE);
         assert!(!silence.is_any_silent(), "it is back");
     }
@@ -161,10 +164,10 @@ mod tests {
         let mut silence = Silence::default();
         for (time, message) in [(0, ""), (0, "x"), (1, "x"), (0, "x")] {
             let mut configs = published(&[("a", time)]);
-            configs[0].status.0.nodes.0.get_mut("a").unwrap().message = message.into();
+            configs[0].status.nodes.get_mut("a").unwrap().message = message.into();
             silence.watch("me", &configs, SILENT_AFTER);
             assert!(!silence.is_any_silent());
-            assert!(silence.are_all_silent() == silence.watches.is_empty());
+            assert!(!silence.does_nobody_publish());
         }
     }
 
@@ -184,19 +187,32 @@ mod tests {
         let mut silence = Silence::default();
         silence.watch("me", &published(&[("a", 0)]), MINUTE);
         silence.watch("me", &published(&[("a", 0)]), SILENT_AFTER);
-        assert!(silence.are_all_silent());
+        assert!(silence.is_any_silent());
         silence.reset();
         assert!(!silence.is_any_silent());
     }
 
     #[test]
-    fn others_that_publish() {
+    fn nobody_publishes() {
         let mut silence = Silence::default();
-        assert!(!silence.has_seen_others_publish(), "there are none");
-        silence.watch("me", &published(&[("a", 0)]), MINUTE);
-        silence.watch("me", &published(&[("a", 0)]), MINUTE);
-        assert!(!silence.has_seen_others_publish());
-        silence.watch("me", &published(&[("a", 1)]), MINUTE);
-        assert!(silence.has_seen_others_publish());
+        assert!(silence.does_nobody_publish(), "there are none");
+        let watch = |silence: &mut Silence, time, gap| silence.watch("me", &published(&[("a", 0), ("b", time)]), gap);
+        watch(&mut silence, 0, MINUTE);
+        watch(&mut silence, 0, MINUTE * 4);
+        assert!(!silence.does_nobody_publish());
+        watch(&mut silence, 0, MINUTE);
+        assert!(silence.does_nobody_publish());
+        silence.reset();
+        assert!(
+            silence.does_nobody_publish(),
+            "a node that cannot publish saw it all the same"
+        );
+        silence.wait_for_others();
+        assert!(!silence.does_nobody_publish());
+        watch(&mut silence, 0, SILENT_AFTER);
+        watch(&mut silence, 1, MINUTE);
+        assert!(!silence.does_nobody_publish());
+        silence.watch("me", &published(&[]), MINUTE);
+        assert!(silence.does_nobody_publish(), "all are gone");
     }
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use log::{debug, info};
 
 use super::plan::{DesiredTarget, Plan};
-use super::{Failure, Left, Reconciler};
+use super::{Failure, Reconciler};
 use crate::node::Host;
 use crate::problems::Subject;
 use crate::resources::targets::{Api, Cidrs, Held, TargetKey, elements};
+use crate::schedule::Ended;
 
 /// A target that was changed by somebody else between read and write so often in a row is refused.
 const MOST_CONFLICTS: u32 = 20;
@@ -89,15 +90,16 @@ impl Reconciler {
         plan: &Plan,
         targets: &mut Targets,
         host: &mut dyn Host,
-    ) -> Result<Left, Failure> {
-        let mut left = Left::Nothing;
+    ) -> Result<Ended, Failure> {
+        let mut ended = Ended::Quiet;
         for desired in plan.targets() {
             let key = &desired.key;
             let subject = Subject::Target(key.clone());
             let Some(held) = targets.held.get(key).cloned() else {
                 // New in the second plan, so not read yet: the next round reads it.
-                let was_tried = targets.failures.contains_key(key);
-                left = left.max(if was_tried { Left::Failures } else { Left::Soon });
+                if !targets.failures.contains_key(key) {
+                    ended = Ended::Unsettled;
+                }
                 continue;
             };
             if holds(held.as_ref(), desired) {
@@ -106,9 +108,9 @@ impl Reconciler {
                 targets.right.push(key.clone());
                 continue;
             }
-            left = left.max(self.write_target(desired, held.as_ref(), targets, host)?);
+            ended = ended.max(self.write_target(desired, held.as_ref(), targets, host)?);
         }
-        Ok(left)
+        Ok(ended)
     }
 
     fn write_target(
@@ -117,21 +119,18 @@ impl Reconciler {
         held: Option<&Held>,
         targets: &mut Targets,
         host: &mut dyn Host,
-    ) -> Result<Left, Failure> {
+    ) -> Result<Ended, Failure> {
         let key = &desired.key;
         let (list, wait) = match (self.rejoin.left(), held) {
             (Some(wait), Some(held)) => match held.list.and(&desired.cidrs) {
-                Some(all) if all.len() > held.list.listed.len() => (all, Some(wait)),
+                Some(all) if all.len() > held.list.0.len() => (all, Some(wait)),
                 // Nothing to add, or no room for it.
-                _ => return Ok(Left::After(wait)),
+                _ => return Ok(Ended::After(wait)),
             },
             _ => (elements(&desired.cidrs), None),
         };
-        let list = Cidrs {
-            listed: list,
-            excess: 0,
-        };
-        match self.target_api.write(&mut self.client, key, held, &list.listed) {
+        let list = Cidrs(list);
+        match self.target_api.write(&mut self.client, key, held, &list.0) {
             Ok(()) => {
                 self.problems.works(&Subject::Target(key.clone()));
                 self.conflicts.remove(key);
@@ -140,17 +139,17 @@ impl Reconciler {
                     None => info!("{key}: created with {list}"),
                 }
                 Ok(match wait {
-                    Some(wait) => Left::After(wait),
+                    Some(wait) => Ended::After(wait),
                     None => {
                         targets.right.push(key.clone());
-                        Left::Nothing
+                        Ended::Quiet
                     }
                 })
             }
             // Changed, created or deleted since it was read.
             Err(e) if (e.is_conflict() || e.is_absent_object()) && !self.has_too_many_conflicts(key) => {
                 debug!("{e}");
-                Ok(Left::Soon)
+                Ok(Ended::Unsettled)
             }
             Err(e) => {
                 self.object_failed(&e)?;
@@ -163,7 +162,7 @@ impl Reconciler {
                     host.dice(),
                 );
                 targets.fails(key, &problem);
-                Ok(Left::Failures)
+                Ok(Ended::Quiet)
             }
         }
     }

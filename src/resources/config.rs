@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
 use super::{shown, whole_number};
-use crate::kube::decode::Bounded;
+use crate::kube::decode::{Bounded, MOST_VALUES};
 use crate::kube::objects::{Condition, Metadata};
 use crate::prefix::{LINK_LENGTH, Prefix};
 
@@ -147,11 +147,22 @@ fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {
 }
 
 fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<ConfigSpec, BadSpec>, D::Error> {
-    Ok(ConfigSpec::read(&Bounded::deserialize(deserializer)?.0))
+    let spec = Bounded::deserialize(deserializer)?;
+    let mut read = ConfigSpec::read(&spec.value);
+    if spec.is_cut {
+        // What it claims, as far as it was read, stays claimed.
+        let claims = match read {
+            Ok(spec) => spec.targets.into_iter().map(|target| target.key).collect(),
+            Err(bad) => bad.claims,
+        };
+        let problems = vec![format!("spec holds more than {MOST_VALUES} values")];
+        read = Err(BadSpec { problems, claims });
+    }
+    Ok(read)
 }
 
 fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {
-    let status = Bounded::deserialize(deserializer)?.0;
+    let status = Bounded::deserialize(deserializer)?.value;
     let conditions = status["conditions"].as_array().into_iter().flatten();
     Ok(ConfigStatus {
         observed_generation: status["observedGeneration"].as_i64(),

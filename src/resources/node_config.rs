@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{shown, whole_number};
-use crate::kube::decode::{Bounded, FromMap, Text, UpTo};
+use crate::kube::decode::{Bounded, null_is_default};
 use crate::kube::objects::Metadata;
 use crate::node::select::{DEFAULT_STALE_AFTER, MOST_PREFIXES, Watch};
 use crate::prefix::Prefix;
@@ -28,8 +28,8 @@ pub struct NodeConfig {
     #[serde(default = "absent_node_spec", deserialize_with = "node_spec")]
     pub spec: NodeSpec,
     /// What each node published.
-    #[serde(default)]
-    pub status: FromMap<NodeConfigStatus>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub status: NodeConfigStatus,
 }
 
 /// The spec of an IP6UpdateNodeConfig.
@@ -46,7 +46,8 @@ pub struct NodeSpec {
 #[serde(default)]
 pub struct NodeConfigStatus {
     /// By node name.
-    pub nodes: FromMap<BTreeMap<String, NodeEntry>>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub nodes: BTreeMap<String, NodeEntry>,
 }
 
 /// What one node published.
@@ -74,7 +75,7 @@ pub struct Deprecated {
 impl NodeConfig {
     /// What the nodes published.
     pub fn nodes(&self) -> &BTreeMap<String, NodeEntry> {
-        &self.status.0.nodes.0
+        &self.status.nodes
     }
 }
 
@@ -142,46 +143,29 @@ fn absent_node_spec() -> NodeSpec {
 }
 
 fn node_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeSpec, D::Error> {
-    Ok(NodeSpec::read(&Bounded::deserialize(deserializer)?.0))
-}
-
-/// An entry as it is stored.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct StoredEntry {
-    prefixes: UpTo<Text, MOST_PREFIXES>,
-    deprecated: UpTo<FromMap<StoredDeprecated>, MOST_PREFIXES>,
-    observed_time: Text,
-    message: Text,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct StoredDeprecated {
-    prefix: Text,
-    seconds: Bounded,
+    Ok(NodeSpec::read(&Bounded::deserialize(deserializer)?.value))
 }
 
 impl<'de> Deserialize<'de> for NodeEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let FromMap(stored) = FromMap::<StoredEntry>::deserialize(deserializer)?;
+        let entry = Bounded::deserialize(deserializer)?.value;
+        let text = |field: &str| entry[field].as_str().unwrap_or_default().to_string();
+        let list = |field: &str| entry[field].as_array().into_iter().flatten();
         // What is no prefix was not written by k6u.
-        let deprecated = stored.deprecated.0.into_iter().filter_map(|FromMap(item)| {
+        let deprecated = |item: &Value| {
             Some(Deprecated {
-                prefix: item.prefix.0.parse().ok()?,
-                seconds: u32::try_from(item.seconds.0.as_u64().unwrap_or(0)).unwrap_or(u32::MAX),
+                prefix: item["prefix"].as_str()?.parse().ok()?,
+                seconds: u32::try_from(item["seconds"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX),
             })
-        });
+        };
         Ok(NodeEntry {
-            prefixes: stored
-                .prefixes
-                .0
-                .iter()
-                .filter_map(|text| text.0.parse().ok())
+            prefixes: list("prefixes")
+                .filter_map(|item| item.as_str()?.parse().ok())
+                .take(MOST_PREFIXES)
                 .collect(),
-            deprecated: deprecated.collect(),
-            observed_time: stored.observed_time.0,
-            message: stored.message.0,
+            deprecated: list("deprecated").filter_map(deprecated).take(MOST_PREFIXES).collect(),
+            observed_time: text("observedTime"),
+            message: text("message"),
         })
     }
 }

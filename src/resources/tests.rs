@@ -238,12 +238,8 @@ fn statuses_of_other_types_count_as_empty() {
             serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {}, "status": status})).unwrap();
         assert_eq!(config.status, ConfigStatus::default());
     }
-    for status in [
-        json!(1),
-        json!({"nodes": 1}),
-        json!({"nodes": []}),
-        json!({"conditions": []}),
-    ] {
+    // No schema of any release lets other types through; 0.3 allowed null.
+    for status in [json!(null), json!({"nodes": null}), json!({"conditions": []})] {
         let config: NodeConfig = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).unwrap();
         assert!(config.nodes().is_empty());
     }
@@ -271,6 +267,20 @@ fn node_entries_whatever_they_hold() {
     for name in ["odd", "none", "list", "number"] {
         assert_eq!(config.nodes()[name], NodeEntry::default(), "{name}");
     }
+}
+
+#[test]
+fn a_spec_that_is_too_large_is_its_own_trouble() {
+    let group = |ids: usize| {
+        json!({"metadata": {"name": "a"}, "spec": {"delegatedPrefixLength": 1, "ciliumCIDRGroups": [
+            {"ciliumCIDRGroupName": "lan", "prefixIds": (0..ids).collect::<Vec<_>>()}]}})
+    };
+    let text = json!({"items": [group(200_000), group(256), group(90_000)]}).to_string();
+    let list: crate::kube::objects::List<Config> = crate::kube::decode::decode(&mut text.as_bytes()).unwrap();
+    let bad = list.items[0].spec.clone().unwrap_err();
+    assert_eq!(bad.problems, ["spec holds more than 100000 values"]);
+    assert_eq!(list.items[1].spec.as_ref().unwrap().targets.len(), 1);
+    assert!(list.items[2].spec.is_ok());
 }
 
 /// 1,200 entries with 16 deprecated prefixes each.

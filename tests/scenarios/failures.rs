@@ -115,7 +115,8 @@ fn a_right_is_missing_and_named() {
     let condition = site.wait_reason(CONFIG_NAME, "UpdateFailed");
     let message = condition["message"].as_str().unwrap();
     assert!(
-        message.contains("k6u lacks the right to patch ciliumcidrgroups.cilium.io"),
+        message.contains("cannot patch resource \"ciliumcidrgroups\" in API group \"cilium.io\"")
+            && message.contains("grant k6u this right"),
         "{message}"
     );
     site.wait_rounds(2);

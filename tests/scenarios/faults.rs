@@ -153,25 +153,19 @@ fn overload_and_breakage() {
 }
 
 fn each_right_in_turn() {
-    for (verb, resource, named) in [
-        (
-            "list",
-            "ip6updatenodeconfigs",
-            "list ip6updatenodeconfigs.apps.fuwafuwatime.moe",
-        ),
-        (
-            "list",
-            "ip6updateconfigs",
-            "list ip6updateconfigs.apps.fuwafuwatime.moe",
-        ),
-        (
-            "patch",
-            "ip6updatenodeconfigs/status",
-            "patch ip6updatenodeconfigs/status.apps.fuwafuwatime.moe",
-        ),
-        ("get", "ciliumcidrgroups", "get ciliumcidrgroups.cilium.io"),
+    const OWN: &str = "apps.fuwafuwatime.moe";
+    let cannot = |verb: &str, resource: &str, group: &str| {
+        format!(
+            "cannot {verb} resource \"{resource}\" in API group \"{group}\" at the cluster scope; grant k6u this right"
+        )
+    };
+    for (verb, resource, group) in [
+        ("list", "ip6updatenodeconfigs", OWN),
+        ("list", "ip6updateconfigs", OWN),
+        ("patch", "ip6updatenodeconfigs/status", OWN),
+        ("get", "ciliumcidrgroups", "cilium.io"),
     ] {
-        let complaint = format!("k6u lacks the right to {named}");
+        let complaint = cannot(verb, resource, group);
         let begin = |site: &Site| site.revoke(verb, resource);
         if verb != "list" {
             // The status tells it as well, so there are two lines.
@@ -196,14 +190,11 @@ fn each_right_in_turn() {
         }
     }
     // Without a group there is one to create; and the labels of the node say what selects it.
-    for (verb, resource, named) in [
-        ("create", "ciliumcidrgroups", "create ciliumcidrgroups.cilium.io"),
-        ("get", "nodes", "get nodes: "),
-    ] {
+    for (verb, resource, group) in [("create", "ciliumcidrgroups", "cilium.io"), ("get", "nodes", "")] {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.revoke(verb, resource);
         let node = site.run(1);
-        node.wait_log(&format!("k6u lacks the right to {named}"), SOON);
+        node.wait_log(&cannot(verb, resource, group), SOON);
         site.restore_rights();
         site.wait_lan("2001:db8:1234:567");
     }
@@ -213,13 +204,13 @@ fn each_right_in_turn() {
     let node = site.run(1);
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
-    assert!(node.wait_complaints(1)[0].contains("k6u lacks the right to create events:"));
+    assert!(node.wait_complaints(1)[0].contains("cannot create resource \"events\""));
     // The status of the config: the groups are right all the same.
     let site = Site::with_address("2001:db8:1234:5671::10");
     site.revoke("patch", "ip6updateconfigs/status");
     let node = site.run(1);
     site.wait_lan("2001:db8:1234:567");
-    assert!(node.wait_complaints(1)[0].contains("patch ip6updateconfigs/status.apps.fuwafuwatime.moe"));
+    assert!(node.wait_complaints(1)[0].contains(&cannot("patch", "ip6updateconfigs/status", OWN)));
 }
 
 fn a_conflict_five_times_in_a_row() {

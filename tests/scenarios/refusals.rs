@@ -123,7 +123,7 @@ fn a_refused_status_of_a_node_config() {
             message(&condition).contains("IP6UpdateNodeConfig ip6-update-node1"),
             "{condition}"
         );
-        assert!(!message(&condition).contains("lacks the right"), "{condition}");
+        assert!(!message(&condition).contains("grant k6u this right"), "{condition}");
         // What it can publish goes on.
         second.add(NEW);
         second.remove("2001:db8:1234:5672::10");
@@ -174,7 +174,7 @@ fn a_refused_status_of_a_config() {
             complaints[0].contains(&format!("IP6UpdateConfig {CONFIG_NAME}: PATCH")),
             "{complaints:?}"
         );
-        assert!(!complaints[0].contains("lacks the right"), "{complaints:?}");
+        assert!(!complaints[0].contains("grant k6u this right"), "{complaints:?}");
     }
 }
 

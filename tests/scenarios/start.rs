@@ -140,7 +140,7 @@ fn crd_rights_missing_but_crds_installed() {
     let complaint = &node.wait_complaints(1)[0];
     assert!(complaint.contains("kubectl apply --server-side"), "{complaint}");
     assert!(
-        complaint.contains("patch customresourcedefinitions.apiextensions.k8s.io"),
+        complaint.contains("cannot patch resource \"customresourcedefinitions\" in API group \"apiextensions.k8s.io\""),
         "{complaint}"
     );
 }
@@ -150,7 +150,7 @@ fn crd_rights_missing_and_no_crds() {
     site.interface.add("2001:db8:1234:5671::10");
     site.revoke("create", "customresourcedefinitions");
     let node = site.run(1);
-    node.wait_log("k6u lacks the right to", SOON);
+    node.wait_log("grant k6u this right", SOON);
     site.install();
     site.wait_lan("2001:db8:1234:567");
     node.wait_log("API server: recovered after", SOON);

@@ -203,7 +203,10 @@ fn a_kind_without_rights_is_named() {
         create(&site, kind, &["192.0.2.0/24"]);
         add_target(&site, kind.target(SUFFIX));
         let node = site.run(1);
-        let right = format!("k6u lacks the right to get {}.{}", kind.plural, kind.api.0);
+        let right = format!(
+            "cannot get resource \"{}\" in API group \"{}\"",
+            kind.plural, kind.api.0
+        );
         let message = wait_message(&site, "UpdateFailed", &right);
         let component = format!("manifests/components/{} is what to apply", kind.name.to_lowercase());
         assert!(message.contains(&component), "{message}");
@@ -246,7 +249,7 @@ fn another_namespace_is_another_right() {
     let message = wait_message(
         &site,
         "UpdateFailed",
-        "k6u lacks the right to get ipaddresspools.metallb.io",
+        "cannot get resource \"ipaddresspools\" in API group \"metallb.io\"",
     );
     assert!(message.contains("in the namespace \"elsewhere\""), "{message}");
     assert!(message.ends_with("its Role in the namespace elsewhere"), "{message}");

@@ -144,7 +144,7 @@ fn two_sites_and_two_uplinks_keep_both() {
 fn an_entry_counts_as_long_as_it_is_there() {
     for time in ["", "1970-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "nonsense"] {
         let mut nodes = node_config("n", &[("b", &["2001:db8:1:1::/64"])]);
-        nodes.status.0.nodes.0.get_mut("b").unwrap().observed_time = time.into();
+        nodes.status.nodes.get_mut("b").unwrap().observed_time = time.into();
         assert_eq!(group(&plan(&[lan()], &[nodes]).verdicts[0]).len(), 3, "{time}");
     }
 }
@@ -164,7 +164,7 @@ fn no_prefix_keeps_the_groups() {
     );
 
     let mut blind = node_config("n", &[("me", &[])]);
-    blind.status.0.nodes.0.get_mut("me").unwrap().message = "there is no interface eth0".into();
+    blind.status.nodes.get_mut("me").unwrap().message = "there is no interface eth0".into();
     assert_eq!(
         message(&plan(&[lan()], &[blind]).verdicts[0]),
         "No node has a global IPv6 prefix (me: there is no interface eth0). The targets keep what they hold; check the \
@@ -306,7 +306,7 @@ fn deprecated_for(living: &[&str], seconds: u32) -> NodeConfig {
         prefix: prefix("2001:db8:1::/64"),
         seconds,
     };
-    nodes.status.0.nodes.0.get_mut("b").unwrap().deprecated = vec![deprecated];
+    nodes.status.nodes.get_mut("b").unwrap().deprecated = vec![deprecated];
     nodes
 }
 

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use log::debug;
 use serde_json::json;
 
-use super::list::HeldSeed;
-use super::{Element, Held, Kind, TargetKey};
+use super::{Element, Held, Kind, Stored, TargetKey};
 use crate::kube::objects::ApiResources;
 use crate::kube::{Client, Error};
 
@@ -31,8 +30,12 @@ impl TargetApi {
     pub fn read(&mut self, client: &mut Client, key: &TargetKey) -> Result<Option<Held>, Error> {
         let was_known = self.known.contains_key(key.kind.name);
         let api = self.api(client, key.kind)?;
-        match client.get_with(&object_path(key, api), HeldSeed(key.kind)) {
-            Ok(held) => Ok(Some(held)),
+        let path = object_path(key, api);
+        match client.get::<Stored>(&path) {
+            Ok(stored) => {
+                let held = Held::read(key.kind, stored).map_err(|what| Error::unclear("GET", &path, what));
+                held.map(Some)
+            }
             Err(e) if e.is_absent_object() => Ok(None),
             // A version that was served may vanish in an upgrade.
             Err(e) if e.is_absent_api() => {

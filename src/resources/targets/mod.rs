@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::cidr::Cidr;
 use crate::kube::Error;
 pub use api::{Api, TargetApi};
-pub use list::{Cidrs, Element, Held, HeldSeed, MOST_CIDRS};
+pub use list::{Cidrs, Element, Held, MOST_CIDRS, Stored};
 
 /// A kind of object that holds the prefix.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +26,7 @@ pub struct Kind {
     plural: &'static str,
     /// Whether its objects are in namespaces.
     pub is_namespaced: bool,
-    /// Where in the object the list is.
+    /// Where in the spec the list is.
     list: &'static [&'static str],
     /// What an element of the list is.
     shape: Shape,
@@ -54,7 +54,7 @@ pub static KINDS: [Kind; 5] = [
         apis: &[("cilium.io", "v2"), ("cilium.io", "v2alpha1")],
         plural: "ciliumcidrgroups",
         is_namespaced: false,
-        list: &["spec", "externalCIDRs"],
+        list: &["externalCIDRs"],
         shape: Shape::Text,
         is_created: true,
         component: "",
@@ -65,7 +65,7 @@ pub static KINDS: [Kind; 5] = [
         apis: &[("cilium.io", "v2"), ("cilium.io", "v2alpha1")],
         plural: "ciliumloadbalancerippools",
         is_namespaced: false,
-        list: &["spec", "blocks"],
+        list: &["blocks"],
         shape: Shape::Field("cidr"),
         is_created: false,
         component: "ciliumloadbalancerippool",
@@ -76,7 +76,7 @@ pub static KINDS: [Kind; 5] = [
         apis: &[("metallb.io", "v1beta1")],
         plural: "ipaddresspools",
         is_namespaced: true,
-        list: &["spec", "addresses"],
+        list: &["addresses"],
         shape: Shape::Text,
         is_created: false,
         component: "ipaddresspool",
@@ -87,7 +87,7 @@ pub static KINDS: [Kind; 5] = [
         apis: &[("projectcalico.org", "v3"), ("crd.projectcalico.org", "v1")],
         plural: "globalnetworksets",
         is_namespaced: false,
-        list: &["spec", "nets"],
+        list: &["nets"],
         shape: Shape::Text,
         is_created: false,
         component: "globalnetworkset",
@@ -98,7 +98,7 @@ pub static KINDS: [Kind; 5] = [
         apis: &[("traefik.io", "v1alpha1")],
         plural: "middlewares",
         is_namespaced: true,
-        list: &["spec", "ipAllowList", "sourceRange"],
+        list: &["ipAllowList", "sourceRange"],
         shape: Shape::Text,
         is_created: false,
         component: "middleware",
@@ -127,7 +127,7 @@ impl Kind {
     /// The spec that holds just these elements.
     fn spec(&self, elements: &[Element]) -> Value {
         let list = elements.iter().map(|element| self.element(element)).collect();
-        let inner = self.list[1..].iter().rev();
+        let inner = self.list.iter().rev();
         inner.fold(Value::Array(list), |value, field| json!({*field: value}))
     }
 }
@@ -203,7 +203,7 @@ impl TargetKey {
     pub fn is_something_else(&self) -> String {
         let map = self.kind.list[..self.kind.list.len() - 1].join(".");
         format!(
-            "it has no {map}, so it is for something else; name a {} that has one",
+            "it has no spec.{map}, so it is for something else; name a {} that has one",
             self.kind.name
         )
     }

@@ -1,7 +1,7 @@
 //! What is read of each kind and what is written to it.
 
 use super::*;
-use crate::kube::decode::decode_with;
+use crate::kube::decode::{MOST_VALUES, decode};
 
 fn cidr(text: &str) -> Cidr {
     text.parse().unwrap()
@@ -18,7 +18,8 @@ fn kind(name: &str) -> &'static Kind {
 fn held(kind: &'static Kind, spec: Value) -> Result<Held, String> {
     let object = json!({"apiVersion": "x/v1", "kind": kind.name, "metadata": {"name": "a", "resourceVersion": "7"},
         "spec": spec, "status": {"x": [1, {}]}});
-    decode_with(HeldSeed(kind), &mut object.to_string().as_bytes()).map_err(|e| e.to_string())
+    let stored = decode::<Stored>(&mut object.to_string().as_bytes()).map_err(|e| e.to_string())?;
+    Held::read(kind, stored)
 }
 
 /// The list of a CiliumCIDRGroup that holds these.
@@ -125,11 +126,9 @@ fn adding_takes_nothing_out() {
         pool.spec(&adds(blocks, &["2001:db8::/112"]).unwrap()),
         json!({"blocks": [range, {"cidr": "2001:db8::/112"}]})
     );
-    let full = Cidrs {
-        excess: 1,
-        ..group(&[])
-    };
-    assert_eq!(full.and(&[]), None);
+    let full = group(&vec!["10.0.0.0/8"; MOST_CIDRS]);
+    assert!(full.and(&[]).is_some());
+    assert_eq!(full.and(&cidrs(&["2001:db8::/64"])), None);
 }
 
 #[test]
@@ -150,16 +149,12 @@ fn what_is_no_list_is_refused() {
     assert!(!group(&[]).are(&cidrs(&["2001:db8::/64"])));
 }
 
+/// No more fit into an object of the 1.5 MiB that etcd takes.
 #[test]
-fn a_hundred_thousand_cidrs_are_counted_but_not_kept() {
-    let list = vec!["2001:db8::/64"; 100_000];
-    let cidrs = group(&list);
-    assert_eq!((cidrs.listed.len(), cidrs.excess), (MOST_CIDRS, 100_000 - MOST_CIDRS));
-    let list = vec![json!({"cidr": "2001:db8::/64"}); MOST_CIDRS];
-    let blocks = held(kind("CiliumLoadBalancerIPPool"), json!({"blocks": list}))
-        .unwrap()
-        .list;
-    assert_eq!(blocks.listed.len(), MOST_CIDRS);
+fn a_list_is_read_whole_or_not_at_all() {
+    let list = |count: usize| held(CIDR_GROUP, json!({"externalCIDRs": vec!["10.0.0.0/8"; count]}));
+    assert_eq!(list(MOST_VALUES - 2).unwrap().list.0.len(), MOST_VALUES - 2);
+    assert_eq!(list(MOST_VALUES).unwrap_err(), "spec holds more than 100000 values");
 }
 
 fn key(name: &str, namespace: &str) -> TargetKey {
@@ -229,8 +224,7 @@ fn what_to_apply_when_a_kind_or_a_right_is_missing() {
     let text = key("IPAddressPool", "lb").explain(&denied);
     assert!(
         text.ends_with(
-            "k6u lacks the right to get ipaddresspools.metallb.io: grant it (manifests/ has it); \
-             manifests/components/ipaddresspool is what to apply, its Role in the namespace lb"
+            "cannot get resource; grant k6u this right (manifests/ has it); manifests/components/ipaddresspool is what to apply, its Role in the namespace lb"
         ),
         "{text}"
     );
@@ -238,6 +232,6 @@ fn what_to_apply_when_a_kind_or_a_right_is_missing() {
     assert!(
         TargetKey::group("lan")
             .explain(&denied)
-            .ends_with("ciliumcidrgroups.cilium.io: grant it (manifests/ has it)")
+            .ends_with("grant k6u this right (manifests/ has it)")
     );
 }

@@ -162,7 +162,7 @@ pub fn statuses_that_are_refused(cluster: &mut Cluster, binary: &Path, interface
     let message = condition["message"].as_str().unwrap_or_default();
     assert!(message.contains("IP6UpdateNodeConfig ip6-update-node1"), "{message}");
     assert!(
-        message.contains("403 Forbidden") && !message.contains("lacks the right"),
+        message.contains("403 Forbidden") && !message.contains("grant k6u this right"),
         "{message}"
     );
     wait("the Event", &node, || {
@@ -187,7 +187,7 @@ pub fn statuses_that_are_refused(cluster: &mut Cluster, binary: &Path, interface
     node.wait_log(&format!("IP6UpdateConfig {CONFIG_NAME}: PATCH"), PATIENCE);
     allow(cluster);
     wait_ready(cluster, &node, "Updated", HOME);
-    assert_eq!(node.count("lacks the right"), 0, "{:#?}", node.log());
+    assert_eq!(node.count("grant k6u this right"), 0, "{:#?}", node.log());
 }
 
 /// A policy refuses k6u's CRDs, which are there.

@@ -50,7 +50,10 @@ fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
     assert!(installed, "{text}");
     let name = format!("crd/{}.{}", kind.plural, kind.api.0);
     cluster.kubectl(&["wait", "--for=condition=Established", &name]);
-    let right = format!("k6u lacks the right to get {}.{}", kind.plural, kind.api.0);
+    let right = format!(
+        "cannot get resource \"{}\" in API group \"{}\"",
+        kind.plural, kind.api.0
+    );
     wait_message(cluster, "UpdateFailed", &right, node);
 
     let component = format!("manifests/components/{}", kind.name.to_lowercase());

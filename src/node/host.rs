@@ -1,0 +1,59 @@
+//! The node itself as a [`Host`]: its clock, its addresses, its sleep.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::Host;
+use super::observe::Observer;
+use super::select::{Observation, Watch};
+use super::wait::{self, Sleeper, Woken};
+use crate::schedule::dice;
+
+/// The node that this process runs on.
+#[derive(Debug)]
+pub struct ThisNode {
+    started: Instant,
+    observer: Observer,
+    sleeper: Sleeper,
+}
+
+impl ThisNode {
+    /// The node as it is when its first round starts.
+    ///
+    /// # Errors
+    /// Those of opening netlink sockets.
+    pub fn new() -> io::Result<Self> {
+        wait::start_of_round();
+        Ok(ThisNode {
+            started: Instant::now(),
+            observer: Observer::new()?,
+            sleeper: Sleeper::new()?,
+        })
+    }
+}
+
+impl Host for ThisNode {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn dice(&mut self) -> f64 {
+        dice()
+    }
+
+    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        self.observer.observe(watch)
+    }
+
+    fn wait(&mut self, until: Duration, listens: bool) -> Woken {
+        wait::end_of_round();
+        let woken = if listens {
+            self.sleeper.sleep_until(self.started + until)
+        } else {
+            std::thread::sleep(until.saturating_sub(self.now()));
+            Woken::TimeOver
+        };
+        wait::start_of_round();
+        woken
+    }
+}
