@@ -142,6 +142,11 @@ NODES ?= 1 2 3 10 30 100 300
 SEEDS ?= 100
 SIMULATION = $(CARGO) test --quiet --locked --test simulation -- --ignored
 
+# Seven seeds of sixteen kinds of trouble.
+.PHONY: test-simulation
+test-simulation: ## live through a hundred stories of trouble of each small size, in virtual time
+	K6U_SEEDS=7 $(CARGO) test --locked --test simulation whatever_happens
+
 .PHONY: simulate
 simulate: ## simulate clusters of NODES nodes and thousands of troubles in virtual time; prints load and delays
 	K6U_NODES="$(NODES)" $(SIMULATION) --nocapture table
@@ -228,7 +233,7 @@ check-dist: $(CYCLONEDX) ## build dist twice, in two folders, and compare the by
 	scripts/check-dist.sh $(TARGET)/twice $(CYCLONEDX)
 
 .PHONY: ci
-ci: ci-tools lint test test-confined test-routers demo test-image check-install check-monitoring bench-short ## install what is missing, then everything that a change has to pass
+ci: ci-tools lint test test-simulation test-confined test-routers demo test-image check-install check-monitoring bench-short ## install what is missing, then everything that a change has to pass
 
 .PHONY: ci-tools
 ci-tools:

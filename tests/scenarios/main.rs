@@ -73,7 +73,14 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED, NOT PASSED: {name} needs a {kind} linked binary.");
     }
     left_out.extend(unfit);
+    // Those that wait for long come first: the others run beside them.
     let all = [
+        proofs::ALL,
+        minutes::ALL,
+        hangs::ALL,
+        kills::ALL,
+        faults::ALL,
+        refusals::ALL,
         command_line::ALL,
         start::ALL,
         renumbering::ALL,
@@ -82,17 +89,11 @@ fn main() -> ExitCode {
         cilium::ALL,
         targets::ALL,
         failures::ALL,
-        faults::ALL,
         machine::ALL,
-        minutes::ALL,
         names::ALL,
-        hangs::ALL,
         events::ALL,
-        refusals::ALL,
         confined::ALL,
-        kills::ALL,
         soak::ALL,
-        proofs::ALL,
         // Last, because they run alone.
         heavy::ALL,
     ];
