@@ -73,14 +73,14 @@ kernel() { # MACHINE META_PACKAGE:ARCHITECTURE/RELEASE
         cp "$tree/for-kmod/lib/modules/$version/vmlinuz" "$machine/vmlinuz"
     depmod -b "$tree/for-kmod" "$version"
     # In the order in which they are to be loaded; some have parameters, and some come twice.
-    for module in veth dummy 8021q bridge; do
+    for module in veth dummy 8021q bridge pppoe; do
         modprobe -d "$tree/for-kmod" -S "$version" --show-depends "$module"
     done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++ { printf "%02d %s\n", ++n, $0 }' |
         while read -r number file; do cp "$file" "$machine/modules/$number-${file##*/}"; done
     xz -d "$machine"/modules/*.xz 2>/dev/null || true
     echo "$version" > "$machine/version"
 }
-kernel arm64-bullseye linux-image-cloud-arm64:arm64/bullseye
+kernel arm64-bullseye linux-image-arm64:arm64/bullseye
 kernel arm64-bookworm linux-image-cloud-arm64:arm64/bookworm
 kernel arm64-sid linux-image-cloud-arm64:arm64/sid
 kernel arm64-16k-sid linux-image-arm64-16k:arm64/sid

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs unit tests, scenarios and the measurement of memory on emulated arm64 and armv7 machines, one after the
 # other: test-boards.sh ROOT [MACHINE...]. Needs root, for the root that musl-root.sh and boards-root.sh make.
-# $SCENARIOS is passed on to the scenarios: names of some, for instance.
+# The scenarios are those of tests/scenarios/boards.rs; all of them with SCENARIOS=all, and those whose names contain
+# it with any other word in $SCENARIOS.
 #
 # A machine has a file system in memory, and nothing else: busybox, k6u, the tests, modules of the kernel.
 set -eu
@@ -9,6 +10,12 @@ root=$1
 shift
 chosen="$*"
 failed=
+part=all arguments=
+case "${SCENARIOS:-}" in
+    '') part=boards ;;
+    all) ;;
+    *) arguments=$SCENARIOS ;;
+esac
 
 skip() {
     echo "SKIPPED, NOT PASSED: $1" >&2
@@ -32,7 +39,7 @@ mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /tmp
-# The kernel makes a variable of what it does not know on its command line.
+# The kernel makes variables of what it does not know on its command line: today and K6U_SCENARIOS.
 [ -z "${today:-}" ] || date -u -s "$today"
 for module in /modules/*; do insmod "$module" || echo "$module cannot be loaded"; done
 echo "Linux $(uname -rm), $(date -u)"
@@ -63,7 +70,7 @@ boot() { # MACHINE TARGET QEMU...
     init > "$files/init"
     chmod +x "$files/init"
     echo '127.0.0.1 localhost' > "$files/etc/hosts"
-    echo "${SCENARIOS:-}" > "$files/arguments"
+    echo "$arguments" > "$files/arguments"
     cp -r "$root/boards/$target"/* "$kernel/modules" "$files/"
     mv "$files/busybox" "$files/bin/"
     # Some scenarios read these.
@@ -75,7 +82,7 @@ boot() { # MACHINE TARGET QEMU...
     begun=$(date +%s)
     chroot "$root" timeout 3600 "$@" -M virt -smp 2 -m 2048 -nodefaults -display none -serial stdio -no-reboot \
         -kernel "${kernel#"$root"}/vmlinuz" -initrd /boards/initramfs \
-        -append "console=ttyAMA0 quiet panic=-1 $today" < /dev/null > "$log" 2>&1 || true
+        -append "console=ttyAMA0 quiet panic=-1 K6U_SCENARIOS=$part $today" < /dev/null > "$log" 2>&1 || true
     tr -d '\r' < "$log" | grep -E '^Linux|^test result:|^resident|^peak|FAILED|MISSED|SKIPPED|cannot be loaded' || true
     echo "$name took $(($(date +%s) - begun)) s"
     if ! grep -q 'the machine ends with 0' "$log"; then

@@ -10,6 +10,7 @@ macro_rules! scenarios {
     };
 }
 
+mod boards;
 mod cilium;
 mod command_line;
 mod configs;
@@ -20,6 +21,7 @@ mod faults;
 mod hangs;
 mod heavy;
 mod kills;
+mod links;
 mod machine;
 mod minutes;
 mod names;
@@ -73,6 +75,11 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED, NOT PASSED: {name} needs a {kind} linked binary.");
     }
     left_out.extend(unfit);
+    let without_kernel = if entered.is_ok() { links::unfit() } else { Vec::new() };
+    for (name, missing) in &without_kernel {
+        eprintln!("SKIPPED, NOT PASSED: {name} needs a kernel with {missing}.");
+        left_out.push(name);
+    }
     // Those that wait for long come first: the others run beside them.
     let all = [
         proofs::ALL,
@@ -91,12 +98,18 @@ fn main() -> ExitCode {
         failures::ALL,
         machine::ALL,
         names::ALL,
+        links::ALL,
         events::ALL,
         confined::ALL,
         soak::ALL,
         // Last, because they run alone.
         heavy::ALL,
     ];
+    let scenarios = || all.iter().flat_map(|module| module.iter());
+    for name in boards::PART {
+        assert!(scenarios().any(|scenario| scenario.0 == *name), "boards.rs: no scenario is named {name}");
+    }
+    let is_chosen = |scenario: &&Scenario| !boards::are_chosen() || boards::PART.contains(&scenario.0);
     let trial = |(name, scenario): &Scenario| {
         let scenario = *scenario;
         let takes_all = heavy::ALL.iter().any(|(heavy, _)| heavy == name);
@@ -113,11 +126,13 @@ fn main() -> ExitCode {
         };
         Trial::test(*name, run).with_ignored_flag(entered.is_err() || left_out.contains(name))
     };
-    let trials = all.iter().flat_map(|module| module.iter()).map(trial).collect();
+    let trials = scenarios().filter(is_chosen).map(trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Only all scenarios together show that a right is not needed.
-    let all_ran =
-        conclusion.num_filtered_out == 0 && conclusion.num_ignored == left_out.len() as u64 && !arguments.list;
+    let all_ran = !boards::are_chosen()
+        && conclusion.num_filtered_out == 0
+        && conclusion.num_ignored == left_out.len() as u64
+        && !arguments.list;
     let unused = if all_ran { site::unused_rights() } else { Vec::new() };
     if !unused.is_empty() {
         eprintln!("manifests/ grant what no scenario needed: {unused:#?}");

@@ -22,7 +22,9 @@ pub const ALL: &[Scenario] = scenarios![
     the_interface_disappears_and_comes_back,
     the_interface_is_renamed,
     a_prefix_moves_between_two_interfaces,
-    a_thousand_prefixes_of_an_attacker
+    a_thousand_prefixes_of_an_attacker,
+    a_prefix_that_is_announced_no_longer,
+    a_deprecated_prefix_is_kept_for_a_while
 ];
 
 const OLD: &str = "2001:db8:1234:5671::10";
@@ -281,4 +283,51 @@ fn the_interface_is_renamed() {
     );
     site.wait_reason(CONFIG_NAME, "Updated");
     site.interface.rename(&old_name);
+}
+
+/// The kernel says when an address was last refreshed, in a unit of its own.
+fn a_prefix_that_is_announced_no_longer() {
+    let (site, node) = Site::settled(1);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"staleAfterSeconds": 2}}),
+    );
+    let announce = |address: &str| site.interface.set(address, 64, 1800, 3600);
+    announce(OLD);
+    announce(NEW);
+    let held = |count: usize| {
+        move |store: &k6u_testkit::apiserver::store::Store| (cidrs(store, GROUP)?.len() == count).then_some(())
+    };
+    assert!(site.server.wait(SOON, held(6)).is_some(), "{:#?}", node.log());
+    // The router announces only the new one from here on.
+    let deadline = Instant::now() + SOON;
+    while held(3)(&site.server.store()).is_none() {
+        assert!(Instant::now() < deadline, "{:#?}", node.log());
+        announce(NEW);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    site.wait_lan("2001:db8:9876:543");
+    node.wait_log("2001:db8:1234:5671::/64 left out: stale ", SOON);
+    // It is announced again.
+    announce(OLD);
+    announce(NEW);
+    assert!(site.server.wait(SOON, held(6)).is_some(), "{:#?}", node.log());
+}
+
+fn a_deprecated_prefix_is_kept_for_a_while() {
+    let (site, node) = Site::settled(1);
+    site.patch(
+        &format!("{}/{CONFIG_NAME}", crate::site::CONFIGS),
+        json!({"spec": {"keepDeprecatedSeconds": 5}}),
+    );
+    site.interface.add(NEW);
+    let held = |count: usize| {
+        move |store: &k6u_testkit::apiserver::store::Store| (cidrs(store, GROUP)?.len() == count).then_some(())
+    };
+    assert!(site.server.wait(SOON, held(6)).is_some(), "{:#?}", node.log());
+    let begun = Instant::now();
+    site.interface.deprecate(OLD);
+    site.wait_lan("2001:db8:9876:543");
+    let kept = begun.elapsed();
+    assert!(kept >= Duration::from_secs(4), "kept for {kept:?} only");
 }

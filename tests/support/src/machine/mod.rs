@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod confine;
+pub mod link;
 pub mod namespace;
 pub mod node;
 pub mod router;

@@ -141,6 +141,16 @@ impl Interface {
         ask(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, &message).expect("an address");
     }
 
+    /// Adds an address of a point-to-point link, with that of the other end.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn add_with_peer(&self, address: &str, peer: &str) {
+        let mut message = self.header(address, peer, 64);
+        attribute(&mut message, libc::IFA_FLAGS, &libc::IFA_F_NODAD.to_ne_bytes());
+        ask(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &message).expect("an address");
+    }
+
     /// Takes an address away.
     ///
     /// # Panics
@@ -177,11 +187,15 @@ impl Interface {
     }
 
     fn address_header(&self, address: &str, prefix_length: u8) -> Vec<u8> {
-        let address: Ipv6Addr = address.parse().expect("an IPv6 address");
+        self.header(address, address, prefix_length)
+    }
+
+    fn header(&self, address: &str, peer: &str, prefix_length: u8) -> Vec<u8> {
+        let [address, peer] = [address, peer].map(|text| text.parse::<Ipv6Addr>().expect("an IPv6 address"));
         let mut message = vec![libc::AF_INET6 as u8, prefix_length, 0, 0];
         message.extend(index(&self.name).expect("the interface").to_ne_bytes());
         attribute(&mut message, libc::IFA_LOCAL, &address.octets());
-        attribute(&mut message, libc::IFA_ADDRESS, &address.octets());
+        attribute(&mut message, libc::IFA_ADDRESS, &peer.octets());
         message
     }
 }
@@ -201,12 +215,12 @@ impl Drop for Interface {
     }
 }
 
-fn set_up(number: u32) -> io::Result<()> {
+pub(super) fn set_up(number: u32) -> io::Result<()> {
     ask(libc::RTM_NEWLINK, 0, &link_header(number, libc::IFF_UP as u32))
 }
 
 /// The number of an interface.
-fn index(name: &str) -> io::Result<u32> {
+pub(super) fn index(name: &str) -> io::Result<u32> {
     let name = std::ffi::CString::new(name)?;
     // SAFETY: the name ends in NUL and outlives the call.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
@@ -215,12 +229,12 @@ fn index(name: &str) -> io::Result<u32> {
     }
 }
 
-fn c_text(text: &str) -> Vec<u8> {
+pub(super) fn c_text(text: &str) -> Vec<u8> {
     [text.as_bytes(), &[0]].concat()
 }
 
 /// struct ifinfomsg with these flags set.
-fn link_header(number: u32, flags: u32) -> Vec<u8> {
+pub(super) fn link_header(number: u32, flags: u32) -> Vec<u8> {
     let mut header = vec![0u8; 4];
     header.extend(number.to_ne_bytes());
     header.extend(flags.to_ne_bytes());
@@ -228,7 +242,7 @@ fn link_header(number: u32, flags: u32) -> Vec<u8> {
     header
 }
 
-fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(super) fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     message.extend(((value.len() + 4) as u16).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(value);
@@ -236,7 +250,7 @@ fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// Sends one request and waits for its acknowledgement.
-fn ask(kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
+pub(super) fn ask(kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let fd = unsafe {
         libc::socket(

@@ -1,0 +1,61 @@
+//! The part of the scenarios that `make test-boards` runs on each machine: what meets the kernel, the processor or
+//! 32 bits. What only exercises rules and requests is the same everywhere, and left out there.
+
+/// Names of scenarios. Each run of the scenarios checks that they exist.
+pub const PART: &[&str] = &[
+    // The start, the command line, signals; and the limits of the DaemonSet.
+    "first_start_on_an_empty_cluster",
+    "as_the_daemonset_runs_it",
+    "an_idle_round_costs_three_requests_and_no_write",
+    "help_version_and_crds",
+    "preview_prints_groups",
+    "sigterm_and_sigint_end_it_while_idle",
+    "sigterm_ends_it_while_a_request_hangs",
+    "alone_in_an_empty_root",
+    // Addresses and interfaces: netlink, and the wait for a change.
+    "the_old_prefix_is_deprecated",
+    "the_old_address_is_taken_away",
+    "an_address_changes_in_two_steps",
+    "all_addresses_are_lost",
+    "only_local_addresses",
+    "two_uplinks_keep_both",
+    "changes_that_mean_nothing_cost_no_request",
+    "a_flood_of_changes_costs_one_round_a_second",
+    "the_interface_disappears_and_comes_back",
+    "the_interface_is_renamed",
+    "a_prefix_moves_between_two_interfaces",
+    "a_thousand_prefixes_of_an_attacker",
+    "a_prefix_that_is_announced_no_longer",
+    "a_deprecated_prefix_is_kept_for_a_while",
+    "an_interface_by_an_alternative_name",
+    "preview_takes_alternative_names",
+    "netlink_overruns",
+    "a_vlan",
+    "a_bridge",
+    "a_ppp_link",
+    // Sockets, names, timeouts and TLS.
+    "the_api_server_has_an_ipv6_address",
+    "the_api_server_moves_behind_its_name",
+    "the_api_server_restarts",
+    "the_token_is_rotated",
+    "a_new_ca",
+    "a_server_that_answers_a_byte_a_second",
+    "connections_that_died_while_idle_cost_a_retry",
+    "no_file_descriptors",
+    "what_the_process_holds",
+    // Clocks and dates.
+    "certificates_that_do_not_hold",
+    "retry_after_is_honoured",
+    "the_api_servers_clock_jumps_by_a_year",
+    "events_of_one_node_are_in_order",
+    // Memory.
+    "answers_that_are_too_large",
+    "large_objects_that_are_fine",
+    "an_interface_with_two_thousand_addresses",
+    "twelve_hundred_entries",
+];
+
+/// Whether only these are to run: `K6U_SCENARIOS=boards`.
+pub fn are_chosen() -> bool {
+    std::env::var_os("K6U_SCENARIOS").is_some_and(|part| part == "boards")
+}
