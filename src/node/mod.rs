@@ -4,6 +4,7 @@ pub mod host;
 pub mod netlink;
 pub mod observe;
 pub mod select;
+pub mod stamps;
 pub mod wait;
 
 use std::io;

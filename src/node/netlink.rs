@@ -37,7 +37,7 @@ pub struct Life {
     pub preferred: u32,
     /// Seconds for which it stays valid; `u32::MAX` is for ever.
     pub valid: u32,
-    /// When it was last refreshed, in hundredths of a second since the system started.
+    /// When it was last refreshed, in hundredths of a second since the system started; see [`super::stamps`].
     pub updated: u32,
 }
 

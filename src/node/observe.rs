@@ -8,11 +8,13 @@ use std::ptr;
 
 use super::netlink::Netlink;
 use super::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
+use super::stamps::Stamps;
 
 /// Looks at interfaces.
 #[derive(Debug)]
 pub struct Observer {
     netlink: Netlink,
+    stamps: Stamps,
 }
 
 impl Observer {
@@ -23,6 +25,7 @@ impl Observer {
     pub fn new() -> io::Result<Self> {
         Ok(Observer {
             netlink: Netlink::open()?,
+            stamps: Stamps::of_this_kernel(),
         })
     }
 
@@ -47,6 +50,7 @@ impl Observer {
         };
         // An address in one list only came or went in between: the next wake-up tells.
         lives.retain(|life| life.interface == link.index && listed.contains(&life.address));
+        self.stamps.correct(link.index, &mut lives);
         Ok(select(&lives, watch.stale_after))
     }
 

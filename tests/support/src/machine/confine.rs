@@ -60,6 +60,8 @@ const ALLOWED: &[libc::c_long] = &[
     #[cfg(target_pointer_width = "64")]
     libc::SYS_newfstatat,
     #[cfg(target_arch = "arm")]
+    libc::SYS_clock_getres,
+    #[cfg(target_arch = "arm")]
     libc::SYS_fcntl64,
     #[cfg(target_arch = "arm")]
     libc::SYS_fstat64,
