@@ -7,7 +7,8 @@ shift 2
 
 rm -rf "$root/build"
 mkdir -p "$root/build"
-tar -c --exclude=./target --exclude=./.git . | tar -x -C "$root/build"
+# Without the files' times: those of another working tree may be older than what is built already.
+tar -c --exclude=./target --exclude=./.git . | tar -x -m -C "$root/build"
 
 compiler=musl-gcc libraries=/musl
 if [ -d "$root/musl/$target" ]; then compiler=/musl/$target/gcc libraries=/musl/$target; fi
