@@ -55,7 +55,15 @@ pub const PART: &[&str] = &[
     "twelve_hundred_entries",
 ];
 
-/// Whether only these are to run: `K6U_SCENARIOS=boards`.
+/// Which scenarios an emulated machine is to run, `boards` or `all`; nothing on a machine that is not emulated.
+const CHOICE: &str = "K6U_SCENARIOS";
+
+/// Whether only these are to run.
 pub fn are_chosen() -> bool {
-    std::env::var_os("K6U_SCENARIOS").is_some_and(|part| part == "boards")
+    std::env::var_os(CHOICE).is_some_and(|part| part == "boards")
+}
+
+/// Whether each instruction takes ten times as long as on a machine of today.
+pub fn is_emulated() -> bool {
+    std::env::var_os(CHOICE).is_some()
 }

@@ -21,7 +21,9 @@ type Need = (&'static str, &'static str, fn(&Interface) -> io::Result<()>);
 const NEEDS: &[Need] = &[
     ("a_vlan", "VLANs (8021q)", |lower| vlan(lower, 7).map(drop)),
     ("a_bridge", "bridges", |lower| bridge(lower).map(drop)),
-    ("a_ppp_link", "PPPoE and a /dev/ppp that may be opened", |lower| ppp(lower).map(drop)),
+    ("a_ppp_link", "PPPoE and a /dev/ppp that may be opened", |lower| {
+        ppp(lower).map(drop)
+    }),
 ];
 
 /// The scenarios whose kind of interface this kernel does not have, each with what is missing. To be called in

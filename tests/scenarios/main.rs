@@ -107,7 +107,10 @@ fn main() -> ExitCode {
     ];
     let scenarios = || all.iter().flat_map(|module| module.iter());
     for name in boards::PART {
-        assert!(scenarios().any(|scenario| scenario.0 == *name), "boards.rs: no scenario is named {name}");
+        assert!(
+            scenarios().any(|scenario| scenario.0 == *name),
+            "boards.rs: no scenario is named {name}"
+        );
     }
     let is_chosen = |scenario: &&Scenario| !boards::are_chosen() || boards::PART.contains(&scenario.0);
     let trial = |(name, scenario): &Scenario| {

@@ -31,7 +31,10 @@ fn first_start_on_an_empty_cluster() {
     let node = site.run(1);
     node.wait_log("the CRDs of this release are deployed", SOON);
     let busy = |store: &Store| store.log.iter().any(|logged| logged.status == 429).then_some(());
-    assert!(site.server.wait(SOON, busy).is_some(), "the server was not even asked while it was busy");
+    assert!(
+        site.server.wait(SOON, busy).is_some(),
+        "the server was not even asked while it was busy"
+    );
     site.server.store().initialize_for = Duration::ZERO;
     node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
     site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
