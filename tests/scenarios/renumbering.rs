@@ -276,6 +276,8 @@ fn the_interface_is_renamed() {
     site.wait_lan("2001:db8:1234:567");
     let old_name = site.interface.name.clone();
     site.interface.rename("renamed0");
+    // An older kernel took it away.
+    site.interface.add(OLD);
     site.wait_reason(CONFIG_NAME, "NoPrefix");
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),

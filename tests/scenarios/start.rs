@@ -38,6 +38,7 @@ fn first_start_on_an_empty_cluster() {
     site.server.store().initialize_for = Duration::ZERO;
     node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
     site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
+    node.wait_log("an IP6UpdateNodeConfig selects node node1.example.com now", SOON);
     site.server.create(CONFIG);
     site.wait_lan("2001:db8:1234:567");
     let condition = site.wait_reason(CONFIG_NAME, "Updated");

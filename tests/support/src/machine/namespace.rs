@@ -159,7 +159,7 @@ impl Interface {
         ask(libc::RTM_DELADDR, 0, &self.address_header(address, 64)).expect("an address to remove");
     }
 
-    /// Changes its name.
+    /// Changes its name. Before Linux 6.2 it has to be down for that, and loses its addresses.
     ///
     /// # Panics
     /// If the kernel refuses.
@@ -167,7 +167,17 @@ impl Interface {
         let number = index(&self.name).expect("the interface");
         let mut link = link_header(number, 0);
         attribute(&mut link, libc::IFLA_IFNAME, &c_text(name));
-        ask(libc::RTM_NEWLINK, 0, &link).expect("a new name");
+        match ask(libc::RTM_NEWLINK, 0, &link) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+                let mut down = link_header(number, 0);
+                // struct ifinfomsg ends with the mask of the flags that change.
+                down[12..16].copy_from_slice(&(libc::IFF_UP as u32).to_ne_bytes());
+                ask(libc::RTM_NEWLINK, 0, &down).expect("an interface that is down");
+                ask(libc::RTM_NEWLINK, 0, &link).expect("a new name");
+                set_up(number).expect("an interface that is up");
+            }
+            renamed => renamed.expect("a new name"),
+        }
         self.name = name.into();
     }
 
