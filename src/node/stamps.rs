@@ -114,8 +114,8 @@ fn hundredths(clock: libc::clockid_t) -> u64 {
     unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
     // SAFETY: all-zero is a valid timespec: plain integers.
     let time = unsafe { time.assume_init() };
-    let [seconds, nanoseconds] = [time.tv_sec as i64, time.tv_nsec as i64].map(|n| u64::try_from(n).unwrap_or(0));
-    seconds * 100 + nanoseconds / 10_000_000
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 100 + u64::try_from(time.tv_nsec).unwrap_or(0) / 10_000_000
 }
 
 #[cfg(test)]
