@@ -1,6 +1,7 @@
 //! This machine: the addresses of its interfaces, which of them count, and waiting for a change.
 
 pub mod host;
+pub mod memory;
 pub mod netlink;
 pub mod observe;
 pub mod select;

@@ -37,6 +37,8 @@ pub struct Life {
     pub preferred: u32,
     /// Seconds for which it stays valid; `u32::MAX` is for ever.
     pub valid: u32,
+    /// When it was made, in hundredths of a second since the system started.
+    pub created: u32,
     /// When it was last refreshed, in hundredths of a second since the system started; see [`super::stamps`].
     pub updated: u32,
 }
@@ -51,6 +53,7 @@ impl Life {
             flags: libc::IFA_F_PERMANENT,
             preferred: u32::MAX,
             valid: u32::MAX,
+            created: 0,
             updated: 0,
         }
     }
@@ -264,6 +267,7 @@ fn address(payload: &[u8]) -> io::Result<Option<Life>> {
         flags: header[2].into(),
         preferred: u32::MAX,
         valid: u32::MAX,
+        created: 0,
         updated: 0,
     };
     each_attribute(&payload[ADDRESS_HEADER..], |kind, value| {
@@ -275,6 +279,7 @@ fn address(payload: &[u8]) -> io::Result<Option<Life>> {
             libc::IFA_CACHEINFO => {
                 life.preferred = u32_at(value, 0)?;
                 life.valid = u32_at(value, 4)?;
+                life.created = u32_at(value, 8)?;
                 life.updated = u32_at(value, 12)?;
             }
             _ => {}

@@ -5,15 +5,23 @@ use std::ffi::CStr;
 use std::io;
 use std::net::Ipv6Addr;
 use std::ptr;
+use std::time::{Duration, Instant};
 
-use super::netlink::Netlink;
+use super::memory::Memory;
+use super::netlink::{Life, Netlink};
 use super::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
 use super::stamps::Stamps;
+
+/// Whoever takes an address away to write it anew needs less time than so many looks with such pauses.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// Looks at interfaces.
 #[derive(Debug)]
 pub struct Observer {
     netlink: Netlink,
+    memory: Memory,
+    since: Instant,
     stamps: Stamps,
 }
 
@@ -25,6 +33,8 @@ impl Observer {
     pub fn new() -> io::Result<Self> {
         Ok(Observer {
             netlink: Netlink::open()?,
+            memory: Memory::default(),
+            since: Instant::now(),
             stamps: Stamps::of_this_kernel(),
         })
     }
@@ -34,24 +44,41 @@ impl Observer {
     /// # Errors
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.
     pub fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        let absent = Observation {
-            absent: true,
-            ..Observation::default()
-        };
-        let Some(link) = self.netlink.link(&watch.interface)? else {
-            return Ok(absent);
+        let mut looks = 1;
+        loop {
+            let Some((index, mut lives)) = self.look(&watch.interface)? else {
+                self.memory.forget(&watch.interface);
+                return Ok(Observation {
+                    absent: true,
+                    ..Observation::default()
+                });
+            };
+            let now = self.since.elapsed();
+            if looks == LOOKS || !self.memory.misses(&watch.interface, &lives, now) {
+                self.memory.recall(&watch.interface, &mut lives, now);
+                self.stamps.correct(index, &mut lives);
+                return Ok(select(&lives, watch.stale_after));
+            }
+            looks += 1;
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+    }
+
+    /// The number and the addresses of an interface; `None` if there is no such interface.
+    fn look(&mut self, interface: &str) -> io::Result<Option<(u32, Vec<Life>)>> {
+        let Some(link) = self.netlink.link(interface)? else {
+            return Ok(None);
         };
         // getifaddrs knows interfaces by their names only, not by alternative ones.
         let listed = listed(&link.name)?;
         let mut lives = match self.netlink.addresses(link.index) {
             // It went since its number was asked for.
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(absent),
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             lives => lives?,
         };
         // An address in one list only came or went in between: the next wake-up tells.
         lives.retain(|life| life.interface == link.index && listed.contains(&life.address));
-        self.stamps.correct(link.index, &mut lives);
-        Ok(select(&lives, watch.stale_after))
+        Ok(Some((link.index, lives)))
     }
 
     /// The interfaces with at least one address that counts, in the kernel's order.

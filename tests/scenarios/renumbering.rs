@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::example::cidrs_for;
 use k6u_testkit::machine::namespace::Interface;
 use serde_json::json;
 
@@ -16,6 +17,7 @@ pub const ALL: &[Scenario] = scenarios![
     all_addresses_are_lost,
     only_local_addresses,
     two_uplinks_keep_both,
+    addresses_that_are_written_anew,
     a_rogue_prefix_is_kept_out,
     changes_that_mean_nothing_cost_no_request,
     a_flood_of_changes_costs_one_round_a_second,
@@ -139,6 +141,41 @@ fn two_uplinks_keep_both() {
     site.wait_group(GROUP, &both);
     site.wait_rounds(4);
     assert_eq!(site.group_history(GROUP).len(), 1, "nothing flaps");
+}
+
+/// As NetworkManager does when another prefix is new: it takes addresses away and writes them again, with what is
+/// left of their lifetimes.
+fn addresses_that_are_written_anew() {
+    let site = Site::new();
+    let patch = json!({"spec": {"staleAfterSeconds": 2}});
+    site.patch(&format!("{NODE_CONFIGS}/ip6-update-node1"), patch);
+    let _node = site.run(1);
+    // So that both end two hours after their last announcement.
+    let write = |address: &str, announced: Instant| {
+        let left = 7200 - announced.elapsed().as_secs() as u32;
+        site.interface.set(address, 64, left, left);
+    };
+    let first = Instant::now();
+    write(OLD, first);
+    site.wait_lan("2001:db8:1234:567");
+    let mut last = first;
+    while cidrs(&site.server.store(), GROUP) != Some(cidrs_for("2001:db8:9876:543").to_vec()) {
+        assert!(first.elapsed() < SOON, "the old prefix does not become stale");
+        last = Instant::now();
+        write(NEW, last);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let before = site.group_history(GROUP).len();
+    for _ in 0..20 {
+        for (address, announced) in [(OLD, first), (NEW, last)] {
+            site.interface.remove(address);
+            write(address, announced);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    site.wait_rounds(3);
+    let history = site.group_history(GROUP);
+    assert_eq!(history.len(), before, "nothing flaps: {:?}", &history[before - 1..]);
 }
 
 fn a_rogue_prefix_is_kept_out() {

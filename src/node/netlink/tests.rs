@@ -76,6 +76,7 @@ fn an_address_with_all_that_counts() {
         flags: 0x420,
         preferred: 0,
         valid: 7200,
+        created: 100,
         updated: 200,
     };
     assert_eq!(list, [life]);

@@ -16,6 +16,7 @@ fn announced(address: &str, seconds: u32) -> Life {
         flags: 0,
         preferred: 3600,
         valid: 7200,
+        created: 0,
         updated: NOW.wrapping_sub(seconds * 100),
     }
 }
