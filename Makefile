@@ -33,6 +33,18 @@ test-clients: ## run the same with dhcpcd, systemd-networkd and NetworkManager o
 	scripts/client-tools.sh
 	$(CARGO) test --locked --test clients
 
+# Where the emulated machine is.
+CLIENTS_VM ?= /var/tmp/k6u-clients-vm
+# A part of their names; empty for all.
+ROWS ?= flash_on_
+
+.PHONY: test-clients-vm
+test-clients-vm: ## run those that need VLAN or PPP on Debian's kernel in an emulated machine (root, amd64; ROWS= runs all)
+	scripts/client-tools.sh
+	$(CARGO) test --locked --test clients --no-run
+	scripts/test-clients-vm.sh $(CLIENTS_VM) "$$($(CARGO) test --locked --test clients --no-run 2>&1 | \
+		sed -n 's/.*Executable.*(\(.*\))$$/\1/p')" $(ROWS)
+
 .PHONY: lint
 lint: ## check format, clippy, documentation and scripts; warnings are errors
 	$(CARGO) fmt --all --check

@@ -17,6 +17,8 @@ need systemd /lib/systemd/systemd-networkd
 need network-manager /usr/sbin/NetworkManager
 need dbus-daemon /usr/bin/dbus-daemon
 need kea-dhcp6-server /usr/sbin/kea-dhcp6
+need ppp /usr/sbin/pppd
+need pppoe /usr/sbin/pppoe-server
 
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" != 0 ]; then

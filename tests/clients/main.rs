@@ -11,6 +11,7 @@ mod rows;
 mod site;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
@@ -19,7 +20,7 @@ use k6u_testkit::machine::client::Client;
 use k6u_testkit::machine::router::is_installed;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use rows::{ALL, Row};
+use rows::{ALL, Link, Row};
 
 /// Makes room for daemons that think that the machine is theirs, and runs the rest of its arguments.
 const ROOM: &str = "
@@ -74,10 +75,11 @@ fn main() -> ExitCode {
 fn trial(row: &'static Row, client: Client, place: (usize, usize), is_root: bool) -> Trial {
     let name = format!("{}_{}", row.name, client.name());
     let needed = [row.programs, client.programs(), &["unshare", "nsenter", "ip"]].concat();
-    let missing: Vec<&str> = needed.into_iter().filter(|program| !is_installed(program)).collect();
+    let mut missing: Vec<&str> = needed.into_iter().filter(|program| !is_installed(program)).collect();
+    missing.extend(row.link.and_then(missing_in_kernel));
     if !missing.is_empty() {
         eprintln!(
-            "SKIPPED, NOT PASSED: {name} needs {}, which is not installed",
+            "SKIPPED, NOT PASSED: {name} needs {}, which is not here",
             missing.join(" and ")
         );
     }
@@ -100,6 +102,20 @@ fn trial(row: &'static Row, client: Client, place: (usize, usize), is_root: bool
         Ok(())
     };
     Trial::test(name, run).with_ignored_flag(!is_root || !missing.is_empty())
+}
+
+/// What the kernel does not have of such an interface. Its module is loaded, if there is one.
+fn missing_in_kernel(link: Link) -> Option<&'static str> {
+    match link {
+        Link::Vlan => {
+            let script = "ip link add k6u0 type veth peer name k6u1 && ip link add link k6u0 name k6u2 type vlan id 5";
+            let made = Command::new("unshare").args(["--net", "sh", "-c", script]).output();
+            (!made.is_ok_and(|output| output.status.success())).then_some("a kernel with VLANs (8021q)")
+        }
+        Link::Ppp => File::open("/dev/ppp")
+            .is_err()
+            .then_some("a kernel with PPP (/dev/ppp)"),
+    }
 }
 
 /// Runs one test in the namespaces that were made for it.

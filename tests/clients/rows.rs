@@ -12,11 +12,20 @@ use serde_json::json;
 use crate::RESULT;
 use crate::site::{CONFIG_NAME, GROUP, NODE_CONFIGS, Running, Site, ready};
 
+/// A kind of interface that not every kernel has.
+#[derive(Clone, Copy, Debug)]
+pub enum Link {
+    Vlan,
+    Ppp,
+}
+
 /// One row of the table.
 pub struct Row {
     pub name: &'static str,
     /// The router's programs.
     pub programs: &'static [&'static str],
+    /// What the kernel must be able to do beyond the usual.
+    pub link: Option<Link>,
     pub clients: &'static [Client],
     pub case: fn(Client),
 }
@@ -26,6 +35,7 @@ const fn row(name: &'static str, programs: &'static [&'static str], case: fn(Cli
     Row {
         name,
         programs,
+        link: None,
         clients,
         case,
     }
@@ -46,6 +56,18 @@ pub const ALL: &[Row] = &[
         ..row("dhcpv6_beside_slaac_dnsmasq", &["dnsmasq"], dhcpv6_beside_slaac_dnsmasq)
     },
     row("bridge_radvd", &["radvd"], bridge_radvd),
+    Row {
+        link: Some(Link::Vlan),
+        ..row("flash_on_vlan_radvd", &["radvd"], flash_on_vlan_radvd)
+    },
+    Row {
+        link: Some(Link::Ppp),
+        ..row(
+            "flash_on_ppp_radvd",
+            &["radvd", "pppd", "pppoe-server"],
+            flash_on_ppp_radvd,
+        )
+    },
     Row {
         clients: DELEGATED,
         ..row("delegated_renewed_kea", &["kea-dhcp6"], delegated_renewed_kea)
@@ -360,6 +382,24 @@ fn bridge_radvd(client: Client) {
     assert!(status.success(), "no bridge");
     home.watch("br0", STALE_AFTER);
     let _client = client.start("br0");
+    let _node = home.site.run(1);
+    flash(&home);
+}
+
+fn flash_on_vlan_radvd(client: Client) {
+    let mut home = Home::new(client, STALE_AFTER);
+    home.router.tag(5);
+    let (_client, vlan) = client.start_on_vlan(&home.site.interface.name, 5);
+    home.watch(&vlan, STALE_AFTER);
+    let _node = home.site.run(1);
+    flash(&home);
+}
+
+fn flash_on_ppp_radvd(client: Client) {
+    let mut home = Home::new(client, STALE_AFTER);
+    let parent = home.site.interface.name.clone();
+    let _dialled = home.router.pppoe(|| client.start_on_ppp(&parent));
+    home.watch("ppp0", STALE_AFTER);
     let _node = home.site.run(1);
     flash(&home);
 }

@@ -63,7 +63,64 @@ impl Client {
             Client::Kernel => {}
             Client::Dhcpcd => running.dhcpcd(&[interface], &format!("interface {interface}\nia_na 1\n")),
             Client::Networkd => running.networkd(&[(interface, "[Network]\nIPv6AcceptRA=yes\nDHCP=no\n")]),
-            Client::NetworkManager => running.network_manager(interface),
+            Client::NetworkManager => {
+                let kind = if is_bridge(interface) { "bridge" } else { "ethernet" };
+                running.network_manager(interface, kind, "");
+            }
+        }
+        running
+    }
+
+    /// Starts it on a VLAN of an interface, which it makes itself if it can; gives the VLAN's interface, too.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_on_vlan(self, parent: &str, vlan: u16) -> (Running, String) {
+        let name = format!("{parent}.{vlan}");
+        let mut running = Running::new(&name);
+        match self {
+            Client::Kernel | Client::Dhcpcd => {
+                shell(&format!(
+                    "ip link add link {parent} name {name} type vlan id {vlan}; \
+                     echo 0 > /proc/sys/net/ipv6/conf/{name}/accept_dad; ip link set {name} up"
+                ));
+                running = self.start(&name);
+            }
+            Client::Networkd => {
+                let device = format!("[NetDev]\nName={name}\nKind=vlan\n[VLAN]\nId={vlan}\n");
+                write(Path::new("/run/systemd/network/10-vlan.netdev"), &device);
+                let below = format!("[Network]\nVLAN={name}\nLinkLocalAddressing=no\nIPv6AcceptRA=no\nDHCP=no\n");
+                running.networkd(&[(parent, &below), (&name, "[Network]\nIPv6AcceptRA=yes\nDHCP=no\n")]);
+            }
+            Client::NetworkManager => {
+                running.network_manager(&name, "vlan", &format!("[vlan]\nparent={parent}\nid={vlan}\nflags=1\n"));
+            }
+        }
+        (running, name)
+    }
+
+    /// Dials to a server on an interface's cable (PPPoE), and starts it on what comes of that: ppp0.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_on_ppp(self, parent: &str) -> Running {
+        let mut running = Running::new("ppp0");
+        if self == Client::NetworkManager {
+            // It starts pppd itself.
+            running.network_manager("ppp0", "pppoe", &format!("[pppoe]\nparent={parent}\nusername=k6u\n"));
+            return running;
+        }
+        let mut pppd = Command::new("pppd");
+        pppd.args(["plugin", "rp-pppoe.so"]).arg(format!("nic-{parent}"));
+        pppd.args([
+            "noauth", "noip", "+ipv6", "ipv6", "::2,::1", "nodetach", "persist", "debug",
+        ]);
+        running.add(&mut pppd, "pppd.log");
+        match self {
+            // Its own start takes all programs that wait for an interface.
+            Client::Dhcpcd => running.dhcpcd(&["ppp0"], "interface ppp0\nia_na 1\n"),
+            Client::Networkd => running.networkd(&[("ppp0", "[Network]\nIPv6AcceptRA=yes\nDHCP=no\n")]),
+            Client::Kernel | Client::NetworkManager => {}
         }
         running
     }
@@ -137,21 +194,20 @@ impl Running {
         self.add(&mut command, "networkd.log");
     }
 
-    fn network_manager(&mut self, interface: &str) {
+    fn network_manager(&mut self, interface: &str, kind: &str, more: &str) {
         let folder = Path::new("/etc/NetworkManager");
         write(
             &folder.join("NetworkManager.conf"),
             "[main]\nplugins=keyfile\ndns=none\nno-auto-default=*\nauth-polkit=false\n[logging]\nlevel=DEBUG\n\
              [device-all]\nmatch-device=*\nmanaged=1\n",
         );
-        let kind = if is_bridge(interface) { "bridge" } else { "ethernet" };
         let profile = folder.join(format!("system-connections/{interface}.nmconnection"));
         write(
             &profile,
             &format!(
                 "[connection]\nid={interface}\nuuid=2f1c6f64-7d4e-4c60-9e5d-3a4b6d6b4f10\ntype={kind}\n\
                  interface-name={interface}\nautoconnect=true\n[ipv4]\nmethod=disabled\n\
-                 [ipv6]\nmethod=auto\naddr-gen-mode=eui64\n"
+                 [ipv6]\nmethod=auto\naddr-gen-mode=eui64\n{more}"
             ),
         );
         fs::set_permissions(profile, fs::Permissions::from_mode(0o600)).expect("a private file");
@@ -179,6 +235,11 @@ impl Drop for Running {
 
 fn is_bridge(interface: &str) -> bool {
     Path::new(&format!("/sys/class/net/{interface}/bridge")).exists()
+}
+
+fn shell(script: &str) {
+    let status = Command::new("sh").args(["-ec", script]).status().expect("a shell");
+    assert!(status.success(), "{script}");
 }
 
 fn write(path: &Path, text: &str) {

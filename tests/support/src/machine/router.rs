@@ -121,6 +121,39 @@ impl Router {
         router
     }
 
+    /// From now on the router is on a VLAN of the cable.
+    pub fn tag(&mut self, vlan: u16) {
+        let tagged = format!("{}.{vlan}", self.name);
+        self.shell(&format!(
+            "ip link add link {} name {tagged} type vlan id {vlan}; \
+             echo 0 > /proc/sys/net/ipv6/conf/{tagged}/accept_dad; ip link set {tagged} up",
+            self.name
+        ));
+        self.name = tagged;
+    }
+
+    /// From now on the router is on the other end of PPP, over Ethernet on the cable (RFC 2516); an address comes by
+    /// announcements only. Returns when `dial` has made the connection.
+    pub fn pppoe<T>(&mut self, dial: impl FnOnce() -> T) -> (Program, T) {
+        let options = self.folder.join("pppoe-options");
+        fs::write(
+            &options,
+            "noauth\nnoip\n+ipv6\nipv6 ::1,::2\nlcp-echo-interval 0\ndebug\n",
+        )
+        .expect("options");
+        let mut command = self.command("pppoe-server");
+        command.args(["-F", "-I", &self.name, "-O"]).arg(options);
+        let server = spawn(&mut command, self.folder.join("pppoe-server.log"));
+        let dialled = dial();
+        self.name = "ppp0".into();
+        self.shell(&format!(
+            "for second in $(seq 90); do ip -6 address show dev {} 2>/dev/null | grep -q fe80 && exit; sleep 1; done; \
+             echo no PPP; exit 1",
+            self.name
+        ));
+        (server, dialled)
+    }
+
     /// A command in the router's namespace.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
