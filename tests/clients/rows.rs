@@ -250,6 +250,12 @@ fn flash(home: &Home) {
     home.wait(&[FIRST, SECOND], changed);
     let took = home.wait(&[SECOND], changed);
     home.stays(8);
+    // The kernel gives its own addresses a route to their prefix; all clients make routes themselves.
+    let addresses = addresses();
+    let mut written = addresses.lines().filter(|line| line.contains(SECOND));
+    let is_clients = home.client != Client::Kernel;
+    let is_right = written.all(|line| line.contains("noprefixroute") == is_clients);
+    assert!(is_right, "somebody else wrote the addresses:\n{addresses}");
     tell(&format!("both, then only the new one after {took:.1} s"));
 }
 

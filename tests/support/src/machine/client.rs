@@ -201,13 +201,15 @@ impl Running {
             "[main]\nplugins=keyfile\ndns=none\nno-auto-default=*\nauth-polkit=false\n[logging]\nlevel=DEBUG\n\
              [device-all]\nmatch-device=*\nmanaged=1\n",
         );
+        // PPP has no hardware address to make them from.
+        let identifiers = if kind == "pppoe" { "stable-privacy" } else { "eui64" };
         let profile = folder.join(format!("system-connections/{interface}.nmconnection"));
         write(
             &profile,
             &format!(
                 "[connection]\nid={interface}\nuuid=2f1c6f64-7d4e-4c60-9e5d-3a4b6d6b4f10\ntype={kind}\n\
                  interface-name={interface}\nautoconnect=true\n[ipv4]\nmethod=disabled\n\
-                 [ipv6]\nmethod=auto\naddr-gen-mode=eui64\n{more}"
+                 [ipv6]\nmethod=auto\naddr-gen-mode={identifiers}\n{more}"
             ),
         );
         fs::set_permissions(profile, fs::Permissions::from_mode(0o600)).expect("a private file");
