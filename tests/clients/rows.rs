@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::machine::client::{Client, Running as RunningClient};
 use k6u_testkit::machine::namespace::Interface;
-use k6u_testkit::machine::router::{Announced, Router};
+use k6u_testkit::machine::router::{Announced, Radvd, Router};
 use serde_json::json;
 
 use crate::RESULT;
@@ -87,7 +87,7 @@ pub const ALL: &[Row] = &[
 ];
 
 /// Those that give a part of a delegated prefix to another interface.
-const DELEGATED: &[Client] = &[Client::Dhcpcd, Client::Networkd];
+const DELEGATED: &[Client] = &[Client::Dhcpcd, Client::Networkd, Client::NetworkManager];
 
 /// Longer than anything takes here that comes at all: DHCPv6 waits between its messages.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -416,18 +416,22 @@ struct OwnLan {
     lan: Interface,
     _client: RunningClient,
     _node: Running,
+    _radvd: Option<Radvd>,
 }
 
 fn own_lan(client: Client, stale_after: u32) -> OwnLan {
     let home = Home::new(client, stale_after);
     let lan = Interface::named("home0");
     home.watch("home0", stale_after);
+    // NetworkManager asks for a prefix where it has a default route.
+    let radvd = (client == Client::NetworkManager).then(|| home.router.radvd("a", "0.2", "0.3", &[]));
     let running = client.start_delegated(&home.site.interface.name, "home0");
     let node = home.site.run(1);
     OwnLan {
         _client: running.expect("a client that gives prefixes on"),
         lan,
         _node: node,
+        _radvd: radvd,
         home,
     }
 }

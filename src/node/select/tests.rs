@@ -376,3 +376,27 @@ fn routers_that_announce_every_65535_seconds() {
     assert_eq!(prefixes(65_535), ["2001:db8:1::/64", "2001:db8:2::/64"]);
     assert_eq!(prefixes(0), ["2001:db8:1::/64", "2001:db8:2::/64"]);
 }
+
+#[test]
+fn two_uplinks_that_are_announced_rarely_are_seldom_both_there() {
+    // As radvd does unless told otherwise: each interval is a random one, from a third of the longest to the longest.
+    let mut random = fastrand::Rng::with_seed(8319);
+    let mut history: History = Vec::new();
+    for prefix in 0..2 {
+        let mut at = 0;
+        while at < 5_000_000 {
+            at += random.u32(21_845..=65_535);
+            history.push((at, prefix));
+        }
+    }
+    history.sort_unstable();
+    let both = |stale_after| {
+        let is_both = |&until: &u32| select(&after(&history, until), stale_after).prefixes.len() == 2;
+        let moments = || (100_000..5_000_000).step_by(9_973);
+        moments().filter(is_both).count() as f64 / moments().count() as f64
+    };
+    let share = both(DEFAULT_STALE_AFTER);
+    assert!((0.03..0.15).contains(&share), "{share}");
+    assert_eq!(both(65_535), 1.0);
+    assert_eq!(both(0), 1.0);
+}

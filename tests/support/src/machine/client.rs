@@ -145,7 +145,11 @@ impl Client {
                 );
                 running.networkd(&[(uplink, up), (lan, &down)]);
             }
-            Client::Kernel | Client::NetworkManager => return None,
+            Client::NetworkManager => {
+                running.profile(lan, "ethernet", "shared", "eui64", "");
+                running.network_manager(uplink, "ethernet", "");
+            }
+            Client::Kernel => return None,
         }
         Some(running)
     }
@@ -194,6 +198,19 @@ impl Running {
         self.add(&mut command, "networkd.log");
     }
 
+    /// A connection that NetworkManager is to make.
+    fn profile(&self, interface: &str, kind: &str, method: &str, identifiers: &str, more: &str) {
+        let profile = Path::new("/etc/NetworkManager/system-connections").join(format!("{interface}.nmconnection"));
+        write(
+            &profile,
+            &format!(
+                "[connection]\nid={interface}\ntype={kind}\ninterface-name={interface}\nautoconnect=true\n\
+                 [ipv4]\nmethod=disabled\n[ipv6]\nmethod={method}\naddr-gen-mode={identifiers}\n{more}"
+            ),
+        );
+        fs::set_permissions(profile, fs::Permissions::from_mode(0o600)).expect("a private file");
+    }
+
     fn network_manager(&mut self, interface: &str, kind: &str, more: &str) {
         let folder = Path::new("/etc/NetworkManager");
         write(
@@ -203,16 +220,7 @@ impl Running {
         );
         // PPP has no hardware address to make them from.
         let identifiers = if kind == "pppoe" { "stable-privacy" } else { "eui64" };
-        let profile = folder.join(format!("system-connections/{interface}.nmconnection"));
-        write(
-            &profile,
-            &format!(
-                "[connection]\nid={interface}\nuuid=2f1c6f64-7d4e-4c60-9e5d-3a4b6d6b4f10\ntype={kind}\n\
-                 interface-name={interface}\nautoconnect=true\n[ipv4]\nmethod=disabled\n\
-                 [ipv6]\nmethod=auto\naddr-gen-mode={identifiers}\n{more}"
-            ),
-        );
-        fs::set_permissions(profile, fs::Permissions::from_mode(0o600)).expect("a private file");
+        self.profile(interface, kind, "auto", identifiers, more);
         fs::create_dir_all("/run/dbus").expect("a folder");
         let mut bus = Command::new("dbus-daemon");
         self.add(bus.args(["--system", "--nofork", "--nopidfile"]), "dbus.log");
