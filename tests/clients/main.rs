@@ -3,7 +3,8 @@
 //!
 //! `make test-clients` runs these, as root: each test is this program again, in network, mount and process
 //! namespaces of its own, so that no client sees the machine's interfaces. Where a program is missing, its
-//! tests are reported as skipped, loudly. In the end there is a table of what k6u concluded, and when.
+//! tests are reported as skipped, loudly, and so it is where the kernel lacks something: `make test-clients-vm` has
+//! Debian's kernel. In the end there is a table of what k6u concluded, and when.
 
 mod rows;
 #[allow(dead_code, reason = "the scenarios use more of it")]

@@ -63,12 +63,35 @@ impl Client {
             Client::Kernel => {}
             Client::Dhcpcd => running.dhcpcd(&[interface], &format!("interface {interface}\nia_na 1\n")),
             Client::Networkd => running.networkd(&[(interface, "[Network]\nIPv6AcceptRA=yes\nDHCP=no\n")]),
-            Client::NetworkManager => {
-                let kind = if is_bridge(interface) { "bridge" } else { "ethernet" };
-                running.network_manager(interface, kind, "");
-            }
+            Client::NetworkManager => running.network_manager(interface, "ethernet", ""),
         }
         running
+    }
+
+    /// Starts it on a bridge, of which this interface is a port.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_on_bridge(self, port: &str, bridge: &str) -> Running {
+        if self == Client::NetworkManager {
+            // It makes the bridge itself, and leaves alone what has addresses already.
+            shell(&format!("ip link set {port} down"));
+            let mut running = Running::new(bridge);
+            running.profile(
+                port,
+                "ethernet",
+                None,
+                &format!("[connection]\nmaster={bridge}\nslave-type=bridge\n"),
+            );
+            running.network_manager(bridge, "bridge", "[bridge]\nstp=false\n");
+            return running;
+        }
+        shell(&format!(
+            "ip link add {bridge} type bridge forward_delay 0; echo 0 > /proc/sys/net/ipv6/conf/{bridge}/accept_dad; \
+             echo 1 > /proc/sys/net/ipv6/conf/{port}/disable_ipv6; ip link set {port} master {bridge}; \
+             ip link set {bridge} up"
+        ));
+        self.start(bridge)
     }
 
     /// Starts it on a VLAN of an interface, which it makes itself if it can; gives the VLAN's interface, too.
@@ -146,7 +169,7 @@ impl Client {
                 running.networkd(&[(uplink, up), (lan, &down)]);
             }
             Client::NetworkManager => {
-                running.profile(lan, "ethernet", "shared", "eui64", "");
+                running.profile(lan, "ethernet", Some("shared"), "");
                 running.network_manager(uplink, "ethernet", "");
             }
             Client::Kernel => return None,
@@ -198,16 +221,18 @@ impl Running {
         self.add(&mut command, "networkd.log");
     }
 
-    /// A connection that NetworkManager is to make.
-    fn profile(&self, interface: &str, kind: &str, method: &str, identifiers: &str, more: &str) {
+    /// A connection that NetworkManager is to make; with addresses, unless it is a port of something else.
+    fn profile(&self, interface: &str, kind: &str, method: Option<&str>, more: &str) {
         let profile = Path::new("/etc/NetworkManager/system-connections").join(format!("{interface}.nmconnection"));
-        write(
-            &profile,
-            &format!(
-                "[connection]\nid={interface}\ntype={kind}\ninterface-name={interface}\nautoconnect=true\n\
-                 [ipv4]\nmethod=disabled\n[ipv6]\nmethod={method}\naddr-gen-mode={identifiers}\n{more}"
-            ),
+        // PPP has no hardware address to make them from.
+        let identifiers = if kind == "pppoe" { "stable-privacy" } else { "eui64" };
+        let ip = method.map_or(String::new(), |method| {
+            format!("[ipv4]\nmethod=disabled\n[ipv6]\nmethod={method}\naddr-gen-mode={identifiers}\n")
+        });
+        let text = format!(
+            "[connection]\nid={interface}\ntype={kind}\ninterface-name={interface}\nautoconnect=true\n{ip}{more}"
         );
+        write(&profile, &text);
         fs::set_permissions(profile, fs::Permissions::from_mode(0o600)).expect("a private file");
     }
 
@@ -218,9 +243,7 @@ impl Running {
             "[main]\nplugins=keyfile\ndns=none\nno-auto-default=*\nauth-polkit=false\n[logging]\nlevel=DEBUG\n\
              [device-all]\nmatch-device=*\nmanaged=1\n",
         );
-        // PPP has no hardware address to make them from.
-        let identifiers = if kind == "pppoe" { "stable-privacy" } else { "eui64" };
-        self.profile(interface, kind, "auto", identifiers, more);
+        self.profile(interface, kind, Some("auto"), more);
         fs::create_dir_all("/run/dbus").expect("a folder");
         let mut bus = Command::new("dbus-daemon");
         self.add(bus.args(["--system", "--nofork", "--nopidfile"]), "dbus.log");
@@ -241,10 +264,6 @@ impl Drop for Running {
             }
         }
     }
-}
-
-fn is_bridge(interface: &str) -> bool {
-    Path::new(&format!("/sys/class/net/{interface}/bridge")).exists()
 }
 
 fn shell(script: &str) {
