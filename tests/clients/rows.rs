@@ -126,6 +126,12 @@ fn cidrs_for(delegated: &[&str]) -> Vec<String> {
     all
 }
 
+/// A group that has something already goes on with what is new.
+fn sorted(mut cidrs: Vec<String>) -> Vec<String> {
+    cidrs.sort();
+    cidrs
+}
+
 /// A node with a client on a link with a router, and k6u on it.
 struct Home {
     site: Site,
@@ -160,10 +166,9 @@ impl Home {
     /// Waits until the group follows these; gives how long it took.
     fn wait(&self, delegated: &[&str], since: Instant) -> f64 {
         let expected = cidrs_for(delegated);
-        let reached = self
-            .site
-            .server
-            .wait(PATIENCE, |store| (cidrs(store, GROUP)? == expected).then_some(()));
+        let reached = self.site.server.wait(PATIENCE, |store| {
+            (sorted(cidrs(store, GROUP)?) == expected).then_some(())
+        });
         assert!(
             reached.is_some(),
             "the group holds {:?}, not {expected:?}; addresses:\n{}",
@@ -185,6 +190,12 @@ impl Home {
     /// How often the group was written so far.
     fn writes(&self) -> usize {
         self.site.group_history(GROUP).len()
+    }
+
+    /// What the group held since it had been written so often, sorted.
+    fn history_since(&self, writes: usize) -> Vec<Vec<String>> {
+        let history = self.site.group_history(GROUP);
+        history.into_iter().skip(writes).map(sorted).collect()
     }
 
     /// Lets so many seconds of rounds go by, and gives what the group held meanwhile, other than now.
@@ -313,8 +324,7 @@ fn flash_twice_radvd(client: Client) {
     let took = home.wait(&[THIRD], changed);
     home.stays(8);
     let both = cidrs_for(&[SECOND, THIRD]);
-    let history = home.site.group_history(GROUP);
-    assert_eq!(history[before..], [both, cidrs_for(&[THIRD])]);
+    assert_eq!(home.history_since(before), [both, cidrs_for(&[THIRD])]);
     tell(&format!(
         "both, then only the newest after {took:.1} s; never the oldest"
     ));
@@ -479,7 +489,7 @@ fn delegated_flash_kea(client: Client) {
     let before = own.home.writes();
     let took = own.home.wait(&[SECOND], changed);
     own.home.stays(10);
-    let both = own.home.site.group_history(GROUP)[before..].contains(&cidrs_for(&[FIRST, SECOND]));
+    let both = own.home.history_since(before).contains(&cidrs_for(&[FIRST, SECOND]));
     let both = if both { "both, then " } else { "" };
     tell(&format!(
         "{both}only the new one after {took:.1} s (renewal after 6 s, rebinding after 12 s)"
