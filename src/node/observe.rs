@@ -1,6 +1,6 @@
 //! Looks at interfaces: getifaddrs(3) lists the addresses, rtnetlink tells how alive each one is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
 use std::net::Ipv6Addr;
@@ -20,6 +20,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Observer {
     netlink: Netlink,
+    /// What getifaddrs listed, by the number of the interface.
+    listed: BTreeMap<u32, BTreeSet<Ipv6Addr>>,
     memory: Memory,
     since: Instant,
     stamps: Stamps,
@@ -33,6 +35,7 @@ impl Observer {
     pub fn new() -> io::Result<Self> {
         Ok(Observer {
             netlink: Netlink::open()?,
+            listed: BTreeMap::new(),
             memory: Memory::default(),
             since: Instant::now(),
             stamps: Stamps::of_this_kernel(),
@@ -69,15 +72,20 @@ impl Observer {
         let Some(link) = self.netlink.link(interface)? else {
             return Ok(None);
         };
-        // getifaddrs knows interfaces by their names only, not by alternative ones.
-        let listed = listed(&link.name)?;
         let mut lives = match self.netlink.addresses(link.index) {
             // It went since its number was asked for.
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             lives => lives?,
         };
+        lives.retain(|life| life.interface == link.index);
+        // It lists all links and addresses of the node, which may be hundreds: so only what is new is asked for.
+        let known = self.listed.entry(link.index).or_default();
+        if lives.iter().any(|life| !known.contains(&life.address)) {
+            // It knows interfaces by their names only, not by alternative ones.
+            *known = listed(&link.name)?;
+        }
         // An address in one list only came or went in between: the next wake-up tells.
-        lives.retain(|life| life.interface == link.index && listed.contains(&life.address));
+        lives.retain(|life| known.contains(&life.address));
         Ok(Some((link.index, lives)))
     }
 
