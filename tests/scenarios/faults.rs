@@ -249,10 +249,11 @@ fn certificates_that_do_not_hold() {
             site.server.set_tls(authority.server(&certificate));
             site.server.close_connections();
         };
+        // No connection came about with that certificate; to close what begins with the new one would be a trouble
+        // of another kind.
         survives(complaint, begin, |site| {
             site.server
                 .set_tls(site.server.authority.server(&Certificate::default()));
-            site.server.close_connections();
         });
     }
 }
