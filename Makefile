@@ -90,7 +90,7 @@ $(MUSL_ROOT)/ready:
 	scripts/musl-root.sh $(MUSL_ROOT)
 
 .PHONY: test-boards
-test-boards: ## run unit tests and scenarios on emulated arm64 and armv7 machines (needs root; takes long)
+test-boards: ## run unit tests and scenarios on emulated arm64 and armv7 machines (needs root; 45 minutes)
 	scripts/test-boards.sh $(MUSL_ROOT) $(MACHINES)
 
 .PHONY: bench-tools-musl
