@@ -66,13 +66,14 @@ INIT
 # Boots a machine with what was built for a target, and shows what it found. After an @ in its name is the date;
 # after a + for how many seconds it is to run, without anybody waiting for that, before one scenario runs.
 boot() { # MACHINE TARGET QEMU...
-    name=$1 kernel=$root/boards/${1%[@+]*} target=$2 variables=K6U_SCENARIOS=$part
+    name=$1 kernel=$root/boards/${1%[@+]*} target=$2 variables=K6U_SCENARIOS=$part processors=2
     shift 2
     case $name in
         *@*) variables="$variables today=${name#*@}" ;;
         *+*)
             variables="$variables late=${name#*+}"
-            # Whenever it waits its clock moves on at once.
+            # Whenever it waits its clock moves on at once; two processors would wait for each other then.
+            processors=1
             set -- "$@" -icount shift=1,sleep=off
             ;;
     esac
@@ -97,7 +98,7 @@ boot() { # MACHINE TARGET QEMU...
     log=$root/boards/$name.log
     echo "$name: Linux $(cat "$kernel/version")"
     begun=$(date +%s)
-    chroot "$root" timeout 3600 "$@" -M virt -smp 2 -m 2048 -nodefaults -display none -serial stdio -no-reboot \
+    chroot "$root" timeout 3600 "$@" -M virt -smp "$processors" -m 2048 -nodefaults -display none -serial stdio -no-reboot \
         -kernel "${kernel#"$root"}/vmlinuz" -initrd /boards/initramfs \
         -append "console=ttyAMA0 quiet panic=-1 $variables" < /dev/null > "$log" 2>&1 || true
     tr -d '\r' < "$log" | grep -E '^Linux|^test result:|^resident|^peak|FAILED|MISSED|SKIPPED|cannot be loaded' || true
