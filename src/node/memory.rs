@@ -1,11 +1,12 @@
 //! What an interface's addresses were when it was last looked at: tells an address that was written anew from one
 //! whose prefix was announced. Pure.
 //!
-//! When a prefix is new, NetworkManager takes away other addresses and writes them again, to put all in its order.
+//! When a prefix is new, NetworkManager takes its other addresses away and writes them again, to put all in its order.
 //! They have the time stamp of that moment then, but their lifetimes go on: they end when they would have ended
-//! before. An announcement makes an address live longer, or it does not make it anew.
+//! before. An announcement lets an address live longer, or leaves it where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::netlink::Life;
@@ -18,8 +19,11 @@ const AT_ONCE: u32 = 10;
 /// The addresses of each interface, by its name.
 #[derive(Debug, Default)]
 pub struct Memory {
-    interfaces: BTreeMap<String, Vec<Seen>>,
+    interfaces: BTreeMap<String, BTreeMap<Key, Seen>>,
 }
+
+/// An address: the interface's index, itself, the length of its prefix.
+type Key = (u32, Ipv6Addr, u8);
 
 /// An address as it was.
 #[derive(Clone, Copy, Debug)]
@@ -35,10 +39,11 @@ impl Memory {
     /// Whether an address is missing that was there the last time, and was to live on. One without limits is not
     /// missed: an administrator took it away.
     pub fn misses(&self, interface: &str, lives: &[Life], now: Duration) -> bool {
+        let there: BTreeSet<Key> = lives.iter().map(key).collect();
         let mut before = self.interfaces.get(interface).into_iter().flatten();
-        before.any(|seen| {
+        before.any(|(key, seen)| {
             let lives_on = seen.life.is_limited() && seen.ends > now.as_secs() + ROUNDING;
-            lives_on && !lives.iter().any(|life| is_same(&seen.life, life))
+            lives_on && !there.contains(key)
         })
     }
 
@@ -46,17 +51,17 @@ impl Memory {
     /// `now` is steady time.
     pub fn recall(&mut self, interface: &str, lives: &mut [Life], now: Duration) {
         let before = self.interfaces.remove(interface).unwrap_or_default();
-        let mut after = Vec::with_capacity(lives.len());
+        let mut after = BTreeMap::new();
         for life in lives {
             let ends = now.as_secs().saturating_add(life.valid.into());
-            let earlier = before.iter().find(|seen| is_same(&seen.life, life));
-            let announced = earlier.filter(|seen| seen.says_all(life, ends));
-            let announced = announced.map_or(life.updated, |seen| seen.announced);
-            after.push(Seen {
+            let earlier = before.get(&key(life)).filter(|seen| seen.says_all(life, ends));
+            let announced = earlier.map_or(life.updated, |seen| seen.announced);
+            let seen = Seen {
                 life: *life,
                 ends,
                 announced,
-            });
+            };
+            after.insert(key(life), seen);
             life.updated = announced;
         }
         self.interfaces.insert(interface.into(), after);
@@ -78,8 +83,8 @@ impl Seen {
     }
 }
 
-fn is_same(one: &Life, other: &Life) -> bool {
-    (one.interface, one.address, one.prefix_length) == (other.interface, other.address, other.prefix_length)
+fn key(life: &Life) -> Key {
+    (life.interface, life.address, life.prefix_length)
 }
 
 #[cfg(test)]
