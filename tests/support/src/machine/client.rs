@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::machine::router::{Program, spawn};
+use crate::machine::router::{Program, spawn, wait_for_link_local};
 
 /// What turns announcements into addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +140,11 @@ impl Client {
         ]);
         running.add(&mut pppd, "pppd.log");
         match self {
-            // Its own start takes all programs that wait for an interface.
-            Client::Dhcpcd => running.dhcpcd(&["ppp0"], "interface ppp0\nia_na 1\n"),
+            Client::Dhcpcd => {
+                // Without udev it ends if the interface is not there yet.
+                shell(&wait_for_link_local("ppp0"));
+                running.dhcpcd(&["ppp0"], "interface ppp0\nia_na 1\n");
+            }
             Client::Networkd => running.networkd(&[("ppp0", "[Network]\nIPv6AcceptRA=yes\nDHCP=no\n")]),
             Client::Kernel | Client::NetworkManager => {}
         }

@@ -95,6 +95,14 @@ pub(crate) fn spawn(command: &mut Command, log: PathBuf) -> Program {
     Program(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
 }
 
+/// What a shell waits with for PPP: both ends have addresses when they have agreed.
+pub(crate) fn wait_for_link_local(interface: &str) -> String {
+    format!(
+        "for second in $(seq 90); do ip -6 address show dev {interface} 2>/dev/null | grep -q fe80 && exit; sleep 1; \
+         done; echo no {interface} >&2; exit 1"
+    )
+}
+
 impl Router {
     /// Moves the other end of the interface's cable into a namespace of its own.
     pub fn behind(interface: &Interface) -> Self {
@@ -146,11 +154,7 @@ impl Router {
         let server = spawn(&mut command, self.folder.join("pppoe-server.log"));
         let dialled = dial();
         self.name = "ppp0".into();
-        self.shell(&format!(
-            "for second in $(seq 90); do ip -6 address show dev {} 2>/dev/null | grep -q fe80 && exit; sleep 1; done; \
-             echo no PPP; exit 1",
-            self.name
-        ));
+        self.shell(&wait_for_link_local(&self.name));
         (server, dialled)
     }
 
