@@ -82,7 +82,8 @@ impl Agent {
                 }
                 Ended::Quiet | Ended::Changed => {
                     // Whether a config is Ready does not depend on these.
-                    let is_minor = |subject: &Subject| matches!(subject, Subject::Crds | Subject::Events);
+                    let is_minor =
+                        |subject: &Subject| matches!(subject, Subject::Crds | Subject::Events | Subject::Node);
                     return Ok(is_ready && self.reconciler.problems.subjects().all(is_minor));
                 }
                 Ended::Failed { .. } => return Ok(false),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::kube::Error;
 use crate::resources::targets::TargetKey;
 use crate::schedule::backoff;
 
@@ -26,7 +27,11 @@ pub enum Subject {
     Config(String),
     /// An IP6UpdateNodeConfig, by name.
     NodeConfig(String),
-    /// An object that holds the prefix.
+    /// The removal of silent nodes from an IP6UpdateNodeConfig, by name.
+    Removal(String),
+    /// Reading an object that holds the prefix.
+    Read(TargetKey),
+    /// What such an object is, or writing it.
     Target(TargetKey),
 }
 
@@ -40,7 +45,8 @@ impl fmt::Display for Subject {
             Subject::Events => f.write_str("Events"),
             Subject::Config(name) => write!(f, "IP6UpdateConfig {name}"),
             Subject::NodeConfig(name) => write!(f, "IP6UpdateNodeConfig {name}"),
-            Subject::Target(key) => key.fmt(f),
+            Subject::Removal(name) => write!(f, "removal of silent nodes from IP6UpdateNodeConfig {name}"),
+            Subject::Read(key) | Subject::Target(key) => key.fmt(f),
         }
     }
 }
@@ -85,21 +91,19 @@ impl Problems {
         is_new
     }
 
-    /// The same for a request that is tried again after a pause, which doubles with each failure and is
-    /// as long as the server asked for at least. `now` is steady time.
-    pub fn backs_off(
-        &mut self,
-        subject: Subject,
-        text: &str,
-        retry_after: Option<Duration>,
-        now: Duration,
-        dice: f64,
-    ) -> bool {
-        let is_new = self.fails(subject.clone(), text);
+    /// The same for a request that failed by `error` and is tried again after a pause, which doubles with each
+    /// failure and is as long as the server asked for at least. `now` is steady time.
+    pub fn backs_off(&mut self, subject: Subject, text: &str, error: &Error, now: Duration, dice: f64) -> bool {
+        let is_new = self.fails_by(subject.clone(), &error.kind(), text);
         if let Some(problem) = self.current.get_mut(&subject) {
-            problem.retry_at = now + backoff(problem.failures, dice).max(retry_after.unwrap_or_default());
+            problem.retry_at = now + backoff(problem.failures, dice).max(error.retry_after().unwrap_or_default());
         }
         is_new
+    }
+
+    /// What is wrong with `subject`.
+    pub fn of(&self, subject: &Subject) -> Option<&str> {
+        self.current.get(subject).map(|problem| problem.text.as_str())
     }
 
     /// What is wrong with `subject`, while it is too early to try again.
@@ -133,6 +137,8 @@ impl Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::Cause;
+    use crate::kube::refusal::Refusal;
 
     const NOW: Duration = Duration::from_secs(100);
 
@@ -149,18 +155,41 @@ mod tests {
         assert!(problems.subjects().next().is_none());
     }
 
+    fn refused(seconds: Option<u64>) -> Error {
+        let refusal = Refusal {
+            status: 500,
+            reason: String::new(),
+            message: String::new(),
+            retry_after: seconds.map(Duration::from_secs),
+            names_object: true,
+        };
+        Error {
+            verb: "PATCH",
+            path: "/x".into(),
+            cause: Cause::Refused(refusal),
+        }
+    }
+
+    #[test]
+    fn a_refusal_in_other_words_is_told_once() {
+        let mut problems = Problems::default();
+        let mut told = |text| problems.backs_off(Subject::Events, text, &refused(None), NOW, 1.0);
+        assert!(told("read tcp 10.0.0.1:40001: connection reset"));
+        assert!(!told("read tcp 10.0.0.1:40002: connection reset"));
+    }
+
     #[test]
     fn pauses_get_longer() {
         let (mut problems, lan) = (Problems::default(), Subject::Target(TargetKey::group("lan")));
         assert_eq!(problems.waits(&lan, NOW), None);
         let mut pause = || {
-            problems.backs_off(lan.clone(), "500", None, NOW, 1.0);
+            problems.backs_off(lan.clone(), "500", &refused(None), NOW, 1.0);
             let ends = (0..200).find(|s| problems.waits(&lan, NOW + Duration::from_secs(*s)).is_none());
             ends.expect("it ends")
         };
         let pauses: Vec<u64> = (0..8).map(|_| pause()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        problems.backs_off(Subject::Events, "429", Some(Duration::from_secs(30)), NOW, 1.0);
+        problems.backs_off(Subject::Events, "429", &refused(Some(30)), NOW, 1.0);
         let waits = |seconds| {
             problems
                 .waits(&Subject::Events, NOW + Duration::from_secs(seconds))

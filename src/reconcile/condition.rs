@@ -84,14 +84,12 @@ pub fn judge(verdict: &Verdict, failures: &[String], without_entry: &[String]) -
     }
 }
 
-/// Whether the stored status already says that this generation is not Ready.
-pub fn is_told_not_ready(config: &Config) -> bool {
-    let ready = config
-        .status
-        .conditions
-        .iter()
-        .find(|condition| condition.kind == READY);
-    ready.is_some_and(|ready| ready.status == "False" && ready.observed_generation == Some(config.metadata.generation))
+/// The reason why this generation is not Ready, if the stored status tells that already.
+pub fn told_not_ready(config: &Config) -> Option<&str> {
+    let mut conditions = config.status.conditions.iter();
+    let ready = conditions.find(|condition| condition.kind == READY)?;
+    let is_told = ready.status == "False" && ready.observed_generation == Some(config.metadata.generation);
+    is_told.then_some(ready.reason.as_str())
 }
 
 /// What has to change in the status of `config`, or `None` if it says all that already.

@@ -36,6 +36,9 @@ use silence::Silence;
 /// Requests about single objects that may time out in one round: more of them are the API server's trouble.
 const MOST_TIMEOUTS: u32 = 2;
 
+/// What was changed by somebody else between read and write so often in a row is refused.
+const MOST_CONFLICTS: u32 = 20;
+
 /// Why a round did not come to its end.
 #[derive(Debug)]
 pub enum Failure {
@@ -84,8 +87,8 @@ pub struct Reconciler {
     /// The lists that the API server has given since it was last found not to serve them.
     served: BTreeSet<&'static str>,
     timeouts: u32,
-    /// Rounds in a row in which a target was written by somebody else.
-    conflicts: BTreeMap<TargetKey, u32>,
+    /// Writes in a row that met a conflict.
+    conflicts: BTreeMap<Subject, u32>,
     /// The last second half left something to do, or there was none yet.
     is_unsettled: bool,
     seen: BTreeMap<Watch, Observation>,
@@ -158,7 +161,9 @@ impl Reconciler {
             node_configs = self.list_node_configs(host)?;
         }
         self.problems.retain(|subject| match subject {
-            Subject::NodeConfig(name) => node_configs.iter().any(|config| config.metadata.name == *name),
+            Subject::NodeConfig(name) | Subject::Removal(name) => {
+                node_configs.iter().any(|config| config.metadata.name == *name)
+            }
             _ => true,
         });
         if !published.is_heard {
@@ -168,7 +173,7 @@ impl Reconciler {
         let (mut ended, mut is_ready) = (published.ended, published.failures.is_empty());
         if self.has_reason(&published, host) {
             self.is_unsettled = true;
-            let (second, all_ready) = self.second_half(node_configs, &published, host)?;
+            let (second, all_ready) = self.second_half(node_configs, &selected, &published, host)?;
             // What is refused for ever is tried again by those whose lot it is.
             self.is_unsettled = second > Ended::Quiet;
             ended = ended.max(second);
@@ -190,7 +195,7 @@ impl Reconciler {
                     || host.dice() < schedule::share(self.update_interval, self.nodes)
             } else {
                 // Others that publish know more.
-                !published.waits && self.silence.does_nobody_publish()
+                self.silence.does_nobody_publish()
             }
     }
 
@@ -198,28 +203,34 @@ impl Reconciler {
     fn second_half(
         &mut self,
         mut node_configs: Vec<NodeConfig>,
+        selected: &BTreeSet<String>,
         published: &Published,
         host: &mut dyn Host,
     ) -> Result<(Ended, bool), Failure> {
         let mut configs = self.list_configs()?;
-        if !published.is_heard && self.silence.does_nobody_publish() {
-            // Nobody speaks for these entries any more.
-            node_configs.iter_mut().for_each(|config| config.status.nodes.clear());
-        }
-        let mut plan = plan::plan(&configs, &node_configs);
+        let mut plan = self.plan(&configs, &mut node_configs, published);
         let mut targets = self.read_targets(&plan, host)?;
-        if !targets.are_right(&plan) {
-            // The second look, later than the targets were read.
+        if !targets.are_right(&plan) || self.has_news(&configs, &plan, &targets, published) {
+            // The second look, later than what is to be written was read.
             configs = self.list_configs()?;
             node_configs = self.list_node_configs(host)?;
-            plan = plan::plan(&configs, &node_configs);
+            self.find_missing(&node_configs, selected);
+            plan = self.plan(&configs, &mut node_configs, published);
         }
         let written = self.write_targets(&plan, &mut targets, host)?;
         let (reported, is_ready) = self.report(&configs, &plan, &targets, published, host)?;
-        let removed = self.remove_silent(&node_configs)?;
+        let removed = self.remove_silent(&node_configs, host)?;
         self.publication.thresholds = thresholds(&configs);
         self.forget_problems(&configs, &plan);
         Ok((written.max(reported).max(removed), is_ready))
+    }
+
+    fn plan(&self, configs: &[Config], node_configs: &mut [NodeConfig], published: &Published) -> plan::Plan {
+        if published.is_idle && self.silence.does_nobody_publish() {
+            // Nobody speaks for these entries any more.
+            node_configs.iter_mut().for_each(|config| config.status.nodes.clear());
+        }
+        plan::plan(configs, node_configs)
     }
 
     /// An up-to-date list: it counts for what this node has watched.
@@ -245,26 +256,51 @@ impl Reconciler {
         self.rejoin.find_missing(missing, self.longest_interval());
     }
 
-    /// A request about one object failed. That is this object's trouble, unless others would fail, too.
-    fn object_failed(&mut self, error: &Error) -> Result<(), Failure> {
+    /// A request about `subject` failed. That is this object's trouble, and tried again after a pause, unless others
+    /// would fail, too. Says whether it is new.
+    fn object_failed(
+        &mut self,
+        subject: Subject,
+        text: &str,
+        error: &Error,
+        host: &mut dyn Host,
+    ) -> Result<bool, Failure> {
+        if error.is_transport() || error.is_unauthorized() {
+            return Err(Failure::Request(error.clone()));
+        }
+        let is_new = self.problems.backs_off(subject, text, error, host.now(), host.dice());
         if error.is_timeout() {
             self.timeouts += 1;
         }
-        if error.is_transport() || error.is_unauthorized() || self.timeouts >= MOST_TIMEOUTS {
+        if self.timeouts >= MOST_TIMEOUTS {
             return Err(Failure::Request(error.clone()));
         }
-        Ok(())
+        Ok(is_new)
+    }
+
+    /// A request about `subject` did what it should, or there was no need for it.
+    fn works(&mut self, subject: &Subject) {
+        self.problems.works(subject);
+        self.conflicts.remove(subject);
+    }
+
+    /// Counts a conflict. Nobody writes so often: it is a refusal in other words.
+    fn has_too_many_conflicts(&mut self, subject: &Subject) -> bool {
+        let conflicts = self.conflicts.entry(subject.clone()).or_default();
+        *conflicts = conflicts.saturating_add(1);
+        *conflicts > MOST_CONFLICTS
     }
 
     /// Problems end with the objects that they are about.
     fn forget_problems(&mut self, configs: &[Config], plan: &plan::Plan) {
         let targets: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
-        self.conflicts.retain(|key, _| targets.contains(key));
-        self.problems.retain(|subject| match subject {
+        let is_there = |subject: &Subject| match subject {
             Subject::Config(name) => configs.iter().any(|config| config.metadata.name == *name),
-            Subject::Target(key) => targets.contains(key),
+            Subject::Read(key) | Subject::Target(key) => targets.contains(key),
             _ => true,
-        });
+        };
+        self.problems.retain(is_there);
+        self.conflicts.retain(|subject, _| is_there(subject));
     }
 
     /// From one round of this node to the next, when nothing happens.

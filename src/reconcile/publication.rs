@@ -50,6 +50,8 @@ pub(super) struct Published {
     pub is_change: bool,
     /// This node has something to say, and not all of it was refused.
     pub is_heard: bool,
+    /// This node has nothing to say: nothing selects it.
+    pub is_idle: bool,
     /// A refused entry waits for its next try. There is nothing to tell meanwhile: that may succeed.
     pub waits: bool,
     /// Whether all that was sent was taken.
@@ -121,12 +123,6 @@ impl Publication {
         one.prefixes == other.prefixes && one.message == other.message && facts(one) == facts(other)
     }
 
-    /// Whether several signs of life in a row did not get through.
-    fn is_overdue(&self, name: &str, now: Duration) -> bool {
-        let published = self.published.get(name);
-        published.is_none_or(|then| now.saturating_sub(*then) > SIGN_OF_LIFE * 2)
-    }
-
     /// Whether a sign of life is due. Rounds come once an interval, so it may be half of one early.
     fn is_due(&self, name: &str, now: Duration, interval: Duration) -> bool {
         let published = self.published.get(name);
@@ -174,7 +170,10 @@ impl Reconciler {
         entries: &BTreeMap<String, NodeEntry>,
         host: &mut dyn Host,
     ) -> Result<Published, Failure> {
-        let mut published = Published::default();
+        let mut published = Published {
+            is_idle: entries.is_empty(),
+            ..Published::default()
+        };
         self.publication.retain(entries);
         let is_selected = |config: &&mut NodeConfig| entries.contains_key(&config.metadata.name);
         for config in node_configs.iter_mut().filter(is_selected) {
@@ -222,9 +221,11 @@ impl Reconciler {
         let body = json!({"status": {"nodes": {self.node.as_str(): entry.as_ref().map(body)}}});
         match self.client.merge_patch(&status_path(NODE_CONFIGS, &name), &body) {
             Ok(()) => {
-                self.problems.works(&subject);
+                self.works(&subject);
                 self.publication.published.insert(name, host.now());
                 if is_change {
+                    // Should the round end before its second half.
+                    self.is_unsettled = true;
                     published.is_change = true;
                     published.ended = published.ended.max(Ended::Changed);
                 }
@@ -237,23 +238,15 @@ impl Reconciler {
             // Deleted since it was listed: nothing to publish to.
             Err(e) if e.is_absent_object() => debug!("{e}"),
             // Too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it tries five times).
-            Err(e) if e.is_conflict() => {
+            Err(e) if e.is_conflict() && !self.has_too_many_conflicts(&subject) => {
                 debug!("{e}");
                 published.ended = Ended::Unsettled;
-                if self.publication.is_overdue(&name, host.now()) {
-                    self.silence.reset();
-                }
             }
             Err(e) => {
-                self.silence.reset();
                 // It may be stored all the same; then the next round sees no change, but has to follow it.
                 self.is_unsettled |= is_change;
-                self.object_failed(&e)?;
                 let text = format!("node {} cannot publish what it sees: {e}", self.node);
-                if self
-                    .problems
-                    .backs_off(subject.clone(), &text, e.retry_after(), host.now(), host.dice())
-                {
+                if self.publication_failed(subject.clone(), &name, &text, &e, host)? {
                     self.warn_of_node_config(config, &text, host);
                 }
                 published.failures.push(format!("{subject}: {text}"));

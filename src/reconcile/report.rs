@@ -23,6 +23,13 @@ const EVENTS: &str = "/api/v1/namespaces/default/events";
 /// The name of an object has at most so many characters (RFC 1123 subdomain).
 const MOST_NAME: usize = 253;
 
+/// What is to be told of a config.
+struct News {
+    is_ready: bool,
+    /// `None` if its status says it already.
+    change: Option<condition::StatusChange>,
+}
+
 impl Reconciler {
     /// Writes the statuses that changed, and their Events. Says how that ended, and whether all is Ready.
     ///
@@ -37,49 +44,73 @@ impl Reconciler {
         host: &mut dyn Host,
     ) -> Result<(Ended, bool), Failure> {
         let (mut ended, mut is_ready) = (Ended::Quiet, true);
-        // Others that publish know nothing of what this node cannot say, and would contradict.
-        let unsaid = match self.silence.does_nobody_publish() {
-            true => &published.failures[..],
-            false => &[],
-        };
         for (config, verdict) in configs.iter().zip(&plan.verdicts) {
-            let mut failures = unsaid.to_vec();
-            let mut delegated = None;
-            if let Verdict::Write {
-                delegated: d,
-                targets: desired,
-                ..
-            } = verdict
-            {
-                failures.extend(
-                    desired
-                        .iter()
-                        .filter_map(|target| targets.failures.get(&target.key).cloned()),
-                );
-                if failures.is_empty() && !desired.iter().all(|target| targets.right.contains(&target.key)) {
-                    // Until its targets are settled it is not known what to tell.
-                    is_ready = false;
-                    continue;
-                }
-                let is_written = |target: &DesiredTarget| targets.right.contains(&target.key);
-                delegated = (failures.is_empty() || desired.iter().any(is_written)).then_some(d.as_slice());
-            }
-            let (reason, message) = condition::judge(verdict, &failures, &plan.without_entry);
-            is_ready &= reason == Reason::Updated;
-            if !published.is_heard && condition::is_told_not_ready(config) {
-                continue;
-            }
-            let subject = Subject::Config(config.metadata.name.clone());
-            let Some(change) = condition::change(config, reason, &message, delegated, self.time()) else {
-                self.problems.works(&subject);
+            let Some(news) = self.news(config, verdict, plan, targets, published) else {
+                is_ready = false;
                 continue;
             };
-            if self.problems.waits(&subject, host.now()).is_some() {
-                continue;
+            is_ready &= news.is_ready;
+            let subject = Subject::Config(config.metadata.name.clone());
+            match news.change {
+                None => self.works(&subject),
+                Some(_) if self.problems.waits(&subject, host.now()).is_some() => {}
+                Some(change) => ended = ended.max(self.write_status(config, subject, &change, host)?),
             }
-            ended = ended.max(self.write_status(config, subject, &change, host)?);
         }
         Ok((ended, is_ready))
+    }
+
+    /// Whether a status would be written. It may follow from what was read before somebody else wrote that status.
+    pub(super) fn has_news(&self, configs: &[Config], plan: &Plan, targets: &Targets, published: &Published) -> bool {
+        let mut all = configs.iter().zip(&plan.verdicts);
+        all.any(|(config, verdict)| {
+            let news = self.news(config, verdict, plan, targets, published);
+            news.is_some_and(|news| news.change.is_some())
+        })
+    }
+
+    /// What is to be told of a config; `None` as long as its targets are not settled, or if others told it.
+    fn news(
+        &self,
+        config: &Config,
+        verdict: &Verdict,
+        plan: &Plan,
+        targets: &Targets,
+        published: &Published,
+    ) -> Option<News> {
+        // Others that publish know nothing of what this node cannot say, and would contradict.
+        let mut failures = match self.silence.does_nobody_publish() && !published.waits {
+            true => published.failures.clone(),
+            false => Vec::new(),
+        };
+        let mut delegated = None;
+        if let Verdict::Write {
+            delegated: prefixes,
+            targets: desired,
+            oversized,
+            ..
+        } = verdict
+        {
+            let failed = |target: &DesiredTarget| targets.failures.get(&target.key).cloned();
+            failures.extend(desired.iter().filter_map(failed));
+            let mut right = desired.iter().map(|target| targets.is_right(target));
+            if failures.is_empty() && !right.clone().all(|is_right| is_right) {
+                return None;
+            }
+            let is_written = failures.is_empty() && oversized.is_empty() || right.any(|is_right| is_right);
+            delegated = is_written.then_some(prefixes.as_slice());
+        }
+        let (reason, message) = condition::judge(verdict, &failures, &plan.without_entry);
+        // Nodes that are not heard have different words for it, but for what follows from the objects alone.
+        let has_same_words = published.is_idle && reason == Reason::NoPrefix;
+        let told = condition::told_not_ready(config).filter(|_| !published.is_heard);
+        if told.is_some_and(|told| !has_same_words || told != reason.to_string()) {
+            return None;
+        }
+        Some(News {
+            is_ready: reason == Reason::Updated,
+            change: condition::change(config, reason, &message, delegated, self.time()),
+        })
     }
 
     fn write_status(
@@ -92,7 +123,7 @@ impl Reconciler {
         let name = &config.metadata.name;
         match self.client.merge_patch(&status_path(CONFIGS, name), &change.patch) {
             Ok(()) => {
-                self.problems.works(&subject);
+                self.works(&subject);
                 match &change.turned {
                     Some((Reason::Updated, message)) => info!("IP6UpdateConfig {name} is Ready: {message}"),
                     Some((reason, message)) => warn!("IP6UpdateConfig {name} is not Ready: {reason}: {message}"),
@@ -100,20 +131,18 @@ impl Reconciler {
                 }
                 for (at, notice) in change.events.iter().enumerate() {
                     let name = event_name(&config.metadata, at, host.dice());
-                    self.send_event("IP6UpdateConfig", &config.metadata, &name, notice);
+                    self.send_event("IP6UpdateConfig", &config.metadata, &name, notice, host);
                 }
                 Ok(Ended::Quiet)
             }
-            Err(e) if e.is_conflict() => Ok(Ended::Unsettled),
+            Err(e) if e.is_conflict() && !self.has_too_many_conflicts(&subject) => Ok(Ended::Unsettled),
             Err(e) if e.is_absent_object() => {
                 debug!("{e}");
                 Ok(Ended::Quiet)
             }
             Err(e) => {
                 self.silence.wait_for_others();
-                self.object_failed(&e)?;
-                self.problems
-                    .backs_off(subject, &e.to_string(), e.retry_after(), host.now(), host.dice());
+                self.object_failed(subject, &e.to_string(), &e, host)?;
                 Ok(Ended::Quiet)
             }
         }
@@ -123,11 +152,14 @@ impl Reconciler {
     pub(super) fn warn_of_node_config(&mut self, config: &NodeConfig, text: &str, host: &mut dyn Host) {
         let notice = condition::notice("Warning", "PublishFailed", text);
         let name = event_name(&config.metadata, 0, host.dice());
-        self.send_event("IP6UpdateNodeConfig", &config.metadata, &name, &notice);
+        self.send_event("IP6UpdateNodeConfig", &config.metadata, &name, &notice, host);
     }
 
-    /// Reports an Event. One that is lost is no reason to fail: the status says the same.
-    fn send_event(&mut self, kind: &str, about: &Metadata, name: &str, notice: &Notice) {
+    /// Reports an Event. One that is lost is no reason to fail, or to wait: the status says the same.
+    fn send_event(&mut self, kind: &str, about: &Metadata, name: &str, notice: &Notice, host: &mut dyn Host) {
+        if self.problems.waits(&Subject::Events, host.now()).is_some() {
+            return;
+        }
         let now = self.time().to_string();
         let event = json!({
             "apiVersion": "v1",
@@ -152,7 +184,8 @@ impl Reconciler {
         match self.client.create(EVENTS, &event) {
             Ok(()) => self.problems.works(&Subject::Events),
             Err(e) => {
-                self.problems.fails(Subject::Events, &e.to_string());
+                self.problems
+                    .backs_off(Subject::Events, &e.to_string(), &e, host.now(), host.dice());
             }
         }
     }

@@ -29,7 +29,10 @@ impl Reconciler {
         node_configs: &[NodeConfig],
         host: &mut dyn Host,
     ) -> Result<BTreeSet<String>, Failure> {
-        if node_configs.iter().any(|config| config.spec.needs_labels()) && host.now() >= self.labels.due {
+        if node_configs.iter().any(|config| config.spec.needs_labels())
+            && host.now() >= self.labels.due
+            && self.problems.waits(&Subject::Node, host.now()).is_none()
+        {
             self.read_labels(host)?;
         }
         let none = BTreeMap::new();
@@ -55,14 +58,13 @@ impl Reconciler {
                 self.problems.works(&Subject::Node);
             }
             Err(e) if e.is_absent_object() => {
-                self.labels.known = Some(BTreeMap::new());
+                self.labels.known.get_or_insert_default();
                 self.labels.due = host.now() + LABELS_LAST;
                 let text = format!("{e}; check that NODE_NAME is the name of a Node (kubectl get nodes)");
                 self.problems.fails(Subject::Node, &text);
             }
             Err(e) => {
-                self.object_failed(&e)?;
-                self.problems.fails(Subject::Node, &e.to_string());
+                self.object_failed(Subject::Node, &e.to_string(), &e, host)?;
             }
         }
         Ok(())

@@ -12,6 +12,8 @@ use log::{debug, info};
 use serde_json::{Map, Value, json};
 
 use super::{Failure, Reconciler, status_path};
+use crate::kube::Error;
+use crate::node::Host;
 use crate::problems::Subject;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
 use crate::schedule::Ended;
@@ -63,6 +65,12 @@ impl Silence {
             .for_each(|watched| watched.still = Duration::ZERO);
     }
 
+    /// The same for one IP6UpdateNodeConfig.
+    pub fn reset_in(&mut self, config: &str) {
+        let of_config = self.watches.iter_mut().filter(|((name, _), _)| name == config);
+        of_config.for_each(|(_, watched)| watched.still = Duration::ZERO);
+    }
+
     /// Whether this node's entry in this IP6UpdateNodeConfig has stood still for too long.
     pub fn is_silent(&self, config: &str, node: &str) -> bool {
         let watched = self.watches.get(&(config.to_string(), node.to_string()));
@@ -88,7 +96,7 @@ impl Silence {
 
 impl Reconciler {
     /// Removes the entries of nodes that fell silent.
-    pub(super) fn remove_silent(&mut self, node_configs: &[NodeConfig]) -> Result<Ended, Failure> {
+    pub(super) fn remove_silent(&mut self, node_configs: &[NodeConfig], host: &mut dyn Host) -> Result<Ended, Failure> {
         let mut ended = Ended::Quiet;
         for config in node_configs {
             let name = &config.metadata.name;
@@ -105,6 +113,7 @@ impl Reconciler {
             });
             match self.client.merge_patch(&status_path(NODE_CONFIGS, name), &patch) {
                 Ok(()) => {
+                    self.problems.works(&Subject::Removal(name.clone()));
                     info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes");
                     ended = Ended::Unsettled;
                 }
@@ -113,13 +122,32 @@ impl Reconciler {
                     ended = Ended::Unsettled;
                 }
                 Err(e) => {
-                    self.silence.reset();
-                    self.object_failed(&e)?;
-                    self.problems.fails(Subject::NodeConfig(name.clone()), &e.to_string());
+                    let text = format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
+                    if self.publication_failed(Subject::Removal(name.clone()), name, &text, &e, host)? {
+                        self.warn_of_node_config(config, &text, host);
+                    }
                 }
             }
         }
         Ok(ended)
+    }
+
+    /// A write of an IP6UpdateNodeConfig's status failed: the others may not be able to write it either, or
+    /// nothing at all. Says whether that is new.
+    pub(super) fn publication_failed(
+        &mut self,
+        subject: Subject,
+        config: &str,
+        text: &str,
+        error: &Error,
+        host: &mut dyn Host,
+    ) -> Result<bool, Failure> {
+        self.silence.reset_in(config);
+        let failed = self.object_failed(subject, text, error, host);
+        if failed.is_err() {
+            self.silence.reset();
+        }
+        failed
     }
 }
 

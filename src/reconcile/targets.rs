@@ -11,8 +11,6 @@ use crate::problems::Subject;
 use crate::resources::targets::{Api, Cidrs, Held, TargetKey, elements};
 use crate::schedule::Ended;
 
-/// A target that was changed by somebody else between read and write so often in a row is refused.
-const MOST_CONFLICTS: u32 = 20;
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
 const CILIUMS_OWN: &str = "extgrp.cilium.io/";
 
@@ -23,26 +21,24 @@ pub(super) struct Targets {
     held: BTreeMap<TargetKey, Option<Held>>,
     /// Why a target could not be read or written.
     pub failures: BTreeMap<TargetKey, String>,
-    /// What was read and found right, or written.
-    pub right: Vec<TargetKey>,
 }
 
 impl Targets {
     /// Whether all that is desired, as far as it could be read, is held already.
     pub fn are_right(&self, plan: &Plan) -> bool {
-        plan.targets().all(|desired| match self.held.get(&desired.key) {
-            Some(held) => holds(held.as_ref(), desired),
-            None => self.failures.contains_key(&desired.key),
-        })
+        plan.targets()
+            .all(|desired| self.is_right(desired) || self.failures.contains_key(&desired.key))
+    }
+
+    /// Whether it was read and found right, or written.
+    pub fn is_right(&self, desired: &DesiredTarget) -> bool {
+        let held = self.held.get(&desired.key).and_then(Option::as_ref);
+        held.is_some_and(|held| held.list.are(&desired.cidrs))
     }
 
     fn fails(&mut self, key: &TargetKey, problem: &str) {
         self.failures.insert(key.clone(), format!("{key}: {problem}"));
     }
-}
-
-fn holds(held: Option<&Held>, desired: &DesiredTarget) -> bool {
-    held.is_some_and(|held| held.list.are(&desired.cidrs))
 }
 
 impl Reconciler {
@@ -51,35 +47,35 @@ impl Reconciler {
         let mut targets = Targets::default();
         for desired in plan.targets() {
             let key = &desired.key;
-            let subject = Subject::Target(key.clone());
-            if let Some(problem) = self.problems.waits(&subject, host.now()) {
+            let (subject, reading) = (Subject::Target(key.clone()), Subject::Read(key.clone()));
+            // What may hang is tried only as long as nothing else hung in this round.
+            let known = match self.timeouts {
+                0 => self.problems.waits(&reading, host.now()),
+                _ => self.problems.of(&reading),
+            };
+            if let Some(problem) = known {
                 targets.fails(key, problem);
                 continue;
             }
-            let problem = match self.target_api.read(&mut self.client, key) {
-                Ok(held) => match unfit(held.as_ref(), desired, self.target_api.known(key.kind)) {
-                    Some(problem) => problem,
-                    None => {
-                        targets.held.insert(key.clone(), held);
-                        continue;
+            match self.target_api.read(&mut self.client, key) {
+                Ok(held) => {
+                    self.problems.works(&reading);
+                    match unfit(held.as_ref(), desired, self.target_api.known(key.kind)) {
+                        Some(problem) => {
+                            self.problems.fails(subject, &problem);
+                            targets.fails(key, &problem);
+                        }
+                        None => {
+                            targets.held.insert(key.clone(), held);
+                        }
                     }
-                },
-                Err(e) if e.is_timeout() => {
-                    // It takes long, and ends the round if it is not the only one: not again soon.
-                    let problem = key.explain(&e);
-                    self.problems
-                        .backs_off(subject, &problem, None, host.now(), host.dice());
-                    self.object_failed(&e)?;
-                    targets.fails(key, &problem);
-                    continue;
                 }
                 Err(e) => {
-                    self.object_failed(&e)?;
-                    key.explain(&e)
+                    let problem = key.explain(&e);
+                    self.object_failed(reading, &problem, &e, host)?;
+                    targets.fails(key, &problem);
                 }
-            };
-            self.problems.fails(subject, &problem);
-            targets.fails(key, &problem);
+            }
         }
         Ok(targets)
     }
@@ -102,10 +98,8 @@ impl Reconciler {
                 }
                 continue;
             };
-            if holds(held.as_ref(), desired) {
-                self.problems.works(&subject);
-                self.conflicts.remove(key);
-                targets.right.push(key.clone());
+            if targets.is_right(desired) {
+                self.works(&subject);
                 continue;
             }
             ended = ended.max(self.write_target(desired, held.as_ref(), targets, host)?);
@@ -121,6 +115,15 @@ impl Reconciler {
         host: &mut dyn Host,
     ) -> Result<Ended, Failure> {
         let key = &desired.key;
+        let subject = Subject::Target(key.clone());
+        let known = match self.timeouts {
+            0 => self.problems.waits(&subject, host.now()),
+            _ => self.problems.of(&subject),
+        };
+        if let Some(problem) = known {
+            targets.fails(key, problem);
+            return Ok(Ended::Quiet);
+        }
         let (list, wait) = match (self.rejoin.left(), held) {
             (Some(wait), Some(held)) => match held.list.and(&desired.cidrs) {
                 Some(all) if all.len() > held.list.0.len() => (all, Some(wait)),
@@ -132,46 +135,30 @@ impl Reconciler {
         let list = Cidrs(list);
         match self.target_api.write(&mut self.client, key, held, &list.0) {
             Ok(()) => {
-                self.problems.works(&Subject::Target(key.clone()));
-                self.conflicts.remove(key);
+                self.works(&subject);
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
                 }
-                Ok(match wait {
-                    Some(wait) => Ended::After(wait),
-                    None => {
-                        targets.right.push(key.clone());
-                        Ended::Quiet
-                    }
-                })
+                let written = Held {
+                    list,
+                    ..held.cloned().unwrap_or_default()
+                };
+                targets.held.insert(key.clone(), Some(written));
+                Ok(wait.map_or(Ended::Quiet, Ended::After))
             }
             // Changed, created or deleted since it was read.
-            Err(e) if (e.is_conflict() || e.is_absent_object()) && !self.has_too_many_conflicts(key) => {
+            Err(e) if (e.is_conflict() || e.is_absent_object()) && !self.has_too_many_conflicts(&subject) => {
                 debug!("{e}");
                 Ok(Ended::Unsettled)
             }
             Err(e) => {
-                self.object_failed(&e)?;
                 let problem = key.explain(&e);
-                self.problems.backs_off(
-                    Subject::Target(key.clone()),
-                    &problem,
-                    e.retry_after(),
-                    host.now(),
-                    host.dice(),
-                );
+                self.object_failed(subject, &problem, &e, host)?;
                 targets.fails(key, &problem);
                 Ok(Ended::Quiet)
             }
         }
-    }
-
-    /// Counts a conflict. Nobody writes so often: it is a refusal in other words.
-    fn has_too_many_conflicts(&mut self, key: &TargetKey) -> bool {
-        let conflicts = self.conflicts.entry(key.clone()).or_default();
-        *conflicts = conflicts.saturating_add(1);
-        *conflicts > MOST_CONFLICTS
     }
 }
 

@@ -26,6 +26,7 @@ mod machine;
 mod minutes;
 mod names;
 mod nodes;
+mod promises;
 mod proofs;
 mod refusals;
 mod renumbering;
@@ -55,7 +56,7 @@ fn binary() -> PathBuf {
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Scenarios mostly wait for k6u, so more of them than there are processors run at a time.
-    arguments.test_threads.get_or_insert(8);
+    arguments.test_threads.get_or_insert(12);
     let entered = k6u_testkit::machine::namespace::enter();
     if let Err(e) = &entered {
         eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user and network namespaces ({e}).");
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
     // Those that wait for long come first: the others run beside them.
     let all = [
         proofs::ALL,
+        promises::ALL,
         minutes::ALL,
         hangs::ALL,
         kills::ALL,

@@ -12,19 +12,24 @@ use k6u::node::select::{Observation, Watch};
 use k6u::node::wait::Woken;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::Schedule;
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::server::cidrs;
 use serde_json::json;
 
 use crate::Scenario;
 use crate::faults::NEW;
 use crate::nodes::entry;
-use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIGS, Site, requests};
+use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Site, requests};
 
 pub const ALL: &[Scenario] = scenarios![
     labels_are_read_every_two_minutes,
     an_entry_that_stood_still_for_five_minutes_is_removed,
     after_an_outage_nobody_counts_as_silent,
-    a_node_that_could_not_publish_watches_anew
+    a_node_that_could_not_publish_watches_anew,
+    a_removal_that_is_refused_for_ever,
+    a_dead_node_beside_a_refused_node_config,
+    a_node_object_that_is_missing_once
 ];
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -173,4 +178,90 @@ fn a_node_that_could_not_publish_watches_anew() {
     assert_eq!(held(&site), 9);
     node.rounds(2);
     assert!(!is_there(&site));
+}
+
+fn refused(status: u16, reason: &str, message: &str, name: &str) -> Fault {
+    let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status, "message": message,
+        "details": {"name": name}});
+    Fault::Answer(Response::new(status, "application/json", body.to_string()))
+}
+
+/// What is refused for one object is told: an Event names it, once.
+fn a_removal_that_is_refused_for_ever() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &site.interface.name)
+            .replace("ip6-update-node1", "other")
+            .replace(NODE, OTHER),
+    );
+    site.patch(
+        &format!("{NODE_CONFIGS}/other/status"),
+        json!({"status": {"nodes": {OTHER: {"prefixes": ["2001:db8:aaaa:bbb1::/64"], "observedTime": "2026-11-24T00:00:00Z"}}}}),
+    );
+    let mut node = Clockwork::start(&site);
+    assert_eq!(held(&site), 6);
+    let status = format!("PATCH {NODE_CONFIGS}/other/status");
+    site.server.inject(Plan::on(
+        &status,
+        usize::MAX,
+        refused(422, "Invalid", "denied by guard", "other"),
+    ));
+    let before = requests(&site.server.store(), &status).len();
+    node.rounds(SILENT * 4);
+    let tried = requests(&site.server.store(), &status).len() - before;
+    let events = site.events();
+    let told = events.iter().filter(|(_, message)| message.contains("denied by guard"));
+    assert!(
+        told.count() == 1,
+        "a dead node's prefix is in the group after 20 minutes, its removal was refused {tried} times: {events:?}"
+    );
+}
+
+/// "Those of dead nodes after five minutes"; "one object's trouble is its own".
+fn a_dead_node_beside_a_refused_node_config() {
+    let (site, mut node) = two_sites();
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/z-second/status"),
+        usize::MAX,
+        refused(422, "Invalid", "denied by guard", "z-second"),
+    ));
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &site.interface.name)
+            .replace("ip6-update-node1", "z-second"),
+    );
+    node.rounds(SILENT * 12);
+    let published = requests(
+        &site.server.store(),
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+    )
+    .len();
+    assert!(
+        !is_there(&site),
+        "node 2 is silent for an hour, in which node 1 published {published} times in the same object"
+    );
+}
+
+/// "A failed read of the node's labels leaves the last known ones" (4xx).
+fn a_node_object_that_is_missing_once() {
+    let (site, mut node) = two_sites();
+    site.server.inject(Plan::on(
+        "GET /api/v1/nodes/",
+        1,
+        refused(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
+    ));
+    let mut rounds = 0;
+    for round in 1..=26 {
+        node.round_after(INTERVAL);
+        if held(&site) < 6 {
+            rounds += 1;
+            eprintln!("round {round}: the group holds {}", held(&site));
+        }
+    }
+    assert_eq!(
+        rounds, 0,
+        "rounds in which the prefix of node 1, which sees it all the time, was not in the group"
+    );
 }

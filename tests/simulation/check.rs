@@ -6,7 +6,7 @@ use std::time::Duration;
 use k6u::prefix::{Prefix, join};
 
 use crate::cluster::{Held, Kind};
-use crate::site::{Action, FOR_EVER, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
+use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
 
 /// After five minutes without a sign of life an entry is removed.
 const SILENT_AFTER: Duration = Duration::from_secs(300);
@@ -150,14 +150,19 @@ fn kept_too_short(story: &Story, outcome: &Outcome) -> Vec<String> {
         .collect()
 }
 
-/// Times at which Ready said that nobody has a prefix, though all that publish were there all the time.
+/// Times at which Ready turned bad, though all that publish were there all the time, and could publish.
 fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
     let is_steady = |node: &Node| !node.publishes || node.death() == FOR_EVER && node.cuts.is_empty();
     if !story.nodes.iter().all(is_steady) || !story.actions.is_empty() {
         return Vec::new();
     }
     let once_ready = outcome.reasons.iter().skip_while(|(_, reason)| reason != "Updated");
-    let wrong = once_ready.filter(|(_, reason)| reason != "Updated");
+    let cannot_publish = |at: Duration| {
+        let mut health = story.health.iter();
+        health.any(|(from, to, health)| matches!(health, Health::RefusesPublications(_)) && (*from..*to).contains(&at))
+    };
+    let wrong =
+        once_ready.filter(|(at, reason)| reason != "Updated" && !(reason == "UpdateFailed" && cannot_publish(*at)));
     wrong
         .map(|(at, reason)| format!("{at:?}: Ready turned to {reason}"))
         .collect()

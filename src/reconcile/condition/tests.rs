@@ -87,13 +87,13 @@ fn a_failure_outweighs_that_nothing_is_known_but_not_a_bad_spec() {
 
 #[test]
 fn what_an_idle_node_leaves_alone() {
-    assert!(!is_told_not_ready(&config(Value::Null)));
+    assert_eq!(told_not_ready(&config(Value::Null)), None);
     let ready = |status: &str, generation: i64| {
         config(json!({"conditions": [{"type": "Ready", "status": status, "observedGeneration": generation}]}))
     };
-    assert!(is_told_not_ready(&ready("False", 3)));
-    assert!(!is_told_not_ready(&ready("True", 3)));
-    assert!(!is_told_not_ready(&ready("False", 2)), "it is about another spec");
+    assert!(told_not_ready(&ready("False", 3)).is_some());
+    assert_eq!(told_not_ready(&ready("True", 3)), None);
+    assert_eq!(told_not_ready(&ready("False", 2)), None, "it is about another spec");
 }
 
 #[test]

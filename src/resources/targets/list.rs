@@ -10,6 +10,7 @@ use super::{Kind, Shape};
 use crate::cidr::Cidr;
 use crate::kube::decode::{Bounded, MOST_VALUES};
 use crate::kube::objects::Metadata;
+use crate::kube::refusal::clean;
 
 /// The most that k6u writes into one list. Cilium compiles a group into a policy map, which holds as many
 /// unless told otherwise.
@@ -105,7 +106,7 @@ impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Element::Cidr(cidr) => cidr.fmt(f),
-            Element::Other(Value::String(text)) => f.write_str(text),
+            Element::Other(Value::String(text)) => f.write_str(&clean(text, "")),
             Element::Other(value) => value.fmt(f),
         }
     }
