@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k6u::prefix::{Prefix, join};
+use k6u::schedule::LONGEST_BACKOFF;
 
 use crate::cluster::{Held, Kind};
 use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
@@ -161,8 +162,21 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
         let mut health = story.health.iter();
         health.any(|(from, to, health)| matches!(health, Health::RefusesPublications(_)) && (*from..*to).contains(&at))
     };
-    let wrong =
-        once_ready.filter(|(at, reason)| reason != "Updated" && !(reason == "UpdateFailed" && cannot_publish(*at)));
+    // While no writes are taken all entries stand still, and an idle node may be the first whose write succeeds.
+    let has_idle = story.nodes.iter().any(|node| !node.publishes);
+    let all_stood_still = |at: Duration| {
+        let mut health = story.health.iter();
+        health.any(|(from, to, health)| {
+            let others_are_back = *to + LONGEST_BACKOFF + INTERVAL * 2;
+            *health == Health::ReadOnly && (*from + SILENT_AFTER..others_are_back).contains(&at)
+        })
+    };
+    let is_true = |at: Duration, reason: &str| match reason {
+        "UpdateFailed" => cannot_publish(at),
+        "NoPrefix" => has_idle && all_stood_still(at),
+        reason => reason == "Updated",
+    };
+    let wrong = once_ready.filter(|(at, reason)| !is_true(*at, reason));
     wrong
         .map(|(at, reason)| format!("{at:?}: Ready turned to {reason}"))
         .collect()
