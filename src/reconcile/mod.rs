@@ -153,7 +153,7 @@ impl Reconciler {
         self.deploy_crds(host)?;
         let mut node_configs = self.list_node_configs(host)?;
         let selected = self.select(&node_configs, host)?;
-        self.find_missing(&node_configs, &selected);
+        self.look_for_own_entry(&node_configs, &selected);
         let entries = self.observe(&node_configs, &selected, host)?;
         let published = self.publish(&mut node_configs, &entries, host)?;
         if published.is_change {
@@ -214,7 +214,7 @@ impl Reconciler {
             // The second look, later than what is to be written was read.
             configs = self.list_configs()?;
             node_configs = self.list_node_configs(host)?;
-            self.find_missing(&node_configs, selected);
+            self.look_for_own_entry(&node_configs, selected);
             plan = self.plan(&configs, &mut node_configs, published);
         }
         let written = self.write_targets(&plan, &mut targets, host)?;
@@ -248,12 +248,11 @@ impl Reconciler {
         Ok(node_configs)
     }
 
-    fn find_missing(&mut self, node_configs: &[NodeConfig], selected: &BTreeSet<String>) {
-        let is_missing =
-            |config: &&NodeConfig| selected.contains(&config.metadata.name) && !config.nodes().contains_key(&self.node);
-        let missing = node_configs.iter().filter(is_missing);
-        let missing = missing.map(|config| config.metadata.name.clone()).collect();
-        self.rejoin.find_missing(missing, self.longest_interval());
+    fn look_for_own_entry(&mut self, node_configs: &[NodeConfig], selected: &BTreeSet<String>) {
+        let interval = self.longest_interval();
+        let selecting = node_configs.iter();
+        let selecting = selecting.filter(|config| selected.contains(&config.metadata.name));
+        self.rejoin.look(&self.node, selecting, interval);
     }
 
     /// A request about `subject` failed. That is this object's trouble, and tried again after a pause, unless others

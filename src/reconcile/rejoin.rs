@@ -3,27 +3,46 @@
 //! The objects were made anew, or the node is new. The others may have to come back as well, and until
 //! they did, what this node knows is not all.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::resources::node_config::NodeConfig;
 use crate::schedule::LONGEST_BACKOFF;
 
 /// What is left of that while, in reachable time.
 #[derive(Debug, Default)]
 pub struct Rejoin {
-    missing: BTreeSet<String>,
+    /// The IP6UpdateNodeConfigs that selected this node when last looked at, by name.
+    selecting: BTreeMap<String, Seen>,
     left: Duration,
     /// The last round failed: the others may be backing off, too.
     after_failure: bool,
 }
 
+#[derive(Debug)]
+struct Seen {
+    uid: String,
+    holds_entry: bool,
+}
+
 impl Rejoin {
-    /// Notes the IP6UpdateNodeConfigs that select this node, but do not hold its entry.
-    pub fn find_missing(&mut self, missing: BTreeSet<String>, interval: Duration) {
-        if !missing.is_subset(&self.missing) {
-            self.left = self.left.max(self.while_others_return(interval));
+    /// Looks whether the IP6UpdateNodeConfigs that select this node hold its entry, and are still those that did:
+    /// one that was made anew since it was listed may hold what this node published, and nothing of others.
+    pub fn look<'a>(&mut self, node: &str, selecting: impl Iterator<Item = &'a NodeConfig>, interval: Duration) {
+        let before = std::mem::take(&mut self.selecting);
+        for config in selecting {
+            let (name, uid) = (&config.metadata.name, &config.metadata.uid);
+            let holds_entry = config.nodes().contains_key(node);
+            let is_lost = match before.get(name) {
+                Some(seen) => seen.uid != *uid || seen.holds_entry && !holds_entry,
+                None => !holds_entry,
+            };
+            if is_lost {
+                self.left = self.left.max(self.while_others_return(interval));
+            }
+            let uid = uid.clone();
+            self.selecting.insert(name.clone(), Seen { uid, holds_entry });
         }
-        self.missing = missing;
     }
 
     /// Time in which the API server was reachable passed.
@@ -59,23 +78,39 @@ impl Rejoin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const INTERVAL: Duration = Duration::from_secs(10);
     const WHILE: Duration = Duration::from_millis(12_500);
 
-    fn names(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| name.to_string()).collect()
+    fn config(name: &str, uid: &str, nodes: &[&str]) -> NodeConfig {
+        let nodes: BTreeMap<&str, _> = nodes.iter().map(|node| (*node, json!({}))).collect();
+        let metadata = json!({"name": name, "uid": uid});
+        serde_json::from_value(json!({"metadata": metadata, "status": {"nodes": nodes}})).unwrap()
+    }
+
+    fn look(rejoin: &mut Rejoin, configs: &[NodeConfig]) {
+        rejoin.look("node1", configs.iter(), INTERVAL);
+    }
+
+    /// Without this node's entry, and with it.
+    fn without(name: &str) -> NodeConfig {
+        config(name, "1", &["node2"])
+    }
+
+    fn with(name: &str) -> NodeConfig {
+        config(name, "1", &["node1", "node2"])
     }
 
     #[test]
     fn an_interval_and_a_quarter_from_when_it_was_found() {
         let mut rejoin = Rejoin::default();
-        rejoin.find_missing(names(&[]), INTERVAL);
-        assert_eq!(rejoin.left(), None);
-        rejoin.find_missing(names(&["a"]), INTERVAL);
+        look(&mut rejoin, &[with("a")]);
+        assert_eq!(rejoin.left(), None, "it was started again");
+        look(&mut rejoin, &[without("a")]);
         assert_eq!(rejoin.left(), Some(WHILE));
         rejoin.pass(INTERVAL);
-        rejoin.find_missing(names(&["a"]), INTERVAL);
+        look(&mut rejoin, &[without("a")]);
         assert_eq!(
             rejoin.left(),
             Some(WHILE - INTERVAL),
@@ -83,18 +118,29 @@ mod tests {
         );
         rejoin.pass(INTERVAL);
         assert_eq!(rejoin.left(), None);
-        rejoin.find_missing(names(&["a", "b"]), INTERVAL);
+        look(&mut rejoin, &[without("a"), without("b")]);
         assert_eq!(rejoin.left(), Some(WHILE), "another one");
     }
 
     #[test]
     fn an_entry_that_went_again() {
         let mut rejoin = Rejoin::default();
-        rejoin.find_missing(names(&["a"]), INTERVAL);
+        look(&mut rejoin, &[without("a")]);
         rejoin.pass(WHILE);
-        rejoin.find_missing(names(&[]), INTERVAL);
-        rejoin.find_missing(names(&["a"]), INTERVAL);
+        look(&mut rejoin, &[with("a")]);
+        look(&mut rejoin, &[without("a")]);
         assert_eq!(rejoin.left(), Some(WHILE));
+    }
+
+    #[test]
+    fn what_was_made_anew_and_published_to_since_it_was_listed() {
+        let mut rejoin = Rejoin::default();
+        look(&mut rejoin, &[with("a")]);
+        look(&mut rejoin, &[config("a", "2", &["node1"])]);
+        assert_eq!(rejoin.left(), Some(WHILE));
+        rejoin.pass(WHILE);
+        look(&mut rejoin, &[config("a", "2", &["node1"])]);
+        assert_eq!(rejoin.left(), None);
     }
 
     #[test]
@@ -103,7 +149,7 @@ mod tests {
         rejoin.round_ended(true, INTERVAL);
         assert_eq!(rejoin.left(), None, "only if it was under way");
         rejoin.round_ended(false, INTERVAL);
-        rejoin.find_missing(names(&["a"]), INTERVAL);
+        look(&mut rejoin, &[without("a")]);
         assert_eq!(rejoin.left(), Some(WHILE));
         rejoin.round_ended(true, INTERVAL);
         assert_eq!(rejoin.left(), Some(LONGEST_BACKOFF + WHILE));
@@ -113,7 +159,7 @@ mod tests {
     fn after_an_outage_others_may_be_backing_off() {
         let mut rejoin = Rejoin::default();
         rejoin.round_ended(true, INTERVAL);
-        rejoin.find_missing(names(&["a"]), INTERVAL);
+        look(&mut rejoin, &[without("a")]);
         assert_eq!(rejoin.left(), Some(LONGEST_BACKOFF + WHILE));
     }
 }

@@ -30,6 +30,7 @@ pub const ALL: &[Scenario] = scenarios![
     labels_and_a_target_hang,
     a_list_with_control_characters,
     made_anew_between_the_two_looks,
+    made_anew_just_before_a_publication,
 ];
 
 const OLD: &str = "2001:db8:1234:5671::10";
@@ -498,5 +499,47 @@ fn made_anew_between_the_two_looks() {
             .iter()
             .all(|held| held.iter().any(|cidr| cidr.starts_with("2001:db8:1234:567"))),
         "node 1 sees 2001:db8:1234:5671::/64 all the time, found its entry missing, and wrote {history:#?}"
+    );
+}
+
+/// "The objects were made anew, and the others have to come back first."
+fn made_anew_just_before_a_publication() {
+    let (site, node) = Site::settled(2);
+    let other = ["2001:db8:aaaa:bbb1::/64"];
+    site.publish("node2.example.com", &other);
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some());
+    site.wait_reason(CONFIG_NAME, "Updated");
+    // The answer to its first list is under way while the IP6UpdateNodeConfig is made anew.
+    let release = Arc::new(AtomicBool::new(false));
+    let list = format!("GET {NODE_CONFIGS}");
+    let before = requests(&site.server.store(), &list).len();
+    site.server
+        .inject(Plan::on(&list, 1, Fault::Held(Arc::clone(&release))));
+    let is_read = |store: &Store| (requests(store, &list).len() > before).then_some(());
+    assert!(site.server.wait(SOON, is_read).is_some());
+    site.server
+        .admin("DELETE", &format!("{NODE_CONFIGS}/ip6-update-node1"), "", &Value::Null);
+    site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
+    // Another link of the same delegated prefix: something to publish, which changes no list.
+    site.interface.add("2001:db8:1234:5672::10");
+    let written = site.group_history(GROUP).len();
+    release.store(true, Ordering::Relaxed);
+    // The other one is back within an interval.
+    std::thread::sleep(Duration::from_millis(1500));
+    site.publish("node2.example.com", &other);
+    site.wait_rounds(3);
+    let history = site.group_history(GROUP).split_off(written);
+    let log = node.log();
+    let log: Vec<String> = log
+        .into_iter()
+        .filter(|line| line.contains("CiliumCIDRGroup"))
+        .collect();
+    drop(node);
+    assert!(
+        history
+            .iter()
+            .all(|held| held.iter().any(|cidr| cidr.starts_with("2001:db8:aaaa:bbb"))),
+        "node 2 was back 1.5 s later, an interval is 2 s: {log:#?}"
     );
 }

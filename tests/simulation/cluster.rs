@@ -157,6 +157,7 @@ impl Cluster {
     fn add_node_config(&mut self, name: &str, selector: Value) {
         self.version += 1;
         let node_config = NodeConfig {
+            uid: self.version,
             version: self.version,
             spec: json!({"interface": "eth0", "nodeSelector": selector}),
             nodes: BTreeMap::new(),

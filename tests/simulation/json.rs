@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 /// An IP6UpdateNodeConfig.
 #[derive(Debug)]
 pub struct NodeConfig {
+    /// Another for each that is made.
+    pub uid: u64,
     /// Its resourceVersion.
     pub version: u64,
     /// Its spec.
@@ -56,8 +58,8 @@ pub fn metadata(name: &str, config: &NodeConfig) -> String {
         r#","subresource":"status""#,
     );
     format!(
-        r#""apiVersion":"apps.fuwafuwatime.moe/v1","kind":"IP6UpdateNodeConfig","metadata":{{"creationTimestamp":"{time}","generation":1,"managedFields":[{spec},{status}],"name":"{name}","resourceVersion":"{}","uid":"c0f9fd4c-4a52-4a3c-a6b2-7b1f0e4de0a4"}}"#,
-        config.version
+        r#""apiVersion":"apps.fuwafuwatime.moe/v1","kind":"IP6UpdateNodeConfig","metadata":{{"creationTimestamp":"{time}","generation":1,"managedFields":[{spec},{status}],"name":"{name}","resourceVersion":"{}","uid":"c0f9fd4c-4a52-4a3c-a6b2-{:012x}"}}"#,
+        config.version, config.uid
     )
 }
 
