@@ -9,6 +9,8 @@ use ureq::tls::{Certificate, PemItem, parse_pem};
 /// A token is some 1 KiB, a bundle of CAs some KiB; more is some other file.
 const MOST_TOKEN: u64 = 64 * 1024;
 const MOST_CA: u64 = 512 * 1024;
+/// Most are no longer, and so read by one call.
+const USUAL: usize = 4 * 1024;
 
 /// The folder that the kubelet mounts.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ impl Account {
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL);
     let file = File::open(path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
     let read = file.take(most + 1).read_to_end(&mut bytes);
     read.map_err(|e| format!("cannot read {}: {e}", path.display()))?;

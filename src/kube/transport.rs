@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,6 +14,9 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
 use ureq::{Timeout, config::Config};
+
+/// A read or write that waits looks so often whether the request's time is over.
+const TICK: Duration = Duration::from_millis(200);
 
 /// What the client tells its connections, and learns from them.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +41,7 @@ impl Link {
         self.0.opened.load(Ordering::Relaxed)
     }
 
-    /// What is left of the request's time.
+    /// What is left of the request's time; an error if that is over.
     fn left(&self) -> Result<Duration, ureq::Error> {
         let deadline = self.0.deadline.lock().ok().and_then(|current| *current);
         let left = deadline.map_or(Duration::ZERO, |d| d.saturating_duration_since(Instant::now()));
@@ -64,6 +68,8 @@ impl Connector<()> for TcpConnector {
             match TcpStream::connect_timeout(address, share) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
+                    stream.set_read_timeout(Some(TICK))?;
+                    stream.set_write_timeout(Some(TICK))?;
                     self.0.0.opened.fetch_add(1, Ordering::Relaxed);
                     let config = details.config;
                     return Ok(Some(Tcp {
@@ -95,7 +101,7 @@ impl Transport for Tcp {
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
         let mut rest = self.buffers.output().get(..amount).unwrap_or_default();
         while !rest.is_empty() {
-            self.stream.set_write_timeout(Some(self.link.left()?))?;
+            self.link.left()?;
             match self.stream.write(rest) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(written) => rest = &rest[written..],
@@ -107,7 +113,7 @@ impl Transport for Tcp {
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
         loop {
-            self.stream.set_read_timeout(Some(self.link.left()?))?;
+            self.link.left()?;
             match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
                     self.buffers.input_appended(amount);
@@ -120,13 +126,10 @@ impl Transport for Tcp {
 
     fn is_open(&mut self) -> bool {
         // Nothing is to be read between two requests: neither bytes nor the end of the stream.
-        let quiet = |stream: &mut TcpStream| -> io::Result<bool> {
-            stream.set_nonblocking(true)?;
-            let read = stream.read(&mut [0]);
-            stream.set_nonblocking(false)?;
-            Ok(matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock))
-        };
-        quiet(&mut self.stream).unwrap_or(false)
+        let (mut byte, flags) = (0u8, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        // SAFETY: the pointer and the length describe `byte`, which outlives the call.
+        let read = unsafe { libc::recv(self.stream.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
+        read < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
     }
 }
 

@@ -103,6 +103,7 @@ pub struct Part {
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -114,6 +115,7 @@ impl Netlink {
         Ok(Netlink {
             socket: open_strict()?,
             sequence: 0,
+            buffer: vec![0; BUFFER],
         })
     }
 
@@ -146,10 +148,9 @@ impl Netlink {
         send(&self.socket, &request(self.sequence, interface))?;
         let mut list = Vec::new();
         let mut consistent = true;
-        let mut buffer = vec![0u8; BUFFER];
         loop {
-            let length = receive(self.socket.as_raw_fd(), &mut buffer, libc::MSG_TRUNC)?;
-            let Some(messages) = buffer.get(..length) else {
+            let length = receive(self.socket.as_raw_fd(), &mut self.buffer, libc::MSG_TRUNC)?;
+            let Some(messages) = self.buffer.get(..length) else {
                 return Err(io::Error::other("a message of the kernel is longer than any should be"));
             };
             let part = parse(messages, self.sequence, &mut list)?;

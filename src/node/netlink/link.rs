@@ -3,7 +3,8 @@
 use std::io;
 
 use super::{
-    BUFFER, HEADER, Netlink, each_attribute, kernel_error, malformed, receive, send, split_message, u16_at, u32_at,
+    ATTRIBUTE_HEADER, HEADER, Netlink, each_attribute, kernel_error, malformed, receive, send, split_message, u16_at,
+    u32_at,
 };
 use std::os::fd::AsRawFd;
 
@@ -13,6 +14,8 @@ const LINK_HEADER: usize = 16;
 const MOST_NAME: usize = libc::IFNAMSIZ - 1;
 /// linux/if_link.h
 const IFLA_ALT_IFNAME: u16 = 53;
+/// linux/rtnetlink.h: the answer has no counters, which the kernel would add up over all processors.
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +38,9 @@ impl Netlink {
         }
         self.sequence = self.sequence.wrapping_add(1);
         send(&self.socket, &request(self.sequence, name))?;
-        let mut buffer = vec![0u8; BUFFER];
         loop {
-            let length = receive(self.socket.as_raw_fd(), &mut buffer, libc::MSG_TRUNC)?;
-            let mut datagram = buffer.get(..length).ok_or_else(malformed)?;
+            let length = receive(self.socket.as_raw_fd(), &mut self.buffer, libc::MSG_TRUNC)?;
+            let mut datagram = self.buffer.get(..length).ok_or_else(malformed)?;
             while !datagram.is_empty() {
                 let (message, rest) = split_message(datagram)?;
                 datagram = rest;
@@ -57,20 +59,29 @@ fn request(sequence: u32, name: &str) -> Vec<u8> {
     } else {
         libc::IFLA_IFNAME
     };
-    let mut attribute = ((4 + name.len() + 1) as u16).to_ne_bytes().to_vec();
-    attribute.extend(kind.to_ne_bytes());
-    attribute.extend(name.as_bytes());
-    attribute.push(0);
-    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    let mut attributes = Vec::new();
+    add_attribute(&mut attributes, kind, &[name.as_bytes(), b"\0"].concat());
+    add_attribute(
+        &mut attributes,
+        libc::IFLA_EXT_MASK,
+        &RTEXT_FILTER_SKIP_STATS.to_ne_bytes(),
+    );
 
-    let length = HEADER + LINK_HEADER + attribute.len();
+    let length = HEADER + LINK_HEADER + attributes.len();
     let mut message = (length as u32).to_ne_bytes().to_vec();
     message.extend(libc::RTM_GETLINK.to_ne_bytes());
     message.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
     message.extend(sequence.to_ne_bytes());
     message.resize(HEADER + LINK_HEADER, 0);
-    message.extend(attribute);
+    message.extend(attributes);
     message
+}
+
+fn add_attribute(attributes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    attributes.extend(((ATTRIBUTE_HEADER + value.len()) as u16).to_ne_bytes());
+    attributes.extend(kind.to_ne_bytes());
+    attributes.extend(value);
+    attributes.resize(attributes.len().next_multiple_of(4), 0);
 }
 
 fn answer(message: &[u8]) -> io::Result<Option<Link>> {
