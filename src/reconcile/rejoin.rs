@@ -12,36 +12,33 @@ use crate::schedule::LONGEST_BACKOFF;
 /// What is left of that while, in reachable time.
 #[derive(Debug, Default)]
 pub struct Rejoin {
-    /// The IP6UpdateNodeConfigs that selected this node when last looked at, by name.
-    selecting: BTreeMap<String, Seen>,
+    /// The uid of the object that held this node's entry when last looked at, by the name of the IP6UpdateNodeConfig;
+    /// empty where the entry is missing.
+    holders: BTreeMap<String, String>,
     left: Duration,
     /// The last round failed: the others may be backing off, too.
     after_failure: bool,
-}
-
-#[derive(Debug)]
-struct Seen {
-    uid: String,
-    holds_entry: bool,
 }
 
 impl Rejoin {
     /// Looks whether the IP6UpdateNodeConfigs that select this node hold its entry, and are still those that did:
     /// one that was made anew since it was listed may hold what this node published, and nothing of others.
     pub fn look<'a>(&mut self, node: &str, selecting: impl Iterator<Item = &'a NodeConfig>, interval: Duration) {
-        let before = std::mem::take(&mut self.selecting);
+        let before = std::mem::take(&mut self.holders);
         for config in selecting {
-            let (name, uid) = (&config.metadata.name, &config.metadata.uid);
-            let holds_entry = config.nodes().contains_key(node);
-            let is_lost = match before.get(name) {
-                Some(seen) => seen.uid != *uid || seen.holds_entry && !holds_entry,
-                None => !holds_entry,
+            let name = config.metadata.name.clone();
+            let holder = match config.nodes().contains_key(node) {
+                true => config.metadata.uid.clone(),
+                false => String::new(),
+            };
+            let is_lost = match before.get(&name) {
+                Some(before) => !before.is_empty() && *before != holder,
+                None => holder.is_empty(),
             };
             if is_lost {
                 self.left = self.left.max(self.while_others_return(interval));
             }
-            let uid = uid.clone();
-            self.selecting.insert(name.clone(), Seen { uid, holds_entry });
+            self.holders.insert(name, holder);
         }
     }
 

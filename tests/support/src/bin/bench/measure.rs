@@ -126,9 +126,7 @@ impl Subject {
 
     /// KiB at rest.
     fn resident_budget(&self) -> Option<f64> {
-        // The kernel maps 64 KiB around each page that is touched (mm/memory.c `do_fault_around`), so where the linker
-        // puts a function moves this by such a step. The glibc binary, which has no budget in the design, is given one.
-        Some(if self.musl { 2048.0 } else { 3072.0 + 64.0 })
+        Some(if self.musl { 2048.0 } else { 3072.0 })
     }
 
     /// KiB at the most.
