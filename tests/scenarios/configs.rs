@@ -1,9 +1,5 @@
 //! What IP6UpdateConfigs say, and what becomes of it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::store::Store;
 use serde_json::{Value, json};
 
@@ -157,27 +153,15 @@ fn a_group_that_is_new_in_the_second_plan() {
     let (site, _node) = Site::settled(1);
     site.wait_reason(CONFIG_NAME, "Updated");
     let group = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
-    // Holds the next such request until the release is set; gives that once the request is there.
-    let hold = |line: String| {
-        let release = Arc::new(AtomicBool::new(false));
-        let before = requests(&site.server.store(), &line).len();
-        site.server
-            .inject(Plan::on(&line, 1, Fault::Held(Arc::clone(&release))));
-        (release, line, before)
-    };
-    let wait = |line: &str, before: usize| {
-        let came = |store: &Store| (requests(store, line).len() > before).then_some(());
-        assert!(site.server.wait(SOON, came).is_some(), "no {line}");
-    };
-    let (round, line, before) = hold(format!("GET {NODE_CONFIGS}"));
-    wait(&line, before);
+    let round = site.hold(&format!("GET {NODE_CONFIGS}"));
+    round.wait();
     site.patch(&group, json!({"spec": {"externalCIDRs": ["2001:db8:bad::/48"]}}));
-    let (target, line, before) = hold(format!("GET {group}"));
-    round.store(true, Ordering::Relaxed);
-    wait(&line, before);
+    let target = site.hold(&format!("GET {group}"));
+    round.release();
+    target.wait();
     let both = json!([{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]}, {"ciliumCIDRGroupName": "new", "prefixIds": [3]}]);
     site.patch(&path(), json!({"spec": {"ciliumCIDRGroups": both}}));
-    target.store(true, Ordering::Relaxed);
+    target.release();
     let is_told = |object: &Value| {
         let ready = &object["status"]["conditions"][0];
         ready["status"] == "True" && ready["observedGeneration"] == 2

@@ -1,9 +1,11 @@
 //! A site as users have it: a cluster, a node, an interface, the two objects.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::kinds::KINDS;
 use k6u_testkit::apiserver::rbac::{Attempt, Identity, cluster_role};
 use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
@@ -93,6 +95,26 @@ impl Site {
         node.wait_log("DEBUG round: ", SOON);
         site.wait_lan("2001:db8:1234:567");
         (site, node)
+    }
+
+    /// Deletes the IP6UpdateNodeConfig and creates it again.
+    pub fn make_node_config_anew(&self) {
+        self.server
+            .admin("DELETE", &format!("{NODE_CONFIGS}/ip6-update-node1"), "", &Value::Null);
+        self.server.create(&NODE_CONFIG.replace("eth0", &self.interface.name));
+    }
+
+    /// The next request that starts so is not answered until that is released.
+    pub fn hold(&self, line: &str) -> Hold<'_> {
+        let before = requests(&self.server.store(), line).len();
+        let release = Arc::new(AtomicBool::new(false));
+        self.server.inject(Plan::on(line, 1, Fault::Held(Arc::clone(&release))));
+        Hold {
+            site: self,
+            line: line.into(),
+            before,
+            release,
+        }
     }
 
     /// Waits until the group holds just these, in this order.
@@ -232,6 +254,27 @@ impl Drop for Site {
             .lock()
             .expect("no panic meanwhile")
             .extend(allowed.flat_map(|logged| logged.attempts.clone()));
+    }
+}
+
+/// A request that waits for its answer.
+pub struct Hold<'a> {
+    site: &'a Site,
+    line: String,
+    before: usize,
+    release: Arc<AtomicBool>,
+}
+
+impl Hold<'_> {
+    /// Waits until the request is there.
+    pub fn wait(&self) {
+        let came = |store: &Store| (requests(store, &self.line).len() > self.before).then_some(());
+        assert!(self.site.server.wait(SOON, came).is_some(), "no {}", self.line);
+    }
+
+    /// Lets it be answered.
+    pub fn release(&self) {
+        self.release.store(true, Ordering::Relaxed);
     }
 }
 
