@@ -25,7 +25,7 @@ fn main() -> Result<(), String> {
     let settings = Settings::read(|name| std::env::var(name).ok(), hostname).map_err(|e| e.to_string())?;
     let mut node = ThisNode::new().map_err(|e| e.to_string())?;
     let schedule = Schedule::new(settings.interval);
-    let client = Client::new(settings.api_server, settings.service_account);
+    let client = Client::new(settings.api_server, settings.service_account).on_answer(wait::start_alarm);
     let reconciler = Reconciler::new(
         client,
         settings.node_name,
@@ -33,8 +33,6 @@ fn main() -> Result<(), String> {
         schedule.update_interval(),
     );
     let mut agent = Agent::new(reconciler, schedule);
-    // The bench sleeps as long as it likes.
-    wait::end_of_round();
     settle(&mut agent, &mut node)?;
 
     let requests = agent.reconciler().client().requests();

@@ -73,7 +73,7 @@ fn start(on_signal: i32) -> Result<(Agent, ThisNode), ExitCode> {
         settings.api_server
     );
     let schedule = Schedule::new(settings.interval);
-    let client = Client::new(settings.api_server, settings.service_account);
+    let client = Client::new(settings.api_server, settings.service_account).on_answer(wait::start_alarm);
     let reconciler = Reconciler::new(
         client,
         settings.node_name,

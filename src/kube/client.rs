@@ -64,6 +64,7 @@ pub struct Client {
     link: Link,
     requests: u64,
     server_time: Option<Timestamp>,
+    on_answer: fn(),
 }
 
 /// An agent with its connection, and the CA bundle that it trusts.
@@ -85,7 +86,14 @@ impl Client {
             link: Link::default(),
             requests: 0,
             server_time: None,
+            on_answer: || {},
         }
+    }
+
+    /// The same, which calls this whenever the API server answered.
+    pub fn on_answer(mut self, call: fn()) -> Self {
+        self.on_answer = call;
+        self
     }
 
     /// The same over another transport than TCP and TLS, such as a simulation's, as long as `ca.crt` stays.
@@ -233,6 +241,7 @@ impl Client {
             ureq::Error::Timeout(_) => call.failed(Cause::TimedOut(out_of_time())),
             other => no_answer(&explain(&other)),
         })?;
+        (self.on_answer)();
         self.server_time = header_of(&response, header::DATE)
             .and_then(Timestamp::from_http_date)
             .or(self.server_time);

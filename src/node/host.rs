@@ -23,7 +23,7 @@ impl ThisNode {
     /// # Errors
     /// Those of opening netlink sockets.
     pub fn new() -> io::Result<Self> {
-        wait::start_of_round();
+        wait::start_alarm();
         Ok(ThisNode {
             started: Instant::now(),
             observer: Observer::new()?,
@@ -46,14 +46,14 @@ impl Host for ThisNode {
     }
 
     fn wait(&mut self, until: Duration, listens: bool) -> Woken {
-        wait::end_of_round();
+        wait::stop_alarm();
         let woken = if listens {
             self.sleeper.sleep_until(self.started + until)
         } else {
             std::thread::sleep(until.saturating_sub(self.now()));
             Woken::TimeOver
         };
-        wait::start_of_round();
+        wait::start_alarm();
         woken
     }
 }

@@ -74,9 +74,10 @@ fn poll(fd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
     Ok(ready > 0)
 }
 
-/// What k6u does between two waits takes seconds. If it takes this long, it hangs on something that no other limit
-/// catches, such as a file system or a full pipe behind standard error.
-const LONGEST_ROUND: libc::c_uint = 5 * 60;
+/// Whatever k6u does between two waits, an answer comes within seconds, or the round ends. If there is none for so
+/// long, it hangs on something that no other limit catches, such as a file system or a full pipe behind standard
+/// error.
+const HANGING_AFTER: libc::c_uint = 5 * 60;
 const HANGS: &[u8] = b"k6u: a round hangs for five minutes now, perhaps on a file system or on standard error; \
     k6u ends, so that the kubelet starts it again\n";
 
@@ -98,14 +99,14 @@ pub fn exit_on_signals(status: i32) -> io::Result<()> {
     handle(libc::SIGALRM, exit_of_hanging)
 }
 
-/// Ends the process if a round lasts for five minutes from now; see [`end_of_round`].
-pub fn start_of_round() {
+/// Ends the process if it hangs for five minutes from now: until this is called again, or [`stop_alarm`].
+pub fn start_alarm() {
     // SAFETY: no pointers are passed.
-    unsafe { libc::alarm(LONGEST_ROUND) };
+    unsafe { libc::alarm(HANGING_AFTER) };
 }
 
-/// The round is over, so nothing hangs.
-pub fn end_of_round() {
+/// What follows is a wait: it may take its time.
+pub fn stop_alarm() {
     // SAFETY: no pointers are passed.
     unsafe { libc::alarm(0) };
 }

@@ -6,15 +6,18 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::machine::node::Start;
+use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{Running, SOON, Site};
+use crate::site::{CONFIG_NAME, CONFIGS, Running, SOON, Site};
 
 pub const ALL: &[Scenario] = &[
     (NEED_DYNAMIC[0], a_token_that_cannot_be_read_to_its_end),
     (NEED_DYNAMIC[1], standard_error_that_nobody_reads),
     (NEED_DYNAMIC[2], rounds_that_end_are_not_counted_together),
+    (NEED_DYNAMIC[3], a_long_round_that_is_answered),
 ];
 
 /// Five minutes are only shortened for a binary that asks the C library of the system for them.
@@ -22,16 +25,19 @@ pub const NEED_DYNAMIC: &[&str] = &[
     "a_token_that_cannot_be_read_to_its_end",
     "standard_error_that_nobody_reads",
     "rounds_that_end_are_not_counted_together",
+    "a_long_round_that_is_answered",
 ];
 
-/// Makes three seconds of five minutes.
+/// Makes three seconds of five minutes, or as many as the environment says.
 const SHORT_ALARM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdlib.h>
 
 unsigned alarm(unsigned seconds) {
     unsigned (*real)(unsigned) = (unsigned (*)(unsigned))dlsym(RTLD_NEXT, "alarm");
-    return real(seconds == 300 ? 3 : seconds);
+    const char *given = getenv("TEST_ALARM");
+    return real(seconds == 300 ? (given ? atoi(given) : 3) : seconds);
 }
 "#;
 /// 128 + SIGALRM.
@@ -93,4 +99,23 @@ fn rounds_that_end_are_not_counted_together() {
     site.wait_lan("2001:db8:1234:567");
     assert_eq!(node.wait(Duration::from_secs(7)), None, "{:#?}", node.log());
     assert!(node.count("DEBUG round: ") >= 2, "{:#?}", node.log());
+}
+
+/// An API server that takes its time, and many targets: the round is long, but nothing hangs.
+fn a_long_round_that_is_answered() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let groups: Vec<Value> = (0..8)
+        .map(|n| json!({"ciliumCIDRGroupName": format!("g{n}"), "prefixIds": [0]}))
+        .collect();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": groups}}),
+    );
+    site.server.inject(Plan::always(Fault::Late(Duration::from_secs(1))));
+    // Reading alone takes nine seconds, and what is read is written then.
+    let node = Running(impatient(&site).with("TEST_ALARM", "6").spawn());
+    for n in 0..8 {
+        site.wait_group(&format!("g{n}"), &["2001:db8:1234:5670::/64"]);
+    }
+    assert_eq!(node.count("k6u: a round hangs"), 0, "{:#?}", node.log());
 }
