@@ -120,21 +120,27 @@ impl Agent {
 
     /// What an error means for the next round.
     fn failed(&mut self, failure: Failure) -> Ended {
+        let again = Ended::Failed {
+            wants_rest: false,
+            retry_after: None,
+        };
         let error = match failure {
             Failure::Request(error) => error,
             Failure::Addresses(text) => {
                 self.reconciler.problems.fails(Subject::Addresses, &text);
-                return Ended::Failed {
-                    wants_rest: false,
-                    retry_after: None,
-                };
+                return again;
             }
             Failure::NotServed(name) => {
-                return self.not_yet(&format!("the API server does not serve {name} yet"), Some(NOT_YET));
+                let text = format!("the API server does not serve {name} yet");
+                if self.is_normal_for_now(&text) {
+                    return Ended::NotYet(Some(NOT_YET));
+                }
+                self.reconciler.problems.fails(Subject::ApiServer, &text);
+                return again;
             }
         };
-        if error.is_initializing() {
-            return self.not_yet(&error.to_string(), error.retry_after());
+        if error.is_initializing() && self.is_normal_for_now(&error.to_string()) {
+            return Ended::NotYet(error.retry_after());
         }
         self.reconciler
             .problems
@@ -145,14 +151,10 @@ impl Agent {
         }
     }
 
-    /// Something that is normal at the start, but not for long.
-    fn not_yet(&mut self, what: &str, retry_after: Option<Duration>) -> Ended {
-        self.waits += 1;
+    /// Whether something that is normal at the start has not lasted for too long.
+    fn is_normal_for_now(&mut self, what: &str) -> bool {
+        self.waits = self.waits.saturating_add(1);
         debug!("{what}");
-        if self.waits < PATIENCE {
-            return Ended::NotYet(retry_after);
-        }
-        self.reconciler.problems.fails(Subject::ApiServer, what);
-        Ended::NotYet(None)
+        self.waits < PATIENCE
     }
 }

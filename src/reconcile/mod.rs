@@ -25,7 +25,7 @@ use crate::problems::{Problems, Subject};
 use crate::resources::config::Config;
 use crate::resources::crds::Crds;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
-use crate::resources::targets::{TargetApi, TargetKey};
+use crate::resources::targets::{Kind, TargetApi, TargetKey};
 use crate::schedule::{self, Ended};
 use crate::time::Timestamp;
 use publication::{Publication, Published};
@@ -33,8 +33,9 @@ use rejoin::Rejoin;
 use selection::Labels;
 use silence::Silence;
 
-/// Requests about single objects that may time out in one round: more of them are the API server's trouble.
-const MOST_TIMEOUTS: u32 = 2;
+/// So many objects may time out in one round. If they are k6u's own the API server is in trouble; if they are targets
+/// of one kind, what serves that kind, or a webhook.
+const MOST_TIMEOUTS: usize = 2;
 
 /// What was changed by somebody else between read and write so often in a row is refused.
 const MOST_CONFLICTS: u32 = 20;
@@ -86,7 +87,8 @@ pub struct Reconciler {
     last_read: Option<Duration>,
     /// The lists that the API server has given since it was last found not to serve them.
     served: BTreeSet<&'static str>,
-    timeouts: u32,
+    /// What timed out in this round.
+    hung: Vec<Subject>,
     /// Writes in a row that met a conflict.
     conflicts: BTreeMap<Subject, u32>,
     /// The last second half left something to do, or there was none yet.
@@ -115,7 +117,7 @@ impl Reconciler {
             most_nodes: 1,
             last_read: None,
             served: BTreeSet::new(),
-            timeouts: 0,
+            hung: Vec::new(),
             conflicts: BTreeMap::new(),
             is_unsettled: true,
             seen: BTreeMap::new(),
@@ -148,7 +150,7 @@ impl Reconciler {
     }
 
     fn round(&mut self, host: &mut dyn Host) -> Result<Outcome, Failure> {
-        self.timeouts = 0;
+        self.hung.clear();
         self.client.read_account()?;
         self.deploy_crds(host)?;
         let mut node_configs = self.list_node_configs(host)?;
@@ -166,10 +168,6 @@ impl Reconciler {
             }
             _ => true,
         });
-        if !published.is_heard {
-            // A node that publishes nothing removes nobody.
-            self.silence.reset();
-        }
         let (mut ended, mut is_ready) = (published.ended, published.failures.is_empty());
         if self.has_reason(&published, host) {
             self.is_unsettled = true;
@@ -191,7 +189,7 @@ impl Reconciler {
         published.is_change
             || if published.is_heard {
                 self.is_unsettled
-                    || self.silence.is_any_silent()
+                    || self.is_removal_due(host.now())
                     || host.dice() < schedule::share(self.update_interval, self.nodes)
             } else {
                 // Others that publish know more.
@@ -267,14 +265,35 @@ impl Reconciler {
         if error.is_transport() || error.is_unauthorized() {
             return Err(Failure::Request(error.clone()));
         }
-        let is_new = self.problems.backs_off(subject, text, error, host.now(), host.dice());
+        let is_new = self
+            .problems
+            .backs_off(subject.clone(), text, error, host.now(), host.dice());
         if error.is_timeout() {
-            self.timeouts += 1;
+            self.hung.push(subject);
         }
-        if self.timeouts >= MOST_TIMEOUTS {
+        let is_own = |subject: &&Subject| !matches!(subject, Subject::Read(_) | Subject::Target(_));
+        if self.hung.iter().filter(is_own).count() >= MOST_TIMEOUTS {
             return Err(Failure::Request(error.clone()));
         }
         Ok(is_new)
+    }
+
+    /// What is wrong with `subject`, if it is not to be tried now: too early, or it may hang, and something else
+    /// hung in this round already.
+    fn not_now(&self, subject: &Subject, now: Duration) -> Option<&str> {
+        match self.hung.is_empty() {
+            true => self.problems.waits(subject, now),
+            false => self.problems.of(subject),
+        }
+    }
+
+    /// Whether targets of this kind are left to the next round, because others hung in this one.
+    fn is_kind_hanging(&self, kind: &Kind) -> bool {
+        let is_of_kind = |subject: &&Subject| match subject {
+            Subject::Read(key) | Subject::Target(key) => key.kind.name == kind.name,
+            _ => false,
+        };
+        self.hung.iter().filter(is_of_kind).count() >= MOST_TIMEOUTS
     }
 
     /// A request about `subject` did what it should, or there was no need for it.

@@ -11,6 +11,7 @@ use crate::node::Host;
 use crate::node::select::Observation;
 use crate::prefix::{Prefix, join, texts};
 use crate::problems::Subject;
+use crate::resources::config::MOST_KEEP_DEPRECATED;
 use crate::resources::node_config::{Deprecated, NODE_CONFIGS, NodeConfig, NodeEntry};
 use crate::schedule::Ended;
 use crate::time::Timestamp;
@@ -58,6 +59,8 @@ pub(super) struct Published {
     pub ended: Ended,
     /// Why this node's entries are not what it sees; one sentence for each.
     pub failures: Vec<String>,
+    /// So many entries met a conflict.
+    conflicts: usize,
 }
 
 impl Publication {
@@ -83,15 +86,24 @@ impl Publication {
                     seconds: stored.seconds,
                     at: now,
                 },
-                // It left the lists when it became stale; that its lifetime is over now is no news.
-                (None, None) if observed.long_gone.contains(prefix) => continue,
-                (None, None) => Age { seconds: 0, at: now },
+                (None, None) => Age {
+                    seconds: match observed.long_gone.contains(prefix) {
+                        true => MOST_KEEP_DEPRECATED,
+                        false => 0,
+                    },
+                    at: now,
+                },
             };
             self.deprecated.insert(key, age);
-            deprecated.push(Deprecated {
-                prefix: *prefix,
-                seconds: age.seconds_at(now),
-            });
+            let seconds = age.seconds_at(now);
+            // No list keeps one that became stale first: that it is deprecated now is no news.
+            let is_news = seconds < MOST_KEEP_DEPRECATED || stored.is_some();
+            if is_news {
+                deprecated.push(Deprecated {
+                    prefix: *prefix,
+                    seconds,
+                });
+            }
         }
         self.deprecated
             .retain(|(other, prefix), _| other != interface || observed.deprecated.contains(prefix));
@@ -180,6 +192,10 @@ impl Reconciler {
             self.publish_in(config, entries, &mut published, host)?;
         }
         published.is_heard = published.failures.len() < entries.len();
+        if published.failures.len() + published.conflicts == entries.len() {
+            // A node that publishes nothing removes nobody.
+            self.silence.reset();
+        }
         let is_all_said = published.failures.is_empty() && published.ended < Ended::Unsettled;
         for config in node_configs
             .iter_mut()
@@ -209,7 +225,7 @@ impl Reconciler {
             return Ok(());
         }
         let subject = Subject::NodeConfig(name.clone());
-        if let Some(problem) = self.problems.waits(&subject, host.now()) {
+        if let Some(problem) = self.not_now(&subject, host.now()) {
             published.failures.push(format!("{subject}: {problem}"));
             published.waits = true;
             return Ok(());
@@ -240,6 +256,8 @@ impl Reconciler {
             // Too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it tries five times).
             Err(e) if e.is_conflict() && !self.has_too_many_conflicts(&subject) => {
                 debug!("{e}");
+                self.silence.reset_in(&name);
+                published.conflicts += 1;
                 published.ended = Ended::Unsettled;
             }
             Err(e) => {

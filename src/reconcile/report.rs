@@ -53,7 +53,7 @@ impl Reconciler {
             let subject = Subject::Config(config.metadata.name.clone());
             match news.change {
                 None => self.works(&subject),
-                Some(_) if self.problems.waits(&subject, host.now()).is_some() => {}
+                Some(_) if self.not_now(&subject, host.now()).is_some() => {}
                 Some(change) => ended = ended.max(self.write_status(config, subject, &change, host)?),
             }
         }
@@ -157,7 +157,7 @@ impl Reconciler {
 
     /// Reports an Event. One that is lost is no reason to fail, or to wait: the status says the same.
     fn send_event(&mut self, kind: &str, about: &Metadata, name: &str, notice: &Notice, host: &mut dyn Host) {
-        if self.problems.waits(&Subject::Events, host.now()).is_some() {
+        if self.not_now(&Subject::Events, host.now()).is_some() {
             return;
         }
         let now = self.time().to_string();

@@ -58,7 +58,6 @@ impl Reconciler {
                 self.problems.works(&Subject::Node);
             }
             Err(e) if e.is_absent_object() => {
-                self.labels.known.get_or_insert_default();
                 self.labels.due = host.now() + LABELS_LAST;
                 let text = format!("{e}; check that NODE_NAME is the name of a Node (kubectl get nodes)");
                 self.problems.fails(Subject::Node, &text);

@@ -77,9 +77,10 @@ impl Silence {
         watched.is_some_and(|watched| watched.still >= SILENT_AFTER)
     }
 
-    /// Whether any other node is silent.
-    pub fn is_any_silent(&self) -> bool {
-        self.watches.values().any(|watched| watched.still >= SILENT_AFTER)
+    /// The IP6UpdateNodeConfigs with silent nodes.
+    pub fn places(&self) -> impl Iterator<Item = &str> {
+        let silent = self.watches.iter().filter(|(_, watched)| watched.still >= SILENT_AFTER);
+        silent.map(|((config, _), _)| config.as_str())
     }
 
     /// Whether there is no other node with an entry, or none of them was seen to publish for five minutes.
@@ -95,11 +96,21 @@ impl Silence {
 }
 
 impl Reconciler {
+    /// Whether there is a silent node whose removal was not refused just now.
+    pub(super) fn is_removal_due(&self, now: Duration) -> bool {
+        let mut places = self.silence.places();
+        places.any(|config| self.not_now(&Subject::Removal(config.to_string()), now).is_none())
+    }
+
     /// Removes the entries of nodes that fell silent.
     pub(super) fn remove_silent(&mut self, node_configs: &[NodeConfig], host: &mut dyn Host) -> Result<Ended, Failure> {
         let mut ended = Ended::Quiet;
         for config in node_configs {
             let name = &config.metadata.name;
+            let subject = Subject::Removal(name.clone());
+            if self.not_now(&subject, host.now()).is_some() {
+                continue;
+            }
             let silent = config.nodes().keys().filter(|node| self.silence.is_silent(name, node));
             let nodes: Map<String, Value> = silent.map(|node| (node.clone(), Value::Null)).collect();
             if nodes.is_empty() {
@@ -113,7 +124,7 @@ impl Reconciler {
             });
             match self.client.merge_patch(&status_path(NODE_CONFIGS, name), &patch) {
                 Ok(()) => {
-                    self.problems.works(&Subject::Removal(name.clone()));
+                    self.problems.works(&subject);
                     info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes");
                     ended = Ended::Unsettled;
                 }
@@ -123,7 +134,7 @@ impl Reconciler {
                 }
                 Err(e) => {
                     let text = format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
-                    if self.publication_failed(Subject::Removal(name.clone()), name, &text, &e, host)? {
+                    if self.object_failed(subject, &text, &e, host)? {
                         self.warn_of_node_config(config, &text, host);
                     }
                 }
@@ -132,7 +143,7 @@ impl Reconciler {
         Ok(ended)
     }
 
-    /// A write of an IP6UpdateNodeConfig's status failed: the others may not be able to write it either, or
+    /// A publication in an IP6UpdateNodeConfig failed: the others may not be able to write it either, or
     /// nothing at all. Says whether that is new.
     pub(super) fn publication_failed(
         &mut self,
@@ -164,6 +175,10 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn is_any_silent(silence: &Silence) -> bool {
+        silence.places().next().is_some()
+    }
+
     fn published(nodes: &[(&str, u32)]) -> Vec<NodeConfig> {
         let entries: BTreeMap<&str, _> = nodes
             .iter()
@@ -180,11 +195,11 @@ mod tests {
             assert!(!silence.is_silent("n", "dead"), "minute {minute}");
             silence.watch("me", &published(&[("me", 0), ("dead", 0), ("alive", minute)]), MINUTE);
         }
-        assert!(silence.is_silent("n", "dead") && silence.is_any_silent());
+        assert!(silence.is_silent("n", "dead") && is_any_silent(&silence));
         assert!(!silence.is_silent("n", "alive") && !silence.is_silent("n", "me") && !silence.is_silent("n", "x"));
         assert!(!silence.does_nobody_publish());
         silence.watch("me", &published(&[("dead", 1)]), MINUTE);
-        assert!(!silence.is_any_silent(), "it is back");
+        assert!(!is_any_silent(&silence), "it is back");
     }
 
     #[test]
@@ -194,7 +209,7 @@ mod tests {
             let mut configs = published(&[("a", time)]);
             configs[0].status.nodes.get_mut("a").unwrap().message = message.into();
             silence.watch("me", &configs, SILENT_AFTER);
-            assert!(!silence.is_any_silent());
+            assert!(!is_any_silent(&silence));
             assert!(!silence.does_nobody_publish());
         }
     }
@@ -207,7 +222,7 @@ mod tests {
         silence.watch("me", &published(&[]), MINUTE);
         silence.watch("me", &published(&[("a", 0)]), MINUTE);
         silence.watch("me", &published(&[("a", 0)]), MINUTE * 4);
-        assert!(!silence.is_any_silent());
+        assert!(!is_any_silent(&silence));
     }
 
     #[test]
@@ -215,9 +230,9 @@ mod tests {
         let mut silence = Silence::default();
         silence.watch("me", &published(&[("a", 0)]), MINUTE);
         silence.watch("me", &published(&[("a", 0)]), SILENT_AFTER);
-        assert!(silence.is_any_silent());
+        assert!(is_any_silent(&silence));
         silence.reset();
-        assert!(!silence.is_any_silent());
+        assert!(!is_any_silent(&silence));
     }
 
     #[test]

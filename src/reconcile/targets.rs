@@ -48,13 +48,11 @@ impl Reconciler {
         for desired in plan.targets() {
             let key = &desired.key;
             let (subject, reading) = (Subject::Target(key.clone()), Subject::Read(key.clone()));
-            // What may hang is tried only as long as nothing else hung in this round.
-            let known = match self.timeouts {
-                0 => self.problems.waits(&reading, host.now()),
-                _ => self.problems.of(&reading),
-            };
-            if let Some(problem) = known {
+            if let Some(problem) = self.not_now(&reading, host.now()) {
                 targets.fails(key, problem);
+                continue;
+            }
+            if self.is_kind_hanging(key.kind) {
                 continue;
             }
             match self.target_api.read(&mut self.client, key) {
@@ -92,7 +90,7 @@ impl Reconciler {
             let key = &desired.key;
             let subject = Subject::Target(key.clone());
             let Some(held) = targets.held.get(key).cloned() else {
-                // New in the second plan, so not read yet: the next round reads it.
+                // New in the second plan, or others of its kind hang, so not read yet: the next round reads it.
                 if !targets.failures.contains_key(key) {
                     ended = Ended::Unsettled;
                 }
@@ -116,13 +114,12 @@ impl Reconciler {
     ) -> Result<Ended, Failure> {
         let key = &desired.key;
         let subject = Subject::Target(key.clone());
-        let known = match self.timeouts {
-            0 => self.problems.waits(&subject, host.now()),
-            _ => self.problems.of(&subject),
-        };
-        if let Some(problem) = known {
+        if let Some(problem) = self.not_now(&subject, host.now()) {
             targets.fails(key, problem);
             return Ok(Ended::Quiet);
+        }
+        if self.is_kind_hanging(key.kind) {
+            return Ok(Ended::Unsettled);
         }
         let (list, wait) = match (self.rejoin.left(), held) {
             (Some(wait), Some(held)) => match held.list.and(&desired.cidrs) {

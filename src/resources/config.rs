@@ -14,7 +14,7 @@ use crate::prefix::{LINK_LENGTH, Prefix};
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
 
 /// A prefix that a router takes back stays valid for two hours at most (RFC 4862 section 5.5.3 e).
-const MOST_KEEP_DEPRECATED: u64 = 7200;
+pub const MOST_KEEP_DEPRECATED: u32 = 7200;
 
 /// IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -132,7 +132,7 @@ fn keep_deprecated(value: &Value, problems: &mut Vec<String>) -> u32 {
     if value.is_null() {
         return 0;
     }
-    let seconds = whole_number(value, MOST_KEEP_DEPRECATED);
+    let seconds = whole_number(value, MOST_KEEP_DEPRECATED.into());
     if seconds.is_none() {
         let found = shown(value);
         problems.push(format!(

@@ -14,7 +14,7 @@ use k6u::reconcile::Reconciler;
 use k6u::schedule::Schedule;
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
-use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::server::{Cilium, cidrs};
 use serde_json::json;
 
 use crate::Scenario;
@@ -29,7 +29,12 @@ pub const ALL: &[Scenario] = scenarios![
     a_node_that_could_not_publish_watches_anew,
     a_removal_that_is_refused_for_ever,
     a_dead_node_beside_a_refused_node_config,
-    a_node_object_that_is_missing_once
+    a_node_object_that_is_missing_once,
+    a_node_object_that_is_missing_at_the_start,
+    a_publication_that_met_a_conflict,
+    a_removal_that_fails_once,
+    an_api_server_that_initializes_for_long,
+    crds_that_are_never_established
 ];
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -45,6 +50,10 @@ struct Clockwork {
 
 struct MovedHost {
     now: Duration,
+    /// When the loop ends.
+    end: Duration,
+    /// When each wait ended.
+    waits: Vec<Duration>,
     observer: Observer,
 }
 
@@ -63,25 +72,44 @@ impl Host for MovedHost {
 
     fn wait(&mut self, until: Duration, _listens: bool) -> Woken {
         self.now = self.now.max(until);
-        Woken::TimeOver
+        self.waits.push(self.now);
+        if self.now < self.end {
+            Woken::TimeOver
+        } else {
+            Woken::Stop
+        }
     }
 }
 
 impl Clockwork {
-    /// Node 1, after its first round.
-    fn start(site: &Site) -> Self {
+    /// Node 1, before its first round.
+    fn new(site: &Site) -> Self {
         let client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
         let reconciler = Reconciler::new(client, NODE.into(), "test".into(), INTERVAL);
         let host = MovedHost {
             now: Duration::ZERO,
+            end: Duration::MAX,
+            waits: Vec::new(),
             observer: Observer::new().expect("a netlink socket"),
         };
-        let mut clockwork = Clockwork {
+        Clockwork {
             agent: Agent::new(reconciler, Schedule::new(INTERVAL)),
             host,
-        };
+        }
+    }
+
+    /// Node 1, after its first round.
+    fn start(site: &Site) -> Self {
+        let mut clockwork = Clockwork::new(site);
         clockwork.agent.step(&mut clockwork.host);
         clockwork
+    }
+
+    /// Runs the loop for so long, as it decides itself. Gives the time from each round to the next.
+    fn live(mut self, time: Duration) -> Vec<Duration> {
+        self.host.end = time;
+        self.agent.run(&mut self.host);
+        self.host.waits.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
     /// Makes a round so long after the last one.
@@ -186,8 +214,9 @@ fn refused(status: u16, reason: &str, message: &str, name: &str) -> Fault {
     Fault::Answer(Response::new(status, "application/json", body.to_string()))
 }
 
-/// What is refused for one object is told: an Event names it, once.
-fn a_removal_that_is_refused_for_ever() {
+/// Two nodes with a prefix each; the second one published for the last time in an object of its own, before the
+/// first one started.
+fn two_sites_per_node() -> (Site, Clockwork) {
     let site = Site::with_address("2001:db8:1234:5671::10");
     site.publish(NODE, &["2001:db8:1234:5671::/64"]);
     site.server.create(
@@ -200,8 +229,14 @@ fn a_removal_that_is_refused_for_ever() {
         &format!("{NODE_CONFIGS}/other/status"),
         json!({"status": {"nodes": {OTHER: {"prefixes": ["2001:db8:aaaa:bbb1::/64"], "observedTime": "2026-11-24T00:00:00Z"}}}}),
     );
-    let mut node = Clockwork::start(&site);
+    let node = Clockwork::start(&site);
     assert_eq!(held(&site), 6);
+    (site, node)
+}
+
+/// What is refused for one object is told: an Event names it, once.
+fn a_removal_that_is_refused_for_ever() {
+    let (site, mut node) = two_sites_per_node();
     let status = format!("PATCH {NODE_CONFIGS}/other/status");
     site.server.inject(Plan::on(
         &status,
@@ -264,4 +299,77 @@ fn a_node_object_that_is_missing_once() {
         rounds, 0,
         "rounds in which the prefix of node 1, which sees it all the time, was not in the group"
     );
+}
+
+/// "Before the first success this node stays where it has an entry."
+fn a_node_object_that_is_missing_at_the_start() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.server.inject(Plan::on(
+        "GET /api/v1/nodes/",
+        1,
+        refused(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
+    ));
+    let mut node = Clockwork::start(&site);
+    node.rounds(6);
+    assert!(entry(&site.server.store(), NODE).is_some());
+    assert_eq!(held(&site), 3);
+}
+
+/// While this node meets conflicts, the others may, too, whichever objects they publish in.
+fn a_publication_that_met_a_conflict() {
+    for (site, mut node) in [two_sites(), two_sites_per_node()] {
+        node.rounds(SILENT - 5);
+        site.server.inject(Plan::on(
+            &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+            1,
+            refused(409, "Conflict", "the object has been modified", "ip6-update-node1"),
+        ));
+        site.interface.add(NEW);
+        node.rounds(SILENT);
+        assert_eq!(held(&site), 9);
+        node.rounds(3);
+        assert_eq!(held(&site), 6);
+    }
+}
+
+/// It is tried again like everything else, not five minutes later.
+fn a_removal_that_fails_once() {
+    let (site, mut node) = two_sites_per_node();
+    let status = format!("PATCH {NODE_CONFIGS}/other/status");
+    site.server.inject(Plan::on(
+        &status,
+        1,
+        refused(503, "ServiceUnavailable", "a webhook restarts", "other"),
+    ));
+    let before = requests(&site.server.store(), &status).len();
+    node.rounds(SILENT + 6);
+    assert_eq!(requests(&site.server.store(), &status).len() - before, 2);
+    site.wait_lan("2001:db8:1234:567");
+}
+
+/// What is normal right after a CRD was made is a failure like others after a while: it is asked when it said.
+fn an_api_server_that_initializes_for_long() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let Fault::Answer(answer) = refused(429, "TooManyRequests", "storage is (re)initializing", "") else {
+        unreachable!("it is an answer");
+    };
+    site.server.inject(Plan::on(
+        &format!("GET {NODE_CONFIGS}"),
+        usize::MAX,
+        Fault::Answer(answer.with("Retry-After", "30")),
+    ));
+    let pauses = Clockwork::new(&site).live(Duration::from_secs(600));
+    let all_wait = pauses.iter().all(|pause| *pause >= Duration::from_secs(30));
+    assert!(all_wait && pauses.len() >= 9, "{pauses:?}");
+}
+
+/// Such as those whose names are taken: nothing is written every second.
+fn crds_that_are_never_established() {
+    let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+    site.server.store().establish_after = Duration::from_secs(86_400);
+    let pauses = Clockwork::new(&site).live(Duration::from_secs(600));
+    // Ten rounds in a hurry, and as many after failures that wait for longer and longer.
+    assert!(pauses.len() < 160, "{} rounds in ten minutes: {pauses:?}", pauses.len());
+    assert!(pauses.iter().skip(20).all(|pause| *pause >= INTERVAL / 2), "{pauses:?}");
 }

@@ -28,6 +28,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_single_node_that_cannot_publish_restores_its_group,
     events_that_hang,
     labels_and_a_target_hang,
+    two_node_configs_hang,
     a_list_with_control_characters,
     made_anew_between_the_two_looks,
     made_anew_just_before_a_publication,
@@ -430,6 +431,37 @@ fn labels_and_a_target_hang() {
     let complaints = node.complaints();
     drop(node);
     assert!(reached.is_some(), "after four minutes: {told:?}, {complaints:#?}");
+}
+
+/// "What may hang is not tried in a round in which something hung already."
+fn two_node_configs_hang() {
+    let site = Site::with_address(OLD);
+    let others = ["a-first", "b-second"];
+    for name in others {
+        let node_config = NODE_CONFIG.replace("ip6-update-node1", name);
+        site.server.create(&node_config.replace("eth0", &site.interface.name));
+    }
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    let publication = |name: &str| format!("PATCH {NODE_CONFIGS}/{name}/status");
+    for name in others {
+        site.server
+            .inject(Plan::on(&publication(name), usize::MAX, Fault::Hang));
+    }
+    let sent = || others.map(|name| requests(&site.server.store(), &publication(name)).len());
+    let before = sent();
+    site.interface.add(NEW);
+    site.interface.remove(OLD);
+    let reached = site
+        .server
+        .wait(MINUTE * 4, |store| follows(store, "2001:db8:9876:543"));
+    let tried: usize = sent().iter().sum::<usize>() - before.iter().sum::<usize>();
+    let complaints = node.complaints();
+    drop(node);
+    assert!(
+        reached.is_some() && tried <= 5,
+        "{tried} publications hung before the third node config got its own: {complaints:#?}"
+    );
 }
 
 /// "Control characters in the server's messages do not reach the log."

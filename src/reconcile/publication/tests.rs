@@ -57,6 +57,17 @@ fn a_prefix_that_was_stale_before_does_not_come_back_deprecated() {
     assert_eq!(seconds(&mut Publication::default(), &seen, Some(&first), 0), [0]);
 }
 
+/// It is deprecated still when the prefix that made it stale is gone.
+#[test]
+fn a_prefix_that_was_stale_before_does_not_come_back_later_either() {
+    let mut seen = observed(&["2001:db8:2::/64"], &["2001:db8:1::/64"]);
+    seen.long_gone = seen.deprecated.clone();
+    let mut publication = Publication::default();
+    assert_eq!(seconds(&mut publication, &seen, None, 0), [0; 0]);
+    seen.long_gone.clear();
+    assert_eq!(seconds(&mut publication, &seen, None, 3600), [0; 0]);
+}
+
 /// A node that was moved to another IP6UpdateNodeConfig has seen the prefix deprecated all the time.
 #[test]
 fn a_moved_node_counts_on() {
