@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::machine::namespace::Interface;
 
+/// A program that is slow gets so long.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// A prefix in a router advertisement.
 pub struct Announced {
     /// The /64 of the link.
@@ -56,7 +59,7 @@ impl Drop for Dhcpcd {
     fn drop(&mut self) {
         // It has children of its own, which only it can end.
         self.0.signal(libc::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + MINUTE;
         while matches!(self.0.0.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -345,7 +348,7 @@ impl Radvd {
     /// Announces these from now on.
     pub fn announce(&mut self, prefixes: &[Announced]) {
         write_conf(&self.conf, &self.head, prefixes);
-        self.signal(libc::SIGHUP);
+        self.signal_handled(libc::SIGHUP);
     }
 
     /// Dies without a word.
@@ -356,8 +359,24 @@ impl Radvd {
 
     /// Stops as the administrator stops it: it announces all its prefixes as deprecated.
     pub fn stop(&mut self) {
-        self.signal(libc::SIGTERM);
+        self.signal_handled(libc::SIGTERM);
         self.wait();
+    }
+
+    /// radvd announces first, and then gets ready for signals: one that comes earlier kills it.
+    fn signal_handled(&self, signal: i32) {
+        let status = format!("/proc/{}/status", self.program.0.id());
+        let caught = || {
+            let status = fs::read_to_string(&status).expect("radvd's status");
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            u64::from_str_radix(mask.expect("signals").trim(), 16).expect("a mask") >> (signal - 1) & 1 == 1
+        };
+        let deadline = Instant::now() + MINUTE;
+        while !caught() {
+            assert!(Instant::now() < deadline, "radvd does not handle signal {signal}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.signal(signal);
     }
 
     fn signal(&self, signal: i32) {
