@@ -11,7 +11,7 @@ use k6u::node::host::ThisNode;
 use k6u::node::observe::hostname;
 use k6u::node::wait;
 use k6u::reconcile::Reconciler;
-use k6u::schedule::{Ended, Schedule};
+use k6u::schedule::{RoundEnd, Schedule};
 use k6u::settings::Settings;
 
 /// The first rounds deploy CRDs, publish and write; so many quiet ones in a row show that what follows is idle.
@@ -40,10 +40,10 @@ fn main() -> Result<(), String> {
     for _ in 0..rounds {
         std::thread::sleep(pause);
         let before = processor_us();
-        let ended = agent.step(&mut node).0;
+        let end = agent.step(&mut node).end;
         cpu.push((processor_us() - before).to_string());
-        if ended != Ended::Quiet {
-            return Err(format!("a round was not idle: {ended:?}"));
+        if end != RoundEnd::Quiet {
+            return Err(format!("a round was not idle: {end:?}"));
         }
     }
     let client = agent.reconciler().client();
@@ -60,9 +60,9 @@ fn main() -> Result<(), String> {
 fn settle(agent: &mut Agent, node: &mut ThisNode) -> Result<(), String> {
     let mut quiet = 0;
     for _ in 0..MOST_FIRST_ROUNDS {
-        match agent.step(node).0 {
-            Ended::Quiet => quiet += 1,
-            Ended::Failed { .. } => return Err("a round failed".into()),
+        match agent.step(node).end {
+            RoundEnd::Quiet => quiet += 1,
+            RoundEnd::Failed { .. } => return Err("a round failed".into()),
             _ => {
                 quiet = 0;
                 std::thread::sleep(Duration::from_millis(50));

@@ -14,7 +14,7 @@ use crate::node::netlink::Life;
 use crate::node::observe::Observer;
 use crate::node::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
 use crate::prefix::join;
-use crate::reconcile::condition;
+use crate::reconcile::condition::{self, Judgement};
 use crate::reconcile::plan::{self, DesiredTarget, Reason};
 use crate::resources::GROUP;
 use crate::resources::config::{Config, ConfigSpec};
@@ -95,10 +95,14 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
         config.status.nodes.insert("this machine".into(), entry);
         node_configs.push(config);
     }
-    let plan = plan::plan(&objects.configs, &node_configs);
+    let observed = plan::Observed {
+        node_configs: &node_configs,
+        ..plan::Observed::default()
+    };
+    let plan = plan::plan(&objects.configs, &observed);
     preview.ready = true;
     for (config, verdict) in objects.configs.iter().zip(&plan.verdicts) {
-        let (reason, message) = condition::judge(verdict, &[], &[]);
+        let Judgement { reason, message, .. } = condition::judge(verdict, &[], &[]);
         preview.ready &= reason == Reason::Updated;
         line(
             &mut preview.notes,

@@ -7,7 +7,8 @@ use super::Host;
 use super::observe::Observer;
 use super::select::{Observation, Watch};
 use super::wait::{self, Sleeper, Woken};
-use crate::schedule::dice;
+use crate::prefix::Prefix;
+use crate::schedule::random;
 
 /// The node that this process runs on.
 #[derive(Debug)]
@@ -37,22 +38,23 @@ impl Host for ThisNode {
         self.started.elapsed()
     }
 
-    fn dice(&mut self) -> f64 {
-        dice()
+    fn random(&mut self) -> f64 {
+        random()
     }
 
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+    fn observe(&mut self, watch: &Watch, _allowed: Option<&[Prefix]>) -> io::Result<Observation> {
         self.observer.observe(watch)
     }
 
-    fn wait(&mut self, until: Duration, listens: bool) -> Woken {
+    fn sleep(&mut self, until: Duration) {
         wait::stop_alarm();
-        let woken = if listens {
-            self.sleeper.sleep_until(self.started + until)
-        } else {
-            std::thread::sleep(until.saturating_sub(self.now()));
-            Woken::TimeOver
-        };
+        std::thread::sleep(until.saturating_sub(self.now()));
+        wait::start_alarm();
+    }
+
+    fn wait_for_change(&mut self, until: Duration) -> Woken {
+        wait::stop_alarm();
+        let woken = self.sleeper.sleep_until(self.started + until);
         wait::start_alarm();
         woken
     }

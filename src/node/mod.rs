@@ -14,20 +14,25 @@ use std::time::Duration;
 use select::{Observation, Watch};
 use wait::Woken;
 
+use crate::prefix::Prefix;
+
 /// What k6u needs from the machine that it runs on. The simulation has one of its own.
 pub trait Host {
     /// Steady time: since k6u started, whatever the clocks say.
     fn now(&self) -> Duration;
 
     /// A random number in 0..1.
-    fn dice(&mut self) -> f64;
+    fn random(&mut self) -> f64;
 
-    /// What is on an interface now. An interface that does not exist is an observation, not an error.
+    /// What is on an interface now; only prefixes inside one of `allowed` count, or all. An interface that does not exist is an observation, not an error.
     ///
     /// # Errors
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation>;
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation>;
 
-    /// Waits until then, in steady time, or for a change of addresses if `listens`, whichever is first.
-    fn wait(&mut self, until: Duration, listens: bool) -> Woken;
+    /// Sleeps until then, in steady time.
+    fn sleep(&mut self, until: Duration);
+
+    /// Waits until then, in steady time, or for a change of addresses, whichever is first.
+    fn wait_for_change(&mut self, until: Duration) -> Woken;
 }

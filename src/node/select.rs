@@ -38,6 +38,8 @@ pub struct Observation {
     pub excess: usize,
     /// The kernel knows no interface of that name.
     pub absent: bool,
+    /// When to look again though nothing changes, in steady time.
+    pub until: Option<std::time::Duration>,
 }
 
 /// Why an address says nothing about the delegated prefix.
@@ -160,6 +162,7 @@ pub fn select(addresses: &[Life], stale_after: u32) -> Observation {
         left_out,
         excess,
         absent: false,
+        until: None,
     }
 }
 

@@ -11,8 +11,8 @@ use super::netlink;
 /// Why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// Nothing happened.
-    TimeOver,
+    /// The time is over; nothing happened.
+    Timeout,
     /// The kernel reported a change of IPv6 addresses, or lost such a report.
     AddressChange,
     /// The loop is to end; k6u itself ends by a signal.
@@ -42,7 +42,7 @@ impl Sleeper {
             let left = deadline.saturating_duration_since(Instant::now());
             // Asked first: changes without end must not put off what is due.
             if left.is_zero() {
-                return Woken::TimeOver;
+                return Woken::Timeout;
             }
             match poll(&self.changes, left) {
                 Ok(true) if netlink::drain(&self.changes) => return Woken::AddressChange,
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn a_deadline_in_the_past_is_over() {
         let sleeper = Sleeper::new().unwrap();
-        assert_eq!(sleeper.sleep_until(Instant::now()), Woken::TimeOver);
+        assert_eq!(sleeper.sleep_until(Instant::now()), Woken::Timeout);
     }
 
     #[test]

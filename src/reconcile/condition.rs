@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::plan::{Reason, Verdict, nobody_publishes};
+use super::plan::{Keep, Reason, Verdict, nobody_publishes};
+use super::problems::{Problem, Subject};
 use crate::kube::decode::cut;
 use crate::kube::objects::Condition;
 use crate::prefix::{Prefix, join, texts};
@@ -15,14 +16,34 @@ const READY: &str = "Ready";
 /// events.k8s.io/v1 takes no longer ones (Event, `note`).
 const MOST_NOTE: usize = 1024;
 
+/// Something that could not be done for a config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Which object, and what kind of failure. The same on every node and at each try.
+    pub what: String,
+    /// For people: the words of a refusal, and what to do next.
+    pub text: String,
+}
+
+/// What a config's condition Ready has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// For programs.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+    /// [`Failing::what`] of everything that could not be done.
+    pub failing: Vec<String>,
+}
+
 /// A status that has to be written, and the Events that go with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusChange {
     /// The body of the merge patch; carries the resourceVersion, so one node only makes the change.
     pub patch: Value,
-    /// Whether Ready turned, and to what, for the log: reason and message.
-    pub turned: Option<(Reason, String)>,
-    /// What to report.
+    /// The reason and message that Ready has now, for the log; `None` if only words change.
+    pub transition: Option<(Reason, String)>,
+    /// What Events to send.
     pub events: Vec<Notice>,
 }
 
@@ -37,74 +58,94 @@ pub struct Notice {
     pub note: String,
 }
 
-/// Reason and message of Ready. `failures` says what could not be done for this config, and why;
-/// `without_entry` names the IP6UpdateNodeConfigs in which no node publishes.
-pub fn judge(verdict: &Verdict, failures: &[String], without_entry: &[String]) -> (Reason, String) {
-    let mut failures = failures.to_vec();
-    match verdict {
-        Verdict::Keep { reason, message } if failures.is_empty() || *reason == Reason::InvalidSpec => {
-            (*reason, message.clone())
-        }
-        Verdict::Keep { .. } => (Reason::UpdateFailed, failures.join("; ")),
-        Verdict::Write {
-            delegated,
-            targets,
-            contested,
-            oversized,
-        } => {
-            failures.extend(oversized.iter().map(|(target, count)| {
-                format!(
-                    "{target} would hold {count} CIDRs, more than the {MOST_CIDRS} that k6u writes (Cilium's policy \
-                     map takes as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set \
-                     allowedPrefixes"
-                )
-            }));
-            if !failures.is_empty() {
-                return (Reason::UpdateFailed, failures.join("; "));
-            }
-            if !contested.is_empty() {
-                let list: Vec<String> = contested
-                    .iter()
-                    .map(|(target, owner)| format!("{target} belongs to the older {owner}"))
-                    .collect();
-                let message = format!("{}; take it out of one of the two IP6UpdateConfigs", list.join("; "));
-                return (Reason::GroupConflict, message);
-            }
-            let plural = if targets.len() == 1 {
-                "target follows"
-            } else {
-                "targets follow"
-            };
-            let nobody = nobody_publishes(without_entry).map_or(String::new(), |nobody| format!(". {nobody}"));
-            (
-                Reason::Updated,
-                format!("{} {plural} {}{nobody}", targets.len(), join(delegated)),
-            )
+impl Failing {
+    /// A problem with a subject.
+    pub fn new(subject: &Subject, problem: &Problem) -> Self {
+        Failing {
+            what: cut(&format!("{subject}: {}", problem.kind)).into(),
+            text: format!("{subject}: {}", problem.text),
         }
     }
 }
 
-/// The reason why this generation is not Ready, if the stored status tells that already.
-pub fn told_not_ready(config: &Config) -> Option<&str> {
-    let mut conditions = config.status.conditions.iter();
-    let ready = conditions.find(|condition| condition.kind == READY)?;
-    let is_told = ready.status == "False" && ready.observed_generation == Some(config.metadata.generation);
-    is_told.then_some(ready.reason.as_str())
+/// What to say of a config. `failures` is what could not be done for it; `without_entry` names the
+/// IP6UpdateNodeConfigs in which no node publishes.
+pub fn judge(verdict: &Verdict, failures: &[Failing], without_entry: &[String]) -> Judgement {
+    let say = |reason, message| Judgement {
+        reason,
+        message,
+        failing: Vec::new(),
+    };
+    if let Some(Keep {
+        reason: reason @ Reason::InvalidSpec,
+        message,
+    }) = &verdict.keep
+    {
+        return say(*reason, message.clone());
+    }
+    let oversized = verdict.oversized.iter().map(|(target, count)| Failing {
+        what: format!("{target}: too many CIDRs"),
+        text: format!(
+            "{target} would hold {count} CIDRs, more than the {MOST_CIDRS} that k6u writes (Cilium's policy map takes              as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
+        ),
+    });
+    let failures: Vec<Failing> = failures.iter().cloned().chain(oversized).collect();
+    if !failures.is_empty() {
+        let texts: Vec<&str> = failures.iter().map(|failing| failing.text.as_str()).collect();
+        return Judgement {
+            reason: Reason::UpdateFailed,
+            message: texts.join("; "),
+            failing: failures.into_iter().map(|failing| failing.what).collect(),
+        };
+    }
+    if let Some(Keep { reason, message }) = &verdict.keep {
+        return say(*reason, message.clone());
+    }
+    if !verdict.contested.is_empty() {
+        let contested = verdict.contested.iter();
+        let list: Vec<String> = contested
+            .map(|(target, owner)| format!("{target} belongs to the older {owner}"))
+            .collect();
+        let message = format!("{}; take it out of one of the two IP6UpdateConfigs", list.join("; "));
+        return say(Reason::GroupConflict, message);
+    }
+    let count = verdict.targets.len();
+    let plural = if count == 1 { "target" } else { "targets" };
+    let nobody = nobody_publishes(without_entry).map_or(String::new(), |nobody| format!(". {nobody}"));
+    let prefixes = join(&verdict.delegated);
+    say(
+        Reason::Updated,
+        format!("{count} {plural} up to date with {prefixes}{nobody}"),
+    )
 }
 
-/// What has to change in the status of `config`, or `None` if it says all that already.
-pub fn change(
-    config: &Config,
-    reason: Reason,
-    message: &str,
-    delegated: Option<&[Prefix]>,
-    now: Timestamp,
-) -> Option<StatusChange> {
+/// The reason why this generation is not Ready, if the stored status says that.
+pub fn reported_not_ready(config: &Config) -> Option<&str> {
+    let ready = stored_ready(config)?;
+    let is_current = ready.status == "False" && ready.observed_generation == Some(config.metadata.generation);
+    is_current.then_some(ready.reason.as_str())
+}
+
+fn stored_ready(config: &Config) -> Option<&Condition> {
+    config
+        .status
+        .conditions
+        .iter()
+        .find(|condition| condition.kind == READY)
+}
+
+/// What has to change in the status of `config`, or `None` if it says the same already.
+pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now: Timestamp) -> Option<StatusChange> {
+    let Judgement {
+        reason,
+        message,
+        failing,
+    } = judgement;
     let stored = &config.status;
-    let old_ready = stored.conditions.iter().find(|c| c.kind == READY);
+    let old_ready = stored_ready(config);
     // What is read back is cut, too: a longer text would differ in every round.
     let message = cut(message);
-    let new_ready = ready(config, old_ready, reason, message, now);
+    let new_ready = ready(config, old_ready, *reason, message, now);
 
     // Of each type one entry stays; 0.3 left several.
     let mut conditions = vec![new_ready.clone()];
@@ -113,11 +154,18 @@ pub fn change(
             conditions.push(condition.clone());
         }
     }
-    // What the targets were last written for stays, when they keep what they hold.
-    let delegated = delegated.unwrap_or(&stored.delegated_prefixes);
     let prefix = join(delegated);
+    let has_same_words = |old: &Condition| match &stored.failing {
+        // The words of a refusal differ from node to node, and from try to try.
+        Some(stored) if !failing.is_empty() => stored == failing,
+        _ => old.message == message,
+    };
+    let is_equivalent = |old: &Condition| {
+        let facts = |c: &Condition| (c.status.clone(), c.reason.clone(), c.observed_generation);
+        facts(old) == facts(&new_ready) && has_same_words(old)
+    };
     let same = stored.conditions.len() == conditions.len()
-        && old_ready == Some(&new_ready)
+        && old_ready.is_some_and(is_equivalent)
         && stored.delegated_prefixes == delegated
         && stored.prefix.as_ref().is_none_or(|text| text == cut(&prefix))
         && stored.observed_generation == Some(config.metadata.generation);
@@ -131,7 +179,7 @@ pub fn change(
         events.push(notice("Normal", "PrefixChanged", &note));
     }
     let turned = old_ready.is_none_or(|old| old.status != new_ready.status || old.reason != new_ready.reason);
-    if turned && reason != Reason::Updated {
+    if turned && *reason != Reason::Updated {
         events.push(notice("Warning", &reason.to_string(), message));
     }
     let patch = json!({
@@ -140,12 +188,13 @@ pub fn change(
             "observedGeneration": config.metadata.generation,
             "delegatedPrefixes": texts(delegated),
             "prefix": cut(&prefix),
+            "failing": (!failing.is_empty()).then_some(failing),
             "conditions": conditions,
         },
     });
     Some(StatusChange {
         patch,
-        turned: turned.then(|| (reason, message.to_string())),
+        transition: turned.then(|| (*reason, message.to_string())),
         events,
     })
 }

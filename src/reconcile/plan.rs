@@ -17,6 +17,17 @@ const MOST_NAMED: usize = 4;
 /// What follows from a verdict that writes nothing.
 const KEEP: &str = "The targets keep what they hold";
 
+/// What plans are made from.
+#[derive(Clone, Debug, Default)]
+pub struct Observed<'a> {
+    /// What the nodes published.
+    pub node_configs: &'a [NodeConfig],
+    /// No entry counts: none has changed for five minutes, and this node publishes none that would replace them.
+    pub are_all_silent: bool,
+    /// Prefixes of entries that vanished, and may come back.
+    pub vanished: BTreeSet<Prefix>,
+}
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -27,26 +38,29 @@ pub struct Plan {
 }
 
 /// What becomes of the targets of one IP6UpdateConfig.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why what depends on a prefix keeps what it holds; `None` if it does not.
+    pub keep: Option<Keep>,
+    /// The delegated prefixes, sorted.
+    pub delegated: Vec<Prefix>,
+    /// Delegated prefixes that only vanished entries stand for, sorted: neither taken out nor put in.
+    pub lingering: Vec<Prefix>,
+    /// What each target is to hold.
+    pub targets: Vec<DesiredTarget>,
+    /// Targets that an older config has: the target and that config.
+    pub contested: Vec<(TargetKey, String)>,
+    /// Targets that would hold more than [`MOST_CIDRS`]: the target and how many CIDRs.
+    pub oversized: Vec<(TargetKey, usize)>,
+}
+
+/// Why targets keep what they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// They are to hold this.
-    Write {
-        /// The delegated prefixes, sorted.
-        delegated: Vec<Prefix>,
-        /// What each target is to hold.
-        targets: Vec<DesiredTarget>,
-        /// Targets that an older config has: the target and that config.
-        contested: Vec<(TargetKey, String)>,
-        /// Targets that would hold more than [`MOST_CIDRS`]: the target and how many CIDRs.
-        oversized: Vec<(TargetKey, usize)>,
-    },
-    /// They keep what they hold.
-    Keep {
-        /// Why, for programs.
-        reason: Reason,
-        /// Why, and what to do next.
-        message: String,
-    },
+pub struct Keep {
+    /// For programs.
+    pub reason: Reason,
+    /// And what to do next.
+    pub message: String,
 }
 
 /// What a target is to hold.
@@ -56,6 +70,8 @@ pub struct DesiredTarget {
     pub key: TargetKey,
     /// Sorted, each once.
     pub cidrs: Vec<Cidr>,
+    /// What it may hold besides, sorted.
+    pub lingering: Vec<Cidr>,
 }
 
 /// The reason of the condition Ready.
@@ -82,28 +98,36 @@ impl fmt::Display for Reason {
 impl Plan {
     /// Every target that has to hold something, of all configs.
     pub fn targets(&self) -> impl Iterator<Item = &DesiredTarget> {
-        self.verdicts.iter().flat_map(|verdict| match verdict {
-            Verdict::Write { targets, .. } => targets.as_slice(),
-            Verdict::Keep { .. } => &[],
-        })
+        self.verdicts.iter().flat_map(|verdict| &verdict.targets)
     }
 }
 
 /// Plans for these objects.
-pub fn plan(configs: &[Config], node_configs: &[NodeConfig]) -> Plan {
-    let entries = entries(node_configs);
-    let without_entry: Vec<String> = node_configs
-        .iter()
-        .filter(|config| config.nodes().is_empty())
-        .map(|config| config.metadata.name.clone())
-        .collect();
+pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
+    let entries = entries(observed);
+    let is_without_entry = |config: &&NodeConfig| observed.are_all_silent || config.nodes().is_empty();
+    let without_entry = observed.node_configs.iter().filter(is_without_entry);
+    let without_entry: Vec<String> = without_entry.map(|config| config.metadata.name.clone()).collect();
     let owners = owners(configs);
     let verdict = |config: &Config| match &config.spec {
-        Err(bad) => Verdict::Keep {
-            reason: Reason::InvalidSpec,
-            message: format!("{}. {KEEP}; correct the spec.", bad.problems.join("; ")),
+        Err(bad) => Verdict {
+            keep: Some(Keep {
+                reason: Reason::InvalidSpec,
+                message: format!("{}. {KEEP}; correct the spec.", bad.problems.join("; ")),
+            }),
+            ..Verdict::default()
         },
-        Ok(spec) => follow(config, spec, &entries, &without_entry, &owners),
+        Ok(spec) => {
+            let (delegated, lingering) = delegated_prefixes(spec, &entries, &observed.vanished);
+            let mut verdict = desire(config, spec, delegated, lingering, &owners);
+            if verdict.delegated.is_empty() {
+                verdict.keep = Some(Keep {
+                    reason: Reason::NoPrefix,
+                    message: no_prefix(spec, &entries, &without_entry),
+                });
+            }
+            verdict
+        }
     };
     Plan {
         verdicts: configs.iter().map(verdict).collect(),
@@ -117,8 +141,11 @@ struct Entry<'a> {
     published: &'a NodeEntry,
 }
 
-fn entries(node_configs: &[NodeConfig]) -> Vec<Entry<'_>> {
-    let all = node_configs.iter().flat_map(NodeConfig::nodes);
+fn entries<'a>(observed: &Observed<'a>) -> Vec<Entry<'a>> {
+    if observed.are_all_silent {
+        return Vec::new();
+    }
+    let all = observed.node_configs.iter().flat_map(NodeConfig::nodes);
     let mut entries: Vec<Entry> = all.map(|(node, published)| Entry { node, published }).collect();
     entries.sort_by_key(|entry| entry.node);
     entries
@@ -144,53 +171,46 @@ fn claims(config: &Config) -> Vec<&TargetKey> {
     }
 }
 
-fn follow(
+/// What the targets of a config are to hold. Without a delegated prefix, what depends on one is left alone.
+fn desire(
     config: &Config,
     spec: &ConfigSpec,
-    entries: &[Entry],
-    without_entry: &[String],
+    delegated: Vec<Prefix>,
+    lingering: Vec<Prefix>,
     owners: &BTreeMap<&TargetKey, &str>,
 ) -> Verdict {
-    let delegated = delegated_prefixes(spec, entries);
-    if delegated.is_empty() {
-        return Verdict::Keep {
-            reason: Reason::NoPrefix,
-            message: no_prefix(spec, entries, without_entry),
-        };
-    }
-    let (mut targets, mut contested, mut oversized) = (Vec::new(), Vec::new(), Vec::new());
+    let mut verdict = Verdict::default();
     for target in &spec.targets {
         let key = target.key.clone();
         let count = target.parts.count(delegated.len());
         match owners.get(&key) {
-            Some(owner) if *owner != config.metadata.name => contested.push((key, owner.to_string())),
-            _ if count > MOST_CIDRS => oversized.push((key, count)),
-            _ => targets.push(DesiredTarget {
-                key,
-                cidrs: target.parts.of(&delegated),
-            }),
+            Some(owner) if *owner != config.metadata.name => verdict.contested.push((key, owner.to_string())),
+            _ if delegated.is_empty() && target.parts.depend_on_prefix() => {}
+            _ if count > MOST_CIDRS => verdict.oversized.push((key, count)),
+            _ => {
+                let cidrs = target.parts.of(&delegated);
+                let is_new = |cidr: &Cidr| cidrs.binary_search(cidr).is_err();
+                let lingering = target.parts.of(&lingering).into_iter().filter(is_new).collect();
+                verdict.targets.push(DesiredTarget { key, cidrs, lingering });
+            }
         }
     }
-    Verdict::Write {
+    Verdict {
         delegated,
-        targets,
-        contested,
-        oversized,
+        lingering,
+        ..verdict
     }
 }
 
-/// The distinct prefixes of all entries, cut to the delegated length, if they are allowed; and those that
-/// are kept after their deprecation. Without any living prefix nothing is known, and so none is given.
-fn delegated_prefixes(spec: &ConfigSpec, entries: &[Entry]) -> Vec<Prefix> {
-    let cut = |prefix: &Prefix| Some(prefix.cut(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));
-    let living = entries.iter().flat_map(|entry| &entry.published.prefixes);
-    let mut distinct: BTreeSet<Prefix> = living.filter_map(cut).collect();
-    if !distinct.is_empty() {
-        let deprecated = entries.iter().flat_map(|entry| &entry.published.deprecated);
-        let kept = deprecated.filter(|deprecated| deprecated.seconds < spec.keep_deprecated);
-        distinct.extend(kept.filter_map(|deprecated| cut(&deprecated.prefix)));
-    }
-    distinct.into_iter().collect()
+/// The distinct prefixes of all entries, cut to the delegated length, if they are allowed; and those that only
+/// vanished entries stand for.
+fn delegated_prefixes(spec: &ConfigSpec, entries: &[Entry], vanished: &BTreeSet<Prefix>) -> (Vec<Prefix>, Vec<Prefix>) {
+    let delegated = |prefix: &Prefix| Some(prefix.cut(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));
+    let published = entries.iter().flat_map(|entry| &entry.published.prefixes);
+    let published: BTreeSet<Prefix> = published.filter_map(delegated).collect();
+    let vanished: BTreeSet<Prefix> = vanished.iter().filter_map(delegated).collect();
+    let lingering = vanished.difference(&published).copied().collect();
+    (published.into_iter().collect(), lingering)
 }
 
 fn is_allowed(spec: &ConfigSpec, prefix: Prefix) -> bool {

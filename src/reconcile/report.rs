@@ -1,211 +1,225 @@
-//! What is told of a round: the status of the configs, and Events.
+//! What is reported of a round: the statuses of the configs, and Events.
 
-use log::{debug, info, warn};
+use log::{info, warn};
 use serde_json::json;
 
-use super::condition::{self, Notice};
-use super::plan::{DesiredTarget, Plan, Reason, Verdict};
-use super::publication::Published;
+use super::condition::{self, Failing, Notice};
+use super::context::{Context, Tried};
+use super::entry::Published;
+use super::plan::{Plan, Reason, Verdict};
+use super::problems::Subject;
 use super::targets::Targets;
-use super::{Failure, Reconciler, status_path};
+use super::{Failure, Outcome, status_path};
 use crate::kube::objects::Metadata;
-use crate::node::Host;
-use crate::problems::Subject;
+use crate::limits::CONTESTED_AFTER;
+use crate::prefix::Prefix;
 use crate::resources::GROUP;
 use crate::resources::config::{CONFIGS, Config};
 use crate::resources::node_config::NodeConfig;
-use crate::schedule::Ended;
+use crate::resources::targets::TargetKey;
+use crate::schedule::RoundEnd;
 
 /// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
 ///
 /// Of core/v1, not events.k8s.io/v1: kubectl and others sort Events by lastTimestamp, which that refuses.
 const EVENTS: &str = "/api/v1/namespaces/default/events";
-/// The name of an object has at most so many characters (RFC 1123 subdomain).
-const MOST_NAME: usize = 253;
+/// The name of an object has at most this many characters (RFC 1123 subdomain).
+const MAX_NAME: usize = 253;
+/// A reporting instance has at most this many bytes (Kubernetes, pkg/apis/core/validation/events.go).
+const MAX_INSTANCE: usize = 128;
 
-/// What is to be told of a config.
-struct News {
-    is_ready: bool,
-    /// `None` if its status says it already.
-    change: Option<condition::StatusChange>,
+/// What reports are made from.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The configs as last read.
+    pub configs: &'a [Config],
+    /// What was planned for them.
+    pub plan: &'a Plan,
+    /// What became of the targets.
+    pub targets: &'a Targets,
+    /// What this node could publish.
+    pub published: &'a Published,
+    /// No other node publishes.
+    pub are_peers_silent: bool,
 }
 
-impl Reconciler {
-    /// Writes the statuses that changed, and their Events. Says how that ended, and whether all is Ready.
-    ///
-    /// A node that is not heard tells only what no longer holds, and only if nobody did: others of its kind
-    /// have other words for it.
-    pub(super) fn report(
-        &mut self,
-        configs: &[Config],
-        plan: &Plan,
-        targets: &Targets,
-        published: &Published,
-        host: &mut dyn Host,
-    ) -> Result<(Ended, bool), Failure> {
-        let (mut ended, mut is_ready) = (Ended::Quiet, true);
-        for (config, verdict) in configs.iter().zip(&plan.verdicts) {
-            let Some(news) = self.news(config, verdict, plan, targets, published) else {
-                is_ready = false;
-                continue;
-            };
-            is_ready &= news.is_ready;
-            let subject = Subject::Config(config.metadata.name.clone());
-            match news.change {
-                None => self.works(&subject),
-                Some(_) if self.not_now(&subject, host.now()).is_some() => {}
-                Some(change) => ended = ended.max(self.write_status(config, subject, &change, host)?),
-            }
-        }
-        Ok((ended, is_ready))
-    }
+/// How reporting went.
+#[derive(Clone, Copy, Debug)]
+pub struct Reported {
+    /// What is left to do, and whether all configs are Ready.
+    pub outcome: Outcome,
+    /// A status could not be written.
+    pub was_refused: bool,
+}
 
-    /// Whether a status would be written. It may follow from what was read before somebody else wrote that status.
-    pub(super) fn has_news(&self, configs: &[Config], plan: &Plan, targets: &Targets, published: &Published) -> bool {
-        let mut all = configs.iter().zip(&plan.verdicts);
-        all.any(|(config, verdict)| {
-            let news = self.news(config, verdict, plan, targets, published);
-            news.is_some_and(|news| news.change.is_some())
-        })
-    }
-
-    /// What is to be told of a config; `None` as long as its targets are not settled, or if others told it.
-    fn news(
-        &self,
-        config: &Config,
-        verdict: &Verdict,
-        plan: &Plan,
-        targets: &Targets,
-        published: &Published,
-    ) -> Option<News> {
-        // Others that publish know nothing of what this node cannot say, and would contradict.
-        let mut failures = match self.silence.does_nobody_publish() && !published.waits {
-            true => published.failures.clone(),
-            false => Vec::new(),
+/// Writes the statuses that changed, then their Events.
+///
+/// # Errors
+/// As [`Context::attempt`].
+pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failure> {
+    let mut reported = Reported {
+        outcome: Outcome::READY,
+        was_refused: false,
+    };
+    let mut events = Vec::new();
+    for (config, verdict) in facts.configs.iter().zip(&facts.plan.verdicts) {
+        let Some(judgement) = judge(config, verdict, facts) else {
+            reported.outcome.is_ready = false;
+            continue;
         };
-        let mut delegated = None;
-        if let Verdict::Write {
-            delegated: prefixes,
-            targets: desired,
-            oversized,
-            ..
-        } = verdict
-        {
-            let failed = |target: &DesiredTarget| targets.failures.get(&target.key).cloned();
-            failures.extend(desired.iter().filter_map(failed));
-            let mut right = desired.iter().map(|target| targets.is_right(target));
-            if failures.is_empty() && !right.clone().all(|is_right| is_right) {
-                return None;
+        reported.outcome.is_ready &= judgement.reason == Reason::Updated;
+        let subject = Subject::Config(config.metadata.name.clone());
+        let delegated = delegated(config, verdict, facts.targets);
+        let Some(change) = condition::change(config, &judgement, &delegated, cx.time()) else {
+            cx.problems.works(&subject);
+            continue;
+        };
+        let path = status_path(CONFIGS, &config.metadata.name);
+        let write = |client: &mut crate::kube::Client| client.merge_patch(&path, &change.patch);
+        match cx.attempt(&subject, ToString::to_string, write)? {
+            Tried::Done(()) => {
+                log_transition(&config.metadata.name, change.transition.as_ref());
+                events.extend(
+                    change
+                        .events
+                        .into_iter()
+                        .enumerate()
+                        .map(|event| (&config.metadata, event)),
+                );
             }
-            let is_written = failures.is_empty() && oversized.is_empty() || right.any(|is_right| is_right);
-            delegated = is_written.then_some(prefixes.as_slice());
-        }
-        let (reason, message) = condition::judge(verdict, &failures, &plan.without_entry);
-        // Nodes that are not heard have different words for it, but for what follows from the objects alone.
-        let has_same_words = published.is_idle && reason == Reason::NoPrefix;
-        let told = condition::told_not_ready(config).filter(|_| !published.is_heard);
-        if told.is_some_and(|told| !has_same_words || told != reason.to_string()) {
-            return None;
-        }
-        Some(News {
-            is_ready: reason == Reason::Updated,
-            change: condition::change(config, reason, &message, delegated, self.time()),
-        })
-    }
-
-    fn write_status(
-        &mut self,
-        config: &Config,
-        subject: Subject,
-        change: &condition::StatusChange,
-        host: &mut dyn Host,
-    ) -> Result<Ended, Failure> {
-        let name = &config.metadata.name;
-        match self.client.merge_patch(&status_path(CONFIGS, name), &change.patch) {
-            Ok(()) => {
-                self.works(&subject);
-                match &change.turned {
-                    Some((Reason::Updated, message)) => info!("IP6UpdateConfig {name} is Ready: {message}"),
-                    Some((reason, message)) => warn!("IP6UpdateConfig {name} is not Ready: {reason}: {message}"),
-                    None => {}
-                }
-                for (at, notice) in change.events.iter().enumerate() {
-                    let name = event_name(&config.metadata, at, host.dice());
-                    self.send_event("IP6UpdateConfig", &config.metadata, &name, notice, host);
-                }
-                Ok(Ended::Quiet)
-            }
-            Err(e) if e.is_conflict() && !self.has_too_many_conflicts(&subject) => Ok(Ended::Unsettled),
-            Err(e) if e.is_absent_object() => {
-                debug!("{e}");
-                Ok(Ended::Quiet)
-            }
-            Err(e) => {
-                self.silence.wait_for_others();
-                self.object_failed(subject, &e.to_string(), &e, host)?;
-                Ok(Ended::Quiet)
-            }
+            Tried::Overtaken => reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon)),
+            Tried::Refused(refused) => reported.was_refused |= !refused.is_retry_pending,
         }
     }
-
-    /// Tells of an IP6UpdateNodeConfig in which this node cannot publish: its status cannot say so.
-    pub(super) fn warn_of_node_config(&mut self, config: &NodeConfig, text: &str, host: &mut dyn Host) {
-        let notice = condition::notice("Warning", "PublishFailed", text);
-        let name = event_name(&config.metadata, 0, host.dice());
-        self.send_event("IP6UpdateNodeConfig", &config.metadata, &name, &notice, host);
+    for (about, (at, notice)) in events {
+        send_event(cx, "IP6UpdateConfig", about, at, &notice);
     }
+    Ok(reported)
+}
 
-    /// Reports an Event. One that is lost is no reason to fail, or to wait: the status says the same.
-    fn send_event(&mut self, kind: &str, about: &Metadata, name: &str, notice: &Notice, host: &mut dyn Host) {
-        if self.not_now(&Subject::Events, host.now()).is_some() {
-            return;
+/// What to say of a config; `None` as long as its targets are not settled, or if others have said it.
+fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condition::Judgement> {
+    let Facts { targets, published, .. } = facts;
+    let keys = || verdict.targets.iter().map(|desired| &desired.key);
+    // Others that publish know nothing of what this node cannot publish, and would contradict.
+    let mut failures = match facts.are_peers_silent && !published.is_retry_pending {
+        true => published.failures.clone(),
+        false => Vec::new(),
+    };
+    failures.extend(keys().filter_map(|key| targets.failure(key).cloned()));
+    if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {
+        return None;
+    }
+    for key in keys() {
+        let contested = contested(key);
+        // Other nodes may have seen fewer of the changes: whoever saw one leaves what is reported.
+        let is_reported = config
+            .status
+            .failing
+            .iter()
+            .flatten()
+            .any(|what| *what == contested.what);
+        match targets.contests(key) {
+            CONTESTED_AFTER => failures.push(contested),
+            1.. if is_reported => return None,
+            _ => {}
         }
-        let now = self.time().to_string();
-        let event = json!({
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-            "source": {"component": "k6u"},
-            "reportingComponent": format!("{GROUP}/k6u"),
-            "reportingInstance": cut(&self.reporter, 128),
-            "reason": notice.reason,
-            "type": notice.kind,
-            "message": notice.note,
-            "involvedObject": {
-                "apiVersion": format!("{GROUP}/v1"),
-                "kind": kind,
-                "name": about.name,
-                "uid": about.uid,
-            },
-        });
-        match self.client.create(EVENTS, &event) {
-            Ok(()) => self.problems.works(&Subject::Events),
-            Err(e) => {
-                self.problems
-                    .backs_off(Subject::Events, &e.to_string(), &e, host.now(), host.dice());
-            }
-        }
+    }
+    let judgement = condition::judge(verdict, &failures, &facts.plan.without_entry);
+    // Nodes that do not publish have different words for it, but for what follows from the objects alone.
+    let has_same_words = published.is_idle && judgement.reason == Reason::NoPrefix;
+    let reported = condition::reported_not_ready(config).filter(|_| !published.has_published);
+    if reported.is_some_and(|reported| !has_same_words || reported != judgement.reason.to_string()) {
+        return None;
+    }
+    Some(judgement)
+}
+
+/// A target that was right, and that somebody else keeps changing.
+fn contested(key: &TargetKey) -> Failing {
+    Failing {
+        what: format!("{key}: somebody else changes it"),
+        text: format!(
+            "{key}: somebody else changed it {CONTESTED_AFTER} times within ten minutes; k6u puts it right each time. \
+             Find out who (kubectl get --show-managed-fields), and leave its list to k6u (docs/gitops.md)"
+        ),
     }
 }
 
-/// A name for the `at`-th Event that tells of a change of an object.
+/// The delegated prefixes that the targets were written for: what lingers stays if it is there, and all stay when
+/// nothing was written.
+fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Vec<Prefix> {
+    let stored = &config.status.delegated_prefixes;
+    let has_written = verdict.targets.iter().any(|desired| targets.is_right(&desired.key));
+    let is_settled = verdict.targets.is_empty() && verdict.oversized.is_empty();
+    if verdict.keep.is_some() || !has_written && !is_settled {
+        return stored.clone();
+    }
+    let lingering = verdict.lingering.iter().filter(|prefix| stored.contains(prefix));
+    let mut all: Vec<Prefix> = verdict.delegated.iter().chain(lingering).copied().collect();
+    all.sort();
+    all
+}
+
+fn log_transition(name: &str, transition: Option<&(Reason, String)>) {
+    match transition {
+        Some((Reason::Updated, message)) => info!("IP6UpdateConfig {name} is Ready: {message}"),
+        Some((reason, message)) => warn!("IP6UpdateConfig {name} is not Ready: {reason}: {message}"),
+        None => {}
+    }
+}
+
+/// Reports that this node cannot publish in an IP6UpdateNodeConfig: its status cannot say so.
+pub fn warn_of_node_config(cx: &mut Context<'_>, config: &NodeConfig, text: &str) {
+    let notice = condition::notice("Warning", "PublishFailed", text);
+    send_event(cx, "IP6UpdateNodeConfig", &config.metadata, 0, &notice);
+}
+
+/// Sends the `at`-th Event about a change of an object. One that is lost is no reason to fail, or to wait: the
+/// status says the same.
+fn send_event(cx: &mut Context<'_>, kind: &str, about: &Metadata, at: usize, notice: &Notice) {
+    let now = cx.time().to_string();
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": event_name(about, at, cx.host.random())},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": {"component": "k6u"},
+        "reportingComponent": format!("{GROUP}/k6u"),
+        "reportingInstance": cut(cx.reporter, MAX_INSTANCE),
+        "reason": notice.reason,
+        "type": notice.kind,
+        "message": notice.note,
+        "involvedObject": {
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": kind,
+            "name": about.name,
+            "uid": about.uid,
+        },
+    });
+    // A connection that is lost shows at the next request.
+    let _ = cx.attempt(&Subject::Events, ToString::to_string, |client| {
+        client.create(EVENTS, &event)
+    });
+}
+
+/// A name for the `at`-th Event about a change of an object.
 ///
 /// lastTimestamp has whole seconds, and kubectl leaves Events of the same second in the order of their names. So
 /// the name goes by the resourceVersion from which the change was made: of two changes the later one has the
 /// higher, whichever nodes made them.
-fn event_name(about: &Metadata, at: usize, dice: f64) -> String {
+fn event_name(about: &Metadata, at: usize, random: f64) -> String {
     let version: u64 = about.resource_version.parse().unwrap_or(0);
-    let random = (dice * f64::from(0x10_0000)) as u32;
+    let random = (random * f64::from(0x10_0000)) as u32;
     let order = format!(".{version:016x}.{at}.{random:05x}");
-    let start = cut(&about.name, MOST_NAME - order.len()).trim_end_matches(['-', '.']);
+    let start = cut(&about.name, MAX_NAME - order.len()).trim_end_matches(['-', '.']);
     format!("{start}{order}")
 }
 
-fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }
 
 #[cfg(test)]
@@ -229,7 +243,7 @@ mod tests {
             ("65536", 0, 0.0),
             ("18446744073709551615", 0, 0.0),
         ];
-        let names = changes.map(|(version, at, dice)| event_name(&about("a", version), at, dice));
+        let names = changes.map(|(version, at, random)| event_name(&about("a", version), at, random));
         assert!(names.is_sorted(), "{names:?}");
         assert_eq!(names[2], "a.000000000000000a.1.19999");
     }
@@ -242,7 +256,7 @@ mod tests {
             "d".into(),
         ] {
             let name = event_name(&about(&name, "not a number"), 0, 1.0);
-            assert!(name.len() <= MOST_NAME, "{name}");
+            assert!(name.len() <= MAX_NAME, "{name}");
             assert!(!name.contains("..") && !name.contains("-."), "{name}");
         }
     }

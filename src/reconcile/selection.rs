@@ -1,83 +1,109 @@
-//! Which IP6UpdateNodeConfigs select this node.
+//! Which IP6UpdateNodeConfigs select this node, and what they want of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use log::info;
 
-use super::{Failure, Reconciler};
+use super::context::{Context, Tried};
+use super::problems::Subject;
+use super::{Failure, Objects};
 use crate::kube::objects::Object;
-use crate::node::Host;
-use crate::problems::Subject;
+use crate::limits::LABELS_FRESH;
+use crate::node::select::Watch;
+use crate::prefix::Prefix;
+use crate::resources::config::Config;
 use crate::resources::node_config::NodeConfig;
 
-/// Labels change rarely: they are read every two minutes.
-const LABELS_LAST: Duration = Duration::from_secs(120);
+/// What the objects want of this node.
+#[derive(Debug, PartialEq)]
+pub struct Wanted {
+    /// The interface to watch, or why there is none, by the name of the IP6UpdateNodeConfig.
+    pub watches: BTreeMap<String, Result<Watch, String>>,
+    /// Only prefixes inside one of these count; `None` lets all count.
+    pub allowed: Option<Vec<Prefix>>,
+}
 
 /// The labels of this node's Node object, as last read.
 #[derive(Debug, Default)]
-pub(super) struct Labels {
-    known: Option<BTreeMap<String, String>>,
+pub struct Selection {
+    labels: Option<BTreeMap<String, String>>,
     /// When they are read again, in steady time.
     due: Duration,
+    was_idle: Option<bool>,
 }
 
-impl Reconciler {
-    /// The names of the node configs that select this node.
-    pub(super) fn select(
+impl Selection {
+    /// What these objects want of this node. Before the labels of its Node could be read, it stays where it has an
+    /// entry.
+    ///
+    /// # Errors
+    /// As [`Context::attempt`].
+    pub fn wanted(
         &mut self,
-        node_configs: &[NodeConfig],
-        host: &mut dyn Host,
-    ) -> Result<BTreeSet<String>, Failure> {
-        if node_configs.iter().any(|config| config.spec.needs_labels())
-            && host.now() >= self.labels.due
-            && self.problems.waits(&Subject::Node, host.now()).is_none()
-        {
-            self.read_labels(host)?;
+        cx: &mut Context<'_>,
+        Objects {
+            node_configs, allowed, ..
+        }: &Objects,
+    ) -> Result<Wanted, Failure> {
+        if node_configs.iter().any(|config| config.spec.needs_labels()) && cx.host.now() >= self.due {
+            self.read_labels(cx)?;
         }
         let none = BTreeMap::new();
-        let is_selected = |config: &&NodeConfig| match &self.labels.known {
+        let is_selected = |config: &&NodeConfig| match &self.labels {
             Some(labels) => config.spec.selects(labels),
-            None if config.spec.needs_labels() => config.nodes().contains_key(&self.node),
+            None if config.spec.needs_labels() => config.nodes().contains_key(cx.node),
             None => config.spec.selects(&none),
         };
         let selected = node_configs.iter().filter(is_selected);
-        let selected: BTreeSet<String> = selected.map(|config| config.metadata.name.clone()).collect();
-        self.log_idle(selected.is_empty());
-        Ok(selected)
+        let watches: BTreeMap<_, _> = selected
+            .map(|config| (config.metadata.name.clone(), config.spec.watch.clone()))
+            .collect();
+        self.log_idle(cx.node, watches.is_empty());
+        Ok(Wanted {
+            watches,
+            allowed: allowed.clone(),
+        })
     }
 
-    /// Reads the labels. A failure leaves the last known ones; before the first success this node stays
-    /// where it has an entry.
-    fn read_labels(&mut self, host: &mut dyn Host) -> Result<(), Failure> {
-        let path = format!("/api/v1/nodes/{}", self.node);
-        match self.client.get_metadata::<Object>(&path) {
-            Ok(node) => {
-                self.labels.known = Some(node.metadata.labels.unwrap_or_default());
-                self.labels.due = host.now() + LABELS_LAST;
-                self.problems.works(&Subject::Node);
+    /// A failure leaves the labels that were last read.
+    fn read_labels(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let path = format!("/api/v1/nodes/{}", cx.node);
+        match cx.attempt(&Subject::Node, ToString::to_string, |client| {
+            client.get_metadata::<Object>(&path)
+        })? {
+            Tried::Done(node) => {
+                self.labels = Some(node.metadata.labels.unwrap_or_default());
+                self.due = cx.host.now() + LABELS_FRESH;
             }
-            Err(e) if e.is_absent_object() => {
-                self.labels.due = host.now() + LABELS_LAST;
-                let text = format!("{e}; check that NODE_NAME is the name of a Node (kubectl get nodes)");
-                self.problems.fails(Subject::Node, &text);
+            Tried::Overtaken => {
+                self.due = cx.host.now() + LABELS_FRESH;
+                let text = format!(
+                    "there is no Node {}; check that NODE_NAME is the name of a Node (kubectl get nodes)",
+                    cx.node
+                );
+                cx.problems.fails(Subject::Node, &text);
             }
-            Err(e) => {
-                self.object_failed(Subject::Node, &e.to_string(), &e, host)?;
-            }
+            Tried::Refused(_) => {}
         }
         Ok(())
     }
 
-    fn log_idle(&mut self, is_idle: bool) {
+    fn log_idle(&mut self, node: &str, is_idle: bool) {
         match (self.was_idle, is_idle) {
-            (Some(false) | None, true) => info!(
-                "no IP6UpdateNodeConfig selects node {}: idle until one does (kubectl get ip6unc -o wide)",
-                self.node
-            ),
-            (Some(true), false) => info!("an IP6UpdateNodeConfig selects node {} now", self.node),
+            (Some(false) | None, true) => {
+                info!("no IP6UpdateNodeConfig selects node {node}: idle until one does (kubectl get ip6unc -o wide)")
+            }
+            (Some(true), false) => info!("an IP6UpdateNodeConfig selects node {node} now"),
             _ => {}
         }
         self.was_idle = Some(is_idle);
     }
+}
+
+/// What counts for any of these configs: the union of what they allow, or everything if one allows that.
+pub fn allowed(configs: &[Config]) -> Option<Vec<Prefix>> {
+    let specs = configs.iter().filter_map(|config| config.spec.as_ref().ok());
+    let lists: Option<Vec<_>> = specs.map(|spec| spec.allowed_prefixes.as_deref()).collect();
+    lists.filter(|lists| !lists.is_empty()).map(|lists| lists.concat())
 }

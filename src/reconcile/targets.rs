@@ -1,162 +1,199 @@
 //! The targets: reading what they hold, and the writes that make it right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use log::{debug, info};
+use log::info;
 
+use super::condition::Failing;
+use super::context::{Context, Tried};
 use super::plan::{DesiredTarget, Plan};
-use super::{Failure, Reconciler};
-use crate::node::Host;
-use crate::problems::Subject;
-use crate::resources::targets::{Api, Cidrs, Held, TargetKey, elements};
-use crate::schedule::Ended;
+use super::problems::{Problem, Subject};
+use super::{Failure, Outcome};
+use crate::cidr::Cidr;
+use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, TARGETS_TIME};
+use crate::resources::targets::{Api, Cidrs, Held, TargetApi, TargetKey, elements};
+use crate::schedule::RoundEnd;
 
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
 const CILIUMS_OWN: &str = "extgrp.cilium.io/";
 
-/// The targets as they were read in this round; and what became of each.
+/// The targets of the last plan, and what is known of each.
 #[derive(Debug, Default)]
-pub(super) struct Targets {
-    /// `None` for one that k6u has to create.
-    held: BTreeMap<TargetKey, Option<Held>>,
-    /// Why a target could not be read or written.
-    pub failures: BTreeMap<TargetKey, String>,
+pub struct Targets {
+    api: TargetApi,
+    /// In the order in which they are read.
+    keys: Vec<TargetKey>,
+    states: BTreeMap<TargetKey, State>,
+    histories: BTreeMap<TargetKey, History>,
+}
+
+/// What became of a target in this round. One that was not reached has none.
+#[derive(Debug)]
+enum State {
+    /// As it was read; `None` for one that does not exist.
+    Read(Option<Held>),
+    /// It holds what it should.
+    Right,
+    /// It could not be read or written.
+    Failed(Failing),
+}
+
+/// Whether a target was right, and when somebody else changed that, in steady time.
+#[derive(Debug, Default)]
+struct History {
+    /// What it had to hold when it was last found right or written.
+    right: Option<DesiredTarget>,
+    changed_at: Vec<Duration>,
 }
 
 impl Targets {
-    /// Whether all that is desired, as far as it could be read, is held already.
-    pub fn are_right(&self, plan: &Plan) -> bool {
-        plan.targets()
-            .all(|desired| self.is_right(desired) || self.failures.contains_key(&desired.key))
-    }
-
-    /// Whether it was read and found right, or written.
-    pub fn is_right(&self, desired: &DesiredTarget) -> bool {
-        let held = self.held.get(&desired.key).and_then(Option::as_ref);
-        held.is_some_and(|held| held.list.are(&desired.cidrs))
-    }
-
-    fn fails(&mut self, key: &TargetKey, problem: &str) {
-        self.failures.insert(key.clone(), format!("{key}: {problem}"));
-    }
-}
-
-impl Reconciler {
-    /// Reads every target. One that cannot be read, or is not k6u's to write, is a failure of its own.
-    pub(super) fn read_targets(&mut self, plan: &Plan, host: &mut dyn Host) -> Result<Targets, Failure> {
-        let mut targets = Targets::default();
-        for desired in plan.targets() {
-            let key = &desired.key;
-            let (subject, reading) = (Subject::Target(key.clone()), Subject::Read(key.clone()));
-            if let Some(problem) = self.not_now(&reading, host.now()) {
-                targets.fails(key, problem);
-                continue;
+    /// Reads the targets of the last plan. One that cannot be read is a failure of its own.
+    ///
+    /// # Errors
+    /// As [`Context::attempt`].
+    pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let unreached: BTreeSet<&TargetKey> = self.keys.iter().filter(|key| !self.states.contains_key(key)).collect();
+        // One that hangs must not keep others from their turn.
+        let order = |key: &TargetKey| (cx.problems.has(&Subject::Read(key.clone())), !unreached.contains(key));
+        let mut keys = self.keys.clone();
+        keys.sort_by_key(order);
+        self.states.clear();
+        let until = cx.host.now() + TARGETS_TIME;
+        for key in &keys {
+            if cx.host.now() >= until {
+                break;
             }
-            if self.is_kind_hanging(key.kind) {
-                continue;
-            }
-            match self.target_api.read(&mut self.client, key) {
-                Ok(held) => {
-                    self.problems.works(&reading);
-                    match unfit(held.as_ref(), desired, self.target_api.known(key.kind)) {
-                        Some(problem) => {
-                            self.problems.fails(subject, &problem);
-                            targets.fails(key, &problem);
-                        }
-                        None => {
-                            targets.held.insert(key.clone(), held);
-                        }
-                    }
+            let subject = Subject::Read(key.clone());
+            let read = cx.attempt(&subject, |e| key.explain(e), |client| self.api.read(client, key))?;
+            match read {
+                Tried::Done(held) => self.states.insert(key.clone(), State::Read(held)),
+                Tried::Overtaken => None,
+                Tried::Refused(refused) => {
+                    let failing = Failing::new(&subject, &refused.problem);
+                    self.states.insert(key.clone(), State::Failed(failing))
                 }
-                Err(e) => {
-                    let problem = key.explain(&e);
-                    self.object_failed(reading, &problem, &e, host)?;
-                    targets.fails(key, &problem);
-                }
-            }
-        }
-        Ok(targets)
-    }
-
-    /// Writes the targets that were read and differ. Says what is left to do.
-    pub(super) fn write_targets(
-        &mut self,
-        plan: &Plan,
-        targets: &mut Targets,
-        host: &mut dyn Host,
-    ) -> Result<Ended, Failure> {
-        let mut ended = Ended::Quiet;
-        for desired in plan.targets() {
-            let key = &desired.key;
-            let subject = Subject::Target(key.clone());
-            let Some(held) = targets.held.get(key).cloned() else {
-                // New in the second plan, or others of its kind hang, so not read yet: the next round reads it.
-                if !targets.failures.contains_key(key) {
-                    ended = Ended::Unsettled;
-                }
-                continue;
             };
-            if targets.is_right(desired) {
-                self.works(&subject);
-                continue;
-            }
-            ended = ended.max(self.write_target(desired, held.as_ref(), targets, host)?);
         }
-        Ok(ended)
+        Ok(())
     }
 
-    fn write_target(
-        &mut self,
-        desired: &DesiredTarget,
-        held: Option<&Held>,
-        targets: &mut Targets,
-        host: &mut dyn Host,
-    ) -> Result<Ended, Failure> {
+    /// Takes over which targets there are. Returns whether all of them had their turn in [`Targets::read`].
+    pub fn follow(&mut self, plan: &Plan) -> bool {
+        let planned: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
+        let had_turn = plan.targets().all(|target| self.keys.contains(&target.key));
+        self.states.retain(|key, _| planned.contains(key));
+        self.histories.retain(|key, _| planned.contains(key));
+        self.keys = plan.targets().map(|target| target.key.clone()).collect();
+        had_turn
+    }
+
+    /// Writes the targets that were read and differ.
+    ///
+    /// # Errors
+    /// As [`Context::attempt`].
+    pub fn write(&mut self, cx: &mut Context<'_>, plan: &Plan) -> Result<Outcome, Failure> {
+        let mut desired: Vec<&DesiredTarget> = plan.targets().collect();
+        desired.sort_by_key(|desired| cx.problems.has(&Subject::Target(desired.key.clone())));
+        let until = cx.host.now() + TARGETS_TIME;
+        for desired in desired {
+            self.settle(cx, desired, until)?;
+        }
+        let states = plan.targets().map(|desired| self.states.get(&desired.key));
+        let outcome = states.map(|state| match state {
+            Some(State::Right) => Outcome::READY,
+            Some(State::Failed(_)) => Outcome::not_ready(RoundEnd::Quiet),
+            Some(State::Read(_)) | None => Outcome::not_ready(RoundEnd::Soon),
+        });
+        Ok(outcome.fold(Outcome::READY, Outcome::and))
+    }
+
+    /// Makes one target hold what it should, if `until`, in steady time, is not over.
+    fn settle(&mut self, cx: &mut Context<'_>, desired: &DesiredTarget, until: Duration) -> Result<(), Failure> {
         let key = &desired.key;
-        let subject = Subject::Target(key.clone());
-        if let Some(problem) = self.not_now(&subject, host.now()) {
-            targets.fails(key, problem);
-            return Ok(Ended::Quiet);
-        }
-        if self.is_kind_hanging(key.kind) {
-            return Ok(Ended::Unsettled);
-        }
-        let (list, wait) = match (self.rejoin.left(), held) {
-            (Some(wait), Some(held)) => match held.list.and(&desired.cidrs) {
-                Some(all) if all.len() > held.list.0.len() => (all, Some(wait)),
-                // Nothing to add, or no room for it.
-                _ => return Ok(Ended::After(wait)),
-            },
-            _ => (elements(&desired.cidrs), None),
+        let Some(State::Read(held)) = self.states.get(key) else {
+            return Ok(());
         };
-        let list = Cidrs(list);
-        match self.target_api.write(&mut self.client, key, held, &list.0) {
-            Ok(()) => {
-                self.works(&subject);
+        let subject = Subject::Target(key.clone());
+        if let Some(text) = unfit(held.as_ref(), desired, self.api.known(key.kind)) {
+            cx.problems.fails(subject.clone(), &text);
+            let kind = "it is not k6u's to write".into();
+            let failing = Failing::new(&subject, &Problem { kind, text });
+            self.states.insert(key.clone(), State::Failed(failing));
+            return Ok(());
+        }
+        let list = wanted(held.as_ref(), desired);
+        let is_right = held.as_ref().is_some_and(|held| held.list.are(&list));
+        let history = self.histories.entry(key.clone()).or_default();
+        history.saw(desired, is_right, cx.host.now());
+        if is_right {
+            cx.problems.works(&subject);
+            self.states.insert(key.clone(), State::Right);
+            return Ok(());
+        }
+        if cx.host.now() >= until {
+            return Ok(());
+        }
+        let (held, list) = (held.clone(), Cidrs(elements(&list)));
+        let write = |client: &mut _| self.api.write(client, key, held.as_ref(), &list.0);
+        match cx.attempt(&subject, |e| key.explain(e), write)? {
+            Tried::Done(()) => {
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
                 }
-                let written = Held {
-                    list,
-                    ..held.cloned().unwrap_or_default()
-                };
-                targets.held.insert(key.clone(), Some(written));
-                Ok(wait.map_or(Ended::Quiet, Ended::After))
+                history.right = Some(desired.clone());
+                self.states.insert(key.clone(), State::Right);
             }
             // Changed, created or deleted since it was read.
-            Err(e) if (e.is_conflict() || e.is_absent_object()) && !self.has_too_many_conflicts(&subject) => {
-                debug!("{e}");
-                Ok(Ended::Unsettled)
-            }
-            Err(e) => {
-                let problem = key.explain(&e);
-                self.object_failed(subject, &problem, &e, host)?;
-                targets.fails(key, &problem);
-                Ok(Ended::Quiet)
+            Tried::Overtaken => {}
+            Tried::Refused(refused) => {
+                let failing = Failing::new(&subject, &refused.problem);
+                self.states.insert(key.clone(), State::Failed(failing));
             }
         }
+        Ok(())
     }
+
+    /// Whether it was read and found right, or written, in this round.
+    pub fn is_right(&self, key: &TargetKey) -> bool {
+        matches!(self.states.get(key), Some(State::Right))
+    }
+
+    /// Why it could not be read or written.
+    pub fn failure(&self, key: &TargetKey) -> Option<&Failing> {
+        match self.states.get(key) {
+            Some(State::Failed(failing)) => Some(failing),
+            _ => None,
+        }
+    }
+
+    /// How often somebody else changed it of late.
+    pub fn contests(&self, key: &TargetKey) -> usize {
+        self.histories.get(key).map_or(0, |history| history.changed_at.len())
+    }
+}
+
+impl History {
+    /// The target was read at `now`, in steady time. If it was right before, should hold the same still, and does
+    /// not, somebody else changed it.
+    fn saw(&mut self, desired: &DesiredTarget, is_right: bool, now: Duration) {
+        self.changed_at.retain(|at| now.saturating_sub(*at) < CONTESTED_WITHIN);
+        if !is_right && self.right.as_ref() == Some(desired) {
+            self.changed_at.push(now);
+            self.changed_at
+                .drain(..self.changed_at.len().saturating_sub(CONTESTED_AFTER));
+        }
+        self.right = is_right.then(|| desired.clone());
+    }
+}
+
+/// What the list should be: what lingers stays if it is there.
+fn wanted(held: Option<&Held>, desired: &DesiredTarget) -> Vec<Cidr> {
+    let lingers = |cidr: &&Cidr| held.is_some_and(|held| held.list.has(cidr));
+    let lingering = desired.lingering.iter().filter(lingers);
+    let all: BTreeSet<_> = desired.cidrs.iter().chain(lingering).copied().collect();
+    all.into_iter().collect()
 }
 
 /// Why a target cannot be written as it is; `None` if it can.
@@ -172,13 +209,8 @@ fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<Strin
 
 /// Why a group that exists is not k6u's to write; `None` if it is.
 fn foreign_owner(held: &Held) -> Option<String> {
-    let label = held
-        .metadata
-        .labels
-        .iter()
-        .flatten()
-        .find(|(key, _)| key.starts_with(CILIUMS_OWN))?
-        .0;
+    let mut labels = held.metadata.labels.iter().flatten();
+    let (label, _) = labels.find(|(key, _)| key.starts_with(CILIUMS_OWN))?;
     Some(format!(
         "Cilium manages this group itself (label {label}), so k6u does not write it; name another group"
     ))

@@ -61,6 +61,8 @@ pub struct ConfigStatus {
     /// The same as one text, for the column of `kubectl get`; `None` where the schema served is an older
     /// release's, which drops it.
     pub prefix: Option<String>,
+    /// Which objects fail, and how; `None` if none does, or where the schema served drops it.
+    pub failing: Option<Vec<String>>,
     /// As stored: k6u 0.3 left up to three of the type Ready.
     pub conditions: Vec<Condition>,
 }
@@ -168,8 +170,13 @@ fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigSta
         observed_generation: status["observedGeneration"].as_i64(),
         delegated_prefixes: prefixes(&status["delegatedPrefixes"]),
         prefix: status["prefix"].as_str().map(str::to_string),
+        failing: status["failing"].as_array().map(|list| texts(list)),
         conditions: conditions.map(condition).collect(),
     })
+}
+
+fn texts(list: &[Value]) -> Vec<String> {
+    list.iter().filter_map(Value::as_str).map(str::to_string).collect()
 }
 
 fn condition(value: &Value) -> Condition {

@@ -39,6 +39,11 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Whether the list is another one for another delegated prefix.
+    pub fn depend_on_prefix(&self) -> bool {
+        !self.prefix_ids.is_empty() || !self.suffixes.is_empty()
+    }
+
     /// How many CIDRs there are with so many delegated prefixes, some of which may be the same.
     pub fn count(&self, delegated: usize) -> usize {
         let parts = self.prefix_ids.len() + self.suffixes.len();

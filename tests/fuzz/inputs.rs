@@ -1,7 +1,6 @@
 //! What comes from outside, and what must hold whatever it is. Used by the fuzz targets, which look for
 //! an input that breaks it, and by the seeds' test, which tries the known ones.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use k6u::node::netlink::parse;
 use k6u::node::select::{MOST_PREFIXES, Observation, Watch, select};
 use k6u::preview::{self, Interfaces};
 use k6u::reconcile::condition;
-use k6u::reconcile::plan::{self, Verdict};
+use k6u::reconcile::plan;
 use k6u::resources::config::Config;
 use k6u::resources::node_config::{NodeConfig, NodeEntry};
 use k6u::resources::targets::{Held, KINDS, MOST_CIDRS, Stored};
@@ -54,37 +53,35 @@ pub fn answers(body: &[u8]) {
 
 /// Plans for whatever was read, and tells of it.
 fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
-    let planned = plan::plan(configs, node_configs);
+    let observed = plan::Observed {
+        node_configs,
+        ..plan::Observed::default()
+    };
+    let planned = plan::plan(configs, &observed);
     assert_eq!(planned.verdicts.len(), configs.len());
-    let mut written = BTreeSet::new();
     for (config, verdict) in configs.iter().zip(&planned.verdicts) {
-        let delegated = match verdict {
-            Verdict::Keep { .. } => None,
-            Verdict::Write { delegated, targets, .. } => {
-                assert!(!delegated.is_empty(), "written without a prefix");
-                let specs = config.spec.as_ref().map_or(&[][..], |spec| &spec.targets);
-                for target in targets {
-                    let spec = specs
-                        .iter()
-                        .find(|spec| spec.key == target.key)
-                        .expect("it is asked for");
-                    let inside =
-                        |cidr: &Cidr| matches!(cidr, Cidr::V6(part) if delegated.iter().any(|d| d.contains(*part)));
-                    let wanted = |cidr: &Cidr| spec.parts.extra.contains(cidr) || inside(cidr);
-                    assert!(
-                        target.cidrs.iter().all(wanted),
-                        "a CIDR of somebody else: {target:?} {delegated:?}"
-                    );
-                    assert!(target.cidrs.len() <= MOST_CIDRS);
-                    assert!(target.cidrs.is_sorted());
-                    // Objects of one name do not exist twice, but an input may hold them.
-                    written.insert((config.metadata.name.as_str(), &target.key));
-                }
-                Some(delegated.as_slice())
-            }
-        };
-        let (reason, message) = condition::judge(verdict, &[], &planned.without_entry);
-        if let Some(change) = condition::change(config, reason, &message, delegated, NOW) {
+        let delegated = &verdict.delegated;
+        assert_eq!(
+            verdict.keep.is_none(),
+            !delegated.is_empty(),
+            "written without a prefix"
+        );
+        let specs = config.spec.as_ref().map_or(&[][..], |spec| &spec.targets);
+        for target in &verdict.targets {
+            let spec = specs.iter().find(|spec| spec.key == target.key);
+            let parts = &spec.expect("it is asked for").parts;
+            assert!(!delegated.is_empty() || !parts.depend_on_prefix());
+            let inside = |cidr: &Cidr| matches!(cidr, Cidr::V6(part) if delegated.iter().any(|d| d.contains(*part)));
+            let is_wanted = |cidr: &Cidr| parts.extra.contains(cidr) || inside(cidr);
+            assert!(
+                target.cidrs.iter().all(is_wanted),
+                "a CIDR of somebody else: {target:?} {delegated:?}"
+            );
+            assert!(target.cidrs.len() <= MOST_CIDRS);
+            assert!(target.cidrs.is_sorted());
+        }
+        let judgement = condition::judge(verdict, &[], &planned.without_entry);
+        if let Some(change) = condition::change(config, &judgement, delegated, NOW) {
             assert!(change.events.iter().all(|event| event.note.len() <= 1024));
             change.patch.to_string();
         }

@@ -13,8 +13,9 @@ use k6u::kube::Client;
 use k6u::node::Host;
 use k6u::node::select::{Observation, Watch};
 use k6u::node::wait::Woken;
+use k6u::prefix::Prefix;
 use k6u::reconcile::Reconciler;
-use k6u::schedule::{Ended, Schedule};
+use k6u::schedule::{RoundEnd, Schedule};
 use k6u_testkit::apiserver::server::{ApiServer, Cilium};
 use k6u_testkit::example::{CRDS, RBAC};
 use k6u_testkit::machine::node::Account;
@@ -37,20 +38,24 @@ impl Host for Machine {
         self.now
     }
 
-    fn dice(&mut self) -> f64 {
+    fn random(&mut self) -> f64 {
         0.5
     }
 
-    fn observe(&mut self, _: &Watch) -> std::io::Result<Observation> {
+    fn observe(&mut self, _: &Watch, _: Option<&[Prefix]>) -> std::io::Result<Observation> {
         Ok(Observation {
             prefixes: vec![self.prefix.parse().expect("a prefix")],
             ..Observation::default()
         })
     }
 
-    fn wait(&mut self, until: Duration, _: bool) -> Woken {
+    fn sleep(&mut self, until: Duration) {
         self.now = until;
-        Woken::TimeOver
+    }
+
+    fn wait_for_change(&mut self, until: Duration) -> Woken {
+        self.now = until;
+        Woken::Timeout
     }
 }
 
@@ -132,9 +137,9 @@ impl Cluster {
             node.machine.now = self.now;
             // What is to be done soon is done within the interval.
             for _ in 0..20 {
-                let (ended, _) = node.agent.step(&mut node.machine);
-                assert!(!matches!(ended, Ended::Failed { .. }), "{ended:?}");
-                if matches!(ended, Ended::Quiet | Ended::Changed) {
+                let end = node.agent.step(&mut node.machine).end;
+                assert!(!matches!(end, RoundEnd::Failed { .. }), "{end:?}");
+                if end == RoundEnd::Quiet {
                     break;
                 }
                 node.machine.now += Duration::from_millis(900);

@@ -10,6 +10,7 @@ use k6u::node::Host;
 use k6u::node::observe::Observer;
 use k6u::node::select::{Observation, Watch};
 use k6u::node::wait::Woken;
+use k6u::prefix::Prefix;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::Schedule;
 use k6u_testkit::apiserver::fault::{Fault, Plan};
@@ -62,19 +63,23 @@ impl Host for MovedHost {
         self.now
     }
 
-    fn dice(&mut self) -> f64 {
+    fn random(&mut self) -> f64 {
         0.0
     }
 
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+    fn observe(&mut self, watch: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
         self.observer.observe(watch)
     }
 
-    fn wait(&mut self, until: Duration, _listens: bool) -> Woken {
+    fn sleep(&mut self, until: Duration) {
+        self.now = self.now.max(until);
+    }
+
+    fn wait_for_change(&mut self, until: Duration) -> Woken {
         self.now = self.now.max(until);
         self.waits.push(self.now);
         if self.now < self.end {
-            Woken::TimeOver
+            Woken::Timeout
         } else {
             Woken::Stop
         }

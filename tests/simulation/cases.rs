@@ -21,7 +21,6 @@ fn story(sites: &[u16], layout: Layout, seed: u64) -> Story {
         health: Vec::new(),
         clocks: Clocks::default(),
         actions: Vec::new(),
-        keep_deprecated: 0,
         slowest: SLOWEST,
         end: MINUTE * 20,
         seed,

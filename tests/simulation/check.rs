@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use k6u::limits::MAX_BACKOFF;
 use k6u::prefix::{Prefix, join};
-use k6u::schedule::LONGEST_BACKOFF;
 
 use crate::cluster::{Held, Kind};
-use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
+use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, Window, cidrs};
 
 /// After five minutes without a sign of life an entry is removed.
 const SILENT_AFTER: Duration = Duration::from_secs(300);
@@ -21,7 +21,6 @@ pub fn wrongs(story: &Story, outcome: &Outcome) -> Vec<String> {
     let mut wrongs = contradictions(outcome);
     wrongs.extend(locked_out(story, outcome));
     wrongs.extend(late(story, outcome));
-    wrongs.extend(kept_too_short(story, outcome));
     wrongs.extend(false_alarms(story, outcome));
     wrongs.extend(dead_prefixes(story, outcome));
     wrongs.extend(at_rest(story, outcome));
@@ -88,7 +87,7 @@ fn taken_out(outcome: &Outcome) -> impl Iterator<Item = (usize, String, &Held)> 
 
 /// Whether a node's CIDR must be in the group at a time.
 fn needs(story: &Story, node: &Node, cidr: &str, at: Duration) -> bool {
-    let is_in = cidrs(&node.at(at).0).contains(cidr);
+    let is_in = cidrs(node.at(at)).contains(cidr);
     node.publishes && node.death() > at && is_in && !was_alone(story, node, at)
 }
 
@@ -124,7 +123,7 @@ fn late(story: &Story, outcome: &Outcome) -> Vec<String> {
                 .min(node.death())
                 .min(story.end);
             let held = outcome.history.iter().rev().find(|held| held.at <= due);
-            let wanted = cidrs(&view.0);
+            let wanted = cidrs(view);
             if due < until && !was_alone(story, node, due) && !held.is_some_and(|held| held.cidrs.is_superset(&wanted))
             {
                 wrongs.push(format!(
@@ -134,21 +133,6 @@ fn late(story: &Story, outcome: &Outcome) -> Vec<String> {
         }
     }
     wrongs
-}
-
-/// Writes that took out a CIDR while a living node had not yet seen it deprecated for long enough.
-fn kept_too_short(story: &Story, outcome: &Outcome) -> Vec<String> {
-    let keep = Duration::from_secs(story.keep_deprecated.into());
-    let keeps = |node: &Node, cidr: &str, at: Duration| {
-        let is_deprecated = |view: &View| cidrs(&view.1).contains(cidr);
-        let mut views = node.sees.iter().rev().skip_while(|(since, _)| *since > at);
-        let since = views.by_ref().take_while(|(_, view)| is_deprecated(view)).last();
-        node.publishes && node.death() > at && since.is_some_and(|(since, _)| *since + keep > at)
-    };
-    let wrong = taken_out(outcome).filter(|(_, cidr, held)| story.nodes.iter().any(|node| keeps(node, cidr, held.at)));
-    wrong
-        .map(|(_, cidr, held)| format!("{:?}: took out {cidr}, which has to be kept", held.at))
-        .collect()
 }
 
 /// Times at which Ready turned bad, though all that publish were there all the time, and could publish.
@@ -167,7 +151,7 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
     let all_stood_still = |at: Duration| {
         let mut health = story.health.iter();
         health.any(|(from, to, health)| {
-            let others_are_back = *to + LONGEST_BACKOFF + INTERVAL * 2;
+            let others_are_back = *to + MAX_BACKOFF + INTERVAL * 2;
             *health == Health::ReadOnly && (*from + SILENT_AFTER..others_are_back).contains(&at)
         })
     };
@@ -206,7 +190,7 @@ fn dead_prefixes(story: &Story, outcome: &Outcome) -> Vec<String> {
         let Some(gone_by) = gone_by(story, node).filter(|gone_by| *gone_by < story.end) else {
             continue;
         };
-        let last = cidrs(&node.at(node.death()).0);
+        let last = cidrs(node.at(node.death()));
         for held in held_from(outcome, gone_by) {
             let strangers = last.iter().filter(|cidr| held.cidrs.contains(*cidr));
             let strangers = strangers.filter(|cidr| {
@@ -228,7 +212,7 @@ fn dead_prefixes(story: &Story, outcome: &Outcome) -> Vec<String> {
 }
 
 fn sees(node: &Node, cidr: &str) -> bool {
-    node.sees.iter().any(|(_, view)| cidrs(&view.0).contains(cidr))
+    node.sees.iter().any(|(_, view)| cidrs(&view).contains(cidr))
 }
 
 /// By when a dead node's prefix has to be gone; `None` if it lives, or nobody is left to remove it.
@@ -284,8 +268,6 @@ pub fn rest_from(story: &Story) -> Duration {
         .map(|(_, end, _)| *end + BACKOFF)
         .fold(last, Duration::max);
     last = story.actions.iter().map(|(at, _)| *at).fold(last, Duration::max);
-    // A node counts from when it was back and first saw a prefix deprecated.
-    last += Duration::from_secs(story.keep_deprecated.into());
     for node in story.nodes.iter().filter(|node| node.death() < FOR_EVER) {
         // Without survivors that publish, idle nodes take as long to see it.
         let idle = last.max(node.death()) + SILENT_AFTER + INTERVAL * 2 + story.slowest * 200;
@@ -327,7 +309,7 @@ fn at_rest(story: &Story, outcome: &Outcome) -> Vec<String> {
         }
         return wrongs;
     }
-    let expected: BTreeSet<String> = living.iter().flat_map(|node| cidrs(&node.at(story.end).0)).collect();
+    let expected: BTreeSet<String> = living.iter().flat_map(|node| cidrs(node.at(story.end))).collect();
     let held = outcome
         .history
         .last()
@@ -338,7 +320,7 @@ fn at_rest(story: &Story, outcome: &Outcome) -> Vec<String> {
     }
     let delegated: BTreeSet<Prefix> = living
         .iter()
-        .flat_map(|node| &node.at(story.end).0)
+        .flat_map(|node| node.at(story.end))
         .map(|p| p.cut(LENGTH))
         .collect();
     let delegated: Vec<Prefix> = delegated.into_iter().collect();

@@ -179,7 +179,7 @@ impl Day {
     /// When each node first saw a renumbering.
     fn seen(&self, change: usize) -> (Prefix, Vec<Duration>) {
         let wanted = prefix(change as u16 + 2);
-        let first = |view: &&(Duration, site::View)| view.1.0.contains(&wanted);
+        let first = |view: &&(Duration, site::View)| view.1.contains(&wanted);
         let nodes = self.story.nodes.iter();
         let seen = nodes.filter_map(|node| Some(node.sees.iter().find(first)?.0));
         (wanted, seen.collect())

@@ -69,8 +69,8 @@ pub enum Layout {
     PerNode,
 }
 
-/// What an interface shows: living prefixes, and deprecated ones.
-pub type View = (Vec<Prefix>, Vec<Prefix>);
+/// What an interface shows.
+pub type View = Vec<Prefix>;
 
 /// What one node sees, and when k6u runs on it.
 #[derive(Clone, Debug)]
@@ -91,14 +91,14 @@ impl Node {
         Node {
             runs: vec![(start, FOR_EVER)],
             cuts: Vec::new(),
-            sees: vec![(Duration::ZERO, (prefixes.to_vec(), Vec::new()))],
+            sees: vec![(Duration::ZERO, prefixes.to_vec())],
             publishes: true,
         }
     }
 
     /// From then on it sees other prefixes.
-    pub fn then_sees(&mut self, at: Duration, living: &[Prefix], deprecated: &[Prefix]) {
-        self.sees.push((at, (living.to_vec(), deprecated.to_vec())));
+    pub fn then_sees(&mut self, at: Duration, prefixes: &[Prefix]) {
+        self.sees.push((at, prefixes.to_vec()));
     }
 
     /// It dies.
@@ -155,13 +155,11 @@ pub struct Story {
     pub clocks: Clocks,
     /// What others do, in order.
     pub actions: Vec<(Duration, Action)>,
-    /// spec.keepDeprecatedSeconds.
-    pub keep_deprecated: u32,
     /// The slowest way to the API server, or back.
     pub slowest: Duration,
     /// When it is over.
     pub end: Duration,
-    /// All dice follow from this.
+    /// All random numbers follow from this.
     pub seed: u64,
 }
 
@@ -199,7 +197,7 @@ pub fn run(story: &Story) -> Outcome {
     cluster.health = story.health.clone();
     cluster.clocks = story.clocks.clone();
     cluster.just_before = story.just_before();
-    cluster.add_config(story.keep_deprecated);
+    cluster.add_config();
     for (number, node) in story.nodes.iter().enumerate() {
         cluster.add_node(&name(number), node.publishes);
     }
@@ -218,8 +216,8 @@ pub fn run(story: &Story) -> Outcome {
                 cuts: node.cuts.clone(),
                 end,
             };
-            let (node, account, dice) = (node.clone(), Arc::clone(&account), rng.fork());
-            let live = move || live(&name(number), node, wire, &account, dice);
+            let (node, account, rng) = (node.clone(), Arc::clone(&account), rng.fork());
+            let live = move || live(&name(number), node, wire, &account, rng);
             let thread = thread::Builder::new().stack_size(512 * 1024).spawn(live);
             threads.push(thread.expect("a thread"));
         }
@@ -259,7 +257,7 @@ fn name(number: usize) -> String {
 }
 
 /// k6u on one node, from its start to its end.
-fn live(name: &str, node: Node, wire: Wire, account: &Account, dice: fastrand::Rng) -> Result<(), Over> {
+fn live(name: &str, node: Node, wire: Wire, account: &Account, rng: fastrand::Rng) -> Result<(), Over> {
     wire.sleeper.begin()?;
     let client = Client::new("https://192.0.2.1:443".into(), account.0.clone());
     let client = client.over(wire.clone()).expect("the account's files are there");
@@ -269,7 +267,7 @@ fn live(name: &str, node: Node, wire: Wire, account: &Account, dice: fastrand::R
         heard: wire.sleeper.now(),
         node,
         wire,
-        dice,
+        rng,
     });
     Ok(())
 }
@@ -280,7 +278,7 @@ struct VirtualHost {
     /// Until when it heard of all changes.
     heard: Duration,
     wire: Wire,
-    dice: fastrand::Rng,
+    rng: fastrand::Rng,
 }
 
 impl Host for VirtualHost {
@@ -288,32 +286,31 @@ impl Host for VirtualHost {
         self.wire.sleeper.now()
     }
 
-    fn dice(&mut self) -> f64 {
-        self.dice.f64()
+    fn random(&mut self) -> f64 {
+        self.rng.f64()
     }
 
-    fn observe(&mut self, _: &Watch) -> io::Result<Observation> {
-        let (prefixes, deprecated) = self.node.at(self.now()).clone();
+    fn observe(&mut self, _: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
         Ok(Observation {
-            prefixes,
-            deprecated,
+            prefixes: self.node.at(self.now()).clone(),
             ..Observation::default()
         })
     }
 
-    fn wait(&mut self, until: Duration, listens: bool) -> Woken {
+    fn sleep(&mut self, until: Duration) {
+        // A node that is over is told so at its next wait.
+        let _ = self.wire.sleeper.until(until.min(self.wire.end));
+    }
+
+    fn wait_for_change(&mut self, until: Duration) -> Woken {
         // What happened since the last time that this node listened is heard now.
-        let change = if listens {
-            self.node.next_change(self.heard)
-        } else {
-            FOR_EVER
-        };
+        let change = self.node.next_change(self.heard);
         let end = self.wire.end;
         if self.wire.sleeper.until(until.min(change).min(end)).is_err() || self.now() >= end {
             return Woken::Stop;
         }
         if change > self.now() || until <= self.now() {
-            return Woken::TimeOver;
+            return Woken::Timeout;
         }
         self.heard = self.now();
         Woken::AddressChange

@@ -39,14 +39,12 @@ pub enum Trouble {
     Clocks,
     /// Requests and answers take up to two seconds each.
     SlowNetwork,
-    /// Prefixes are kept after their deprecation; nodes see that at different times.
-    KeptPrefixes,
     /// One node's prefix goes and comes back within seconds.
     Flaps,
 }
 
 /// All of them.
-pub const TROUBLES: [Trouble; 16] = [
+pub const TROUBLES: [Trouble; 15] = [
     Trouble::Outage,
     Trouble::AsksForRest,
     Trouble::TakesNoWrites,
@@ -61,7 +59,6 @@ pub const TROUBLES: [Trouble; 16] = [
     Trouble::Moved,
     Trouble::Clocks,
     Trouble::SlowNetwork,
-    Trouble::KeptPrefixes,
     Trouble::Flaps,
 ];
 
@@ -92,7 +89,6 @@ pub fn story(trouble: Trouble, count: usize, seed: u64) -> Story {
         health: Vec::new(),
         clocks: Clocks::default(),
         actions: Vec::new(),
-        keep_deprecated: 0,
         slowest: SLOWEST,
         end: Duration::ZERO,
         seed,
@@ -202,48 +198,20 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
                 for (number, node) in (0..).zip(story.nodes.iter_mut().take(count)) {
                     let seen = at + lot.within(Duration::ZERO, Duration::from_secs(8));
                     let site = if number < 2 { number } else { 0 };
-                    node.then_sees(seen, &[prefix(0x100 + 0x10 * change as u16 + site)], &[]);
+                    node.then_sees(seen, &[prefix(0x100 + 0x10 * change as u16 + site)]);
                 }
             }
             from + MINUTE * 2
         }
-        Trouble::KeptPrefixes => {
-            story.keep_deprecated = 300;
-            // The moment at which it must not go yet, and then has to.
-            let threshold = from + Duration::from_secs(300);
-            if lot.either() {
-                story.nodes[some].restarts(threshold - MINUTE, threshold - Duration::from_secs(57));
-            }
-            if lot.either() {
-                outage(
-                    story,
-                    threshold - lot.within(MINUTE, MINUTE * 4),
-                    lot.within(MINUTE, MINUTE * 4),
-                    lot,
-                );
-            }
-            let spread = lot.either();
-            for node in story.nodes.iter_mut().take(count) {
-                let seen = from
-                    + if spread {
-                        lot.within(Duration::ZERO, MINUTE)
-                    } else {
-                        lot.a_moment()
-                    };
-                let old = node.at(seen).0.clone();
-                node.then_sees(seen, &[prefix(0x20)], &old);
-            }
-            threshold + MINUTE
-        }
         Trouble::Flaps => {
             let node = &mut story.nodes[some];
-            let home = node.at(from).0.clone();
+            let home = node.at(from).clone();
             let mut at = from;
             for _ in 0..6 {
                 at += lot.within(Duration::from_millis(5), Duration::from_secs(3));
-                node.then_sees(at, &[prefix(0x30)], &[]);
+                node.then_sees(at, &[prefix(0x30)]);
                 at += lot.within(Duration::from_millis(5), Duration::from_secs(3));
-                node.then_sees(at, &home, &[]);
+                node.then_sees(at, &home);
             }
             at
         }
@@ -291,13 +259,7 @@ fn renumber(story: &mut Story, sites: u16, at: Duration, lot: &mut Lot) {
         let seen = at + lot.a_moment();
         // What was to be seen later is not seen any more.
         node.sees.retain(|(since, _)| *since < seen);
-        let (old, mut deprecated) = node.at(seen).clone();
-        if story.keep_deprecated > 0 {
-            deprecated.extend(old);
-            node.then_sees(seen, &living, &deprecated);
-        } else {
-            node.then_sees(seen, &living, &[]);
-        }
+        node.then_sees(seen, &living);
     }
 }
 
@@ -332,12 +294,8 @@ pub const CHANGES: [Duration; 3] = [
     Duration::from_secs(500),
     Duration::from_secs(600),
 ];
-/// Somebody else writes the group.
-pub const DRIFTS: [Duration; 3] = [
-    Duration::from_secs(693),
-    Duration::from_secs(767),
-    Duration::from_secs(846),
-];
+/// Somebody else writes the group; three times in ten minutes would be a report.
+pub const DRIFTS: [Duration; 2] = [Duration::from_secs(693), Duration::from_secs(767)];
 /// An administrator adds a group.
 pub const EDITS: [Duration; 3] = [
     Duration::from_secs(903),
@@ -360,12 +318,11 @@ pub fn day(count: usize, layout: Layout, seed: u64) -> Story {
             node.then_sees(
                 at + lot.within(Duration::ZERO, Duration::from_millis(100)),
                 &[prefix(number)],
-                &[],
             );
         }
     }
     let alone = &mut nodes[count / 2];
-    alone.sees.insert(4, (ALONE, (vec![prefix(4), prefix(99)], Vec::new())));
+    alone.sees.insert(4, (ALONE, vec![prefix(4), prefix(99)]));
     let last = |node: &Node| node.sees.last().expect("it sees").0;
     if let Some(first) = nodes.iter_mut().min_by_key(|node| last(node)).filter(|_| count > 1) {
         first.dies(last(first) + lot.within(Duration::ZERO, Duration::from_millis(40)));
@@ -378,7 +335,6 @@ pub fn day(count: usize, layout: Layout, seed: u64) -> Story {
         health: Vec::new(),
         clocks: Clocks::default(),
         actions: drifts.chain(edits).collect(),
-        keep_deprecated: 0,
         slowest: SLOWEST,
         end: FOR_EVER,
         seed,

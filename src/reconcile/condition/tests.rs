@@ -18,18 +18,50 @@ fn prefixes(texts: &[&str]) -> Vec<Prefix> {
 }
 
 fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
-    Verdict::Write {
+    Verdict {
         delegated: prefixes(&["2001:db8:10::/60"]),
         targets: vec![DesiredTarget {
             key: TargetKey::group("lan"),
             cidrs: vec![],
+            lingering: vec![],
         }],
         contested: contested
             .iter()
             .map(|(a, b)| (TargetKey::group(a), b.to_string()))
             .collect(),
         oversized: oversized.iter().map(|(a, n)| (TargetKey::group(a), *n)).collect(),
+        ..Verdict::default()
     }
+}
+
+/// A failure of this kind, in these words.
+fn failing(what: &str, text: &str) -> Failing {
+    Failing {
+        what: what.into(),
+        text: text.into(),
+    }
+}
+
+fn judged(verdict: &Verdict, failures: &[Failing], without_entry: &[&str]) -> (Reason, String) {
+    let without_entry: Vec<String> = without_entry.iter().map(ToString::to_string).collect();
+    let judgement = judge(verdict, failures, &without_entry);
+    (judgement.reason, judgement.message)
+}
+
+/// What has to change to say this without a failure.
+fn changed(
+    config: &Config,
+    reason: Reason,
+    message: &str,
+    delegated: &[Prefix],
+    now: Timestamp,
+) -> Option<StatusChange> {
+    let judgement = Judgement {
+        reason,
+        message: message.into(),
+        failing: Vec::new(),
+    };
+    change(config, &judgement, delegated, now)
 }
 
 /// The status after a change, as the next round reads it.
@@ -39,18 +71,22 @@ fn stored(change: &StatusChange) -> Config {
 
 #[test]
 fn reasons_in_order_of_weight() {
-    let (reason, message) = judge(&write(&[], &[]), &[], &[]);
+    let (reason, message) = judged(&write(&[], &[]), &[], &[]);
     assert_eq!(
         (reason, message.as_str()),
-        (Reason::Updated, "1 target follows 2001:db8:10::/60")
+        (Reason::Updated, "1 target up to date with 2001:db8:10::/60")
     );
-    let (reason, message) = judge(&write(&[("lan", "b")], &[]), &[], &[]);
+    let (reason, message) = judged(&write(&[("lan", "b")], &[]), &[], &[]);
     assert_eq!(reason, Reason::GroupConflict);
     assert!(
         message.starts_with("CiliumCIDRGroup lan belongs to the older b; "),
         "{message}"
     );
-    let (reason, message) = judge(&write(&[("lan", "b")], &[("big", 20_000)]), &["403".into()], &[]);
+    let (reason, message) = judged(
+        &write(&[("lan", "b")], &[("big", 20_000)]),
+        &[failing("lan: 403", "403")],
+        &[],
+    );
     assert_eq!(reason, Reason::UpdateFailed);
     assert!(
         message.starts_with("403; CiliumCIDRGroup big would hold 20000 CIDRs"),
@@ -60,52 +96,61 @@ fn reasons_in_order_of_weight() {
 
 #[test]
 fn what_nobody_publishes_is_named() {
-    let (reason, message) = judge(&write(&[], &[]), &[], &["b".into(), "c".into()]);
+    let (reason, message) = judged(&write(&[], &[]), &[], &["b", "c"]);
     assert_eq!(reason, Reason::Updated);
     assert_eq!(
         message,
-        "1 target follows 2001:db8:10::/60. No node publishes in IP6UpdateNodeConfig b, c: check that nodeSelector \
+        "1 target up to date with 2001:db8:10::/60. No node publishes in IP6UpdateNodeConfig b, c: check that nodeSelector \
          matches a node and that k6u runs there"
     );
 }
 
 #[test]
 fn a_failure_outweighs_that_nothing_is_known_but_not_a_bad_spec() {
-    let keep = |reason| Verdict::Keep {
-        reason,
-        message: "kept".into(),
+    let keep = |reason| Verdict {
+        keep: Some(Keep {
+            reason,
+            message: "kept".into(),
+        }),
+        ..Verdict::default()
     };
-    let judged = |reason, failures: &[String]| judge(&keep(reason), failures, &[]);
-    assert_eq!(judged(Reason::NoPrefix, &[]), (Reason::NoPrefix, "kept".into()));
-    let failures = ["500".to_string()];
     assert_eq!(
-        judged(Reason::NoPrefix, &failures),
+        judged(&keep(Reason::NoPrefix), &[], &[]),
+        (Reason::NoPrefix, "kept".into())
+    );
+    let failures = [failing("lan: 500", "500")];
+    assert_eq!(
+        judged(&keep(Reason::NoPrefix), &failures, &[]),
         (Reason::UpdateFailed, "500".into())
     );
-    assert_eq!(judged(Reason::InvalidSpec, &failures).0, Reason::InvalidSpec);
+    assert_eq!(
+        judged(&keep(Reason::InvalidSpec), &failures, &[]).0,
+        Reason::InvalidSpec
+    );
 }
 
 #[test]
 fn what_an_idle_node_leaves_alone() {
-    assert_eq!(told_not_ready(&config(Value::Null)), None);
+    assert_eq!(reported_not_ready(&config(Value::Null)), None);
     let ready = |status: &str, generation: i64| {
         config(json!({"conditions": [{"type": "Ready", "status": status, "observedGeneration": generation}]}))
     };
-    assert!(told_not_ready(&ready("False", 3)).is_some());
-    assert_eq!(told_not_ready(&ready("True", 3)), None);
-    assert_eq!(told_not_ready(&ready("False", 2)), None, "it is about another spec");
+    assert!(reported_not_ready(&ready("False", 3)).is_some());
+    assert_eq!(reported_not_ready(&ready("True", 3)), None);
+    assert_eq!(reported_not_ready(&ready("False", 2)), None, "it is about another spec");
 }
 
 #[test]
 fn the_first_status() {
     let delegated = prefixes(&["2001:db8:10::/60"]);
-    let change = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+    let change = changed(&config(Value::Null), Reason::Updated, "ok", &delegated, NOW).unwrap();
     assert_eq!(
         change.patch,
         json!({"metadata": {"resourceVersion": "77"}, "status": {
             "observedGeneration": 3,
             "delegatedPrefixes": ["2001:db8:10::/60"],
             "prefix": "2001:db8:10::/60",
+            "failing": null,
             "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 3, "reason": "Updated",
                 "message": "ok", "lastTransitionTime": NOW.to_string()}]}})
     );
@@ -116,29 +161,26 @@ fn the_first_status() {
 #[test]
 fn a_status_that_says_it_already_is_left_alone() {
     let delegated = prefixes(&["2001:db8:10::/60"]);
-    let first = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
+    let first = changed(&config(Value::Null), Reason::Updated, "ok", &delegated, NOW).unwrap();
     let later = Timestamp(NOW.0 + 60);
-    assert_eq!(
-        change(&stored(&first), Reason::Updated, "ok", Some(&delegated), later),
-        None
-    );
+    assert_eq!(changed(&stored(&first), Reason::Updated, "ok", &delegated, later), None);
 }
 
 #[test]
 fn the_column_of_kubectl_get_shows_the_prefixes_plainly() {
-    let text = |delegated: Option<&[Prefix]>| {
-        let change = change(&config(Value::Null), Reason::Updated, "ok", delegated, NOW).unwrap();
+    let text = |delegated: &[Prefix]| {
+        let change = changed(&config(Value::Null), Reason::Updated, "ok", delegated, NOW).unwrap();
         change.patch["status"]["prefix"].clone()
     };
     let two = prefixes(&["2001:db8:10::/60", "2001:db8:20::/60"]);
-    assert_eq!(text(Some(&two)), "2001:db8:10::/60, 2001:db8:20::/60");
-    assert_eq!(text(None), "none");
+    assert_eq!(text(&two), "2001:db8:10::/60, 2001:db8:20::/60");
+    assert_eq!(text(&[]), "none");
 }
 
 #[test]
 fn a_column_that_is_wrong_is_written_one_that_the_schema_drops_is_not() {
     let delegated = prefixes(&["2001:db8:10::/60"]);
-    let again = |config: &Config| change(config, Reason::Updated, "ok", Some(&delegated), NOW);
+    let again = |config: &Config| changed(config, Reason::Updated, "ok", &delegated, NOW);
     let first = again(&config(Value::Null)).unwrap();
     let mut status = first.patch["status"].clone();
     status["prefix"] = json!("2001:db8:bad::/60");
@@ -155,14 +197,35 @@ fn a_long_message_is_written_once() {
          ciliumcidrgroups.cilium.io \"ip6-local-lan\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" \
          cannot patch resource \"ciliumcidrgroups\" in API group \"cilium.io\" at the cluster scope; k6u lacks the \
          right to patch ciliumcidrgroups.cilium.io: grant it (manifests/ has it)";
-    let (reason, message) = judge(&write(&[], &[]), &vec![failure.to_string(); 3], &[]);
-    let first = change(&config(Value::Null), reason, &message, Some(&delegated), NOW).unwrap();
-    let again = change(&stored(&first), reason, &message, Some(&delegated), NOW);
+    let judgement = judge(&write(&[], &[]), &vec![failing("lan: 403", failure); 3], &[]);
+    let first = change(&config(Value::Null), &judgement, &delegated, NOW).unwrap();
+    let again = change(&stored(&first), &judgement, &delegated, NOW);
     assert!(
         again.is_none(),
         "{} bytes: the status is written in every round",
-        message.len()
+        judgement.message.len()
     );
+}
+
+/// Its words have ports, times and request ids in them, which differ from node to node.
+#[test]
+fn the_same_failures_in_other_words_are_written_once() {
+    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let judgement = |what: &str, text: &str| judge(&write(&[], &[]), &[failing(what, text)], &[]);
+    let first = judgement("lan: 500 InternalError", "dial tcp 10.0.0.1:40001: refused");
+    let mut config = stored(&change(&config(Value::Null), &first, &delegated, NOW).unwrap());
+    let again = |config: &Config, what: &str, text: &str| change(config, &judgement(what, text), &delegated, NOW);
+    let other_port = "dial tcp 10.0.0.1:40002: refused";
+    assert_eq!(again(&config, "lan: 500 InternalError", other_port), None);
+    assert!(
+        again(&config, "lan: 403 Forbidden", other_port).is_some(),
+        "another kind"
+    );
+    let recovered = changed(&config, Reason::Updated, "ok", &delegated, NOW).unwrap();
+    assert_eq!(recovered.patch["status"]["failing"], Value::Null);
+    // Where the schema drops the field only the words are left to go by.
+    config.status.failing = None;
+    assert!(again(&config, "lan: 500 InternalError", other_port).is_some());
 }
 
 #[test]
@@ -170,8 +233,8 @@ fn many_prefixes_are_written_once() {
     let many: Vec<Prefix> = (0..48)
         .map(|n| format!("2001:db8:1234:{n:x}0::/60").parse().unwrap())
         .collect();
-    let first = change(&config(Value::Null), Reason::Updated, "ok", Some(&many), NOW).unwrap();
-    let again = change(&stored(&first), Reason::Updated, "ok", Some(&many), NOW);
+    let first = changed(&config(Value::Null), Reason::Updated, "ok", &many, NOW).unwrap();
+    let again = changed(&stored(&first), Reason::Updated, "ok", &many, NOW);
     assert!(again.is_none(), "the status is written in every round");
 }
 
@@ -180,42 +243,42 @@ fn the_transition_time_moves_with_the_status_only() {
     let delegated = prefixes(&["2001:db8:10::/60"]);
     let at = |seconds| Timestamp(NOW.0 + seconds);
     let time = |change: &StatusChange| change.patch["status"]["conditions"][0]["lastTransitionTime"].clone();
-    let up = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
-    let reworded = change(&stored(&up), Reason::Updated, "other", Some(&delegated), at(1)).unwrap();
+    let up = changed(&config(Value::Null), Reason::Updated, "ok", &delegated, NOW).unwrap();
+    let reworded = changed(&stored(&up), Reason::Updated, "other", &delegated, at(1)).unwrap();
     assert_eq!((time(&reworded), reworded.events.len()), (json!(NOW.to_string()), 0));
-    let down = change(&stored(&up), Reason::NoPrefix, "gone", None, at(2)).unwrap();
+    let down = changed(&stored(&up), Reason::NoPrefix, "gone", &delegated, at(2)).unwrap();
     assert_eq!(time(&down), json!(at(2).to_string()));
-    let worse = change(&stored(&down), Reason::InvalidSpec, "bad", None, at(3)).unwrap();
+    let worse = changed(&stored(&down), Reason::InvalidSpec, "bad", &delegated, at(3)).unwrap();
     assert_eq!(time(&worse), json!(at(2).to_string()));
 }
 
 #[test]
 fn not_ready_keeps_the_prefixes_and_warns_once() {
     let delegated = prefixes(&["2001:db8:10::/60"]);
-    let up = change(&config(Value::Null), Reason::Updated, "ok", Some(&delegated), NOW).unwrap();
-    let down = change(&stored(&up), Reason::NoPrefix, "gone", None, NOW).unwrap();
+    let up = changed(&config(Value::Null), Reason::Updated, "ok", &delegated, NOW).unwrap();
+    let down = changed(&stored(&up), Reason::NoPrefix, "gone", &delegated, NOW).unwrap();
     assert_eq!(down.patch["status"]["delegatedPrefixes"], json!(["2001:db8:10::/60"]));
     let kinds: Vec<_> = down.events.iter().map(|e| (e.kind, e.reason.as_str())).collect();
     assert_eq!(kinds, [("Warning", "NoPrefix")]);
-    let reworded = change(&stored(&down), Reason::NoPrefix, "still gone", None, NOW).unwrap();
-    assert_eq!((reworded.events.len(), reworded.turned), (0, None));
+    let reworded = changed(&stored(&down), Reason::NoPrefix, "still gone", &delegated, NOW).unwrap();
+    assert_eq!((reworded.events.len(), reworded.transition), (0, None));
 }
 
 #[test]
 fn a_change_of_prefix_is_told_with_old_and_new() {
-    let up = change(
+    let up = changed(
         &config(Value::Null),
         Reason::Updated,
         "ok",
-        Some(&prefixes(&["2001:db8:10::/60"])),
+        &prefixes(&["2001:db8:10::/60"]),
         NOW,
     )
     .unwrap();
-    let moved = change(
+    let moved = changed(
         &stored(&up),
         Reason::Updated,
         "ok",
-        Some(&prefixes(&["2001:db8:20::/60"])),
+        &prefixes(&["2001:db8:20::/60"]),
         NOW,
     )
     .unwrap();
@@ -231,7 +294,7 @@ fn three_ready_conditions_of_0_3_become_one_and_others_stay() {
     };
     let old =
         config(json!({"conditions": [condition("Ready"), condition("Ready"), condition("Other"), condition("Ready")]}));
-    let change = change(&old, Reason::Updated, "ok", Some(&[]), NOW).unwrap();
+    let change = changed(&old, Reason::Updated, "ok", &[], NOW).unwrap();
     let kinds: Vec<&str> = change.patch["status"]["conditions"]
         .as_array()
         .unwrap()
@@ -247,6 +310,6 @@ fn three_ready_conditions_of_0_3_become_one_and_others_stay() {
 
 #[test]
 fn long_notes_are_cut() {
-    let change = change(&config(Value::Null), Reason::UpdateFailed, &"ü".repeat(2000), None, NOW).unwrap();
+    let change = changed(&config(Value::Null), Reason::UpdateFailed, &"ü".repeat(2000), &[], NOW).unwrap();
     assert_eq!(change.events[0].note.len(), 1024);
 }

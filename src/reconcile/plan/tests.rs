@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::resources::node_config::Deprecated;
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -53,31 +52,34 @@ fn node_config(name: &str, nodes: &[(&str, &[&str])]) -> NodeConfig {
 
 /// The verdict on one config, when one node publishes these prefixes.
 fn follows(config: Config, prefixes: &[&str]) -> Verdict {
-    plan(&[config], &[node_config("n", &[("me", prefixes)])])
+    plan_for(&[config], &[node_config("n", &[("me", prefixes)])])
         .verdicts
         .remove(0)
 }
 
+/// The plan when this is all that was read.
+fn plan_for(configs: &[Config], node_configs: &[NodeConfig]) -> Plan {
+    plan(
+        configs,
+        &Observed {
+            node_configs,
+            ..Observed::default()
+        },
+    )
+}
+
 /// What a single group is to hold; panics if the verdict is another.
 fn group(verdict: &Verdict) -> Vec<String> {
-    match verdict {
-        Verdict::Write { targets, .. } => texts(&targets[0].cidrs),
-        keep => panic!("{keep:?}"),
-    }
+    assert_eq!(verdict.keep, None);
+    texts(&verdict.targets[0].cidrs)
 }
 
 fn reason(verdict: &Verdict) -> Reason {
-    match verdict {
-        Verdict::Keep { reason, .. } => *reason,
-        write => panic!("{write:?}"),
-    }
+    verdict.keep.as_ref().expect("it keeps what it holds").reason
 }
 
 fn message(verdict: &Verdict) -> &str {
-    match verdict {
-        Verdict::Keep { message, .. } => message,
-        write => panic!("{write:?}"),
-    }
+    &verdict.keep.as_ref().expect("it keeps what it holds").message
 }
 
 #[test]
@@ -85,7 +87,7 @@ fn the_main_job() {
     let verdict = follows(lan(), &["2001:db8:1234:5671::/64"]);
     assert_eq!(
         verdict,
-        Verdict::Write {
+        Verdict {
             delegated: vec![prefix("2001:db8:1234:5670::/60")],
             targets: vec![DesiredTarget {
                 key: TargetKey::group("ip6-local-lan"),
@@ -94,9 +96,9 @@ fn the_main_job() {
                     cidr("2001:db8:1234:5671::/64"),
                     cidr("2001:db8:1234:5672::/64"),
                 ],
+                lingering: vec![],
             }],
-            contested: vec![],
-            oversized: vec![],
+            ..Verdict::default()
         }
     );
 }
@@ -107,14 +109,14 @@ fn nodes_in_one_delegated_prefix_agree() {
         "n",
         &[("b", &["2001:db8:1234:5672::/64"]), ("c", &["2001:db8:1234:5670::/64"])],
     );
-    assert_eq!(group(&plan(&[lan()], &[nodes]).verdicts[0]).len(), 3);
+    assert_eq!(group(&plan_for(&[lan()], &[nodes]).verdicts[0]).len(), 3);
 }
 
 #[test]
 fn while_nodes_differ_old_and_new_are_held() {
     let nodes = node_config("n", &[("b", &["2001:db8:1:10::/64"]), ("me", &["2001:db8:2:20::/64"])]);
     assert_eq!(
-        group(&plan(&[lan()], &[nodes]).verdicts[0]),
+        group(&plan_for(&[lan()], &[nodes]).verdicts[0]),
         [
             "2001:db8:1:10::/64",
             "2001:db8:1:11::/64",
@@ -132,12 +134,12 @@ fn two_sites_and_two_uplinks_keep_both() {
         node_config("site1", &[("b", &["2001:db8:1:1::/64"])]),
         node_config("site2", &[("c", &["3fff:0:2:1::/64"])]),
     ];
-    assert_eq!(group(&plan(&[lan()], &sites).verdicts[0]).len(), 6);
+    assert_eq!(group(&plan_for(&[lan()], &sites).verdicts[0]).len(), 6);
     let uplinks = [
         node_config("dsl", &[("me", &["2001:db8:1:1::/64"])]),
         node_config("cable", &[("me", &["3fff:0:2:1::/64"])]),
     ];
-    assert_eq!(group(&plan(&[lan()], &uplinks).verdicts[0]).len(), 6);
+    assert_eq!(group(&plan_for(&[lan()], &uplinks).verdicts[0]).len(), 6);
 }
 
 #[test]
@@ -145,17 +147,17 @@ fn an_entry_counts_as_long_as_it_is_there() {
     for time in ["", "1970-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "nonsense"] {
         let mut nodes = node_config("n", &[("b", &["2001:db8:1:1::/64"])]);
         nodes.status.nodes.get_mut("b").unwrap().observed_time = time.into();
-        assert_eq!(group(&plan(&[lan()], &[nodes]).verdicts[0]).len(), 3, "{time}");
+        assert_eq!(group(&plan_for(&[lan()], &[nodes]).verdicts[0]).len(), 3, "{time}");
     }
 }
 
 #[test]
 fn no_prefix_keeps_the_groups() {
-    let nothing = plan(&[lan()], &[]);
+    let nothing = plan_for(&[lan()], &[]);
     assert_eq!(reason(&nothing.verdicts[0]), Reason::NoPrefix);
     assert!(message(&nothing.verdicts[0]).starts_with("There is no IP6UpdateNodeConfig."));
 
-    let nobody = plan(&[lan()], &[node_config("a", &[]), node_config("b", &[])]);
+    let nobody = plan_for(&[lan()], &[node_config("a", &[]), node_config("b", &[])]);
     assert_eq!(nobody.without_entry, ["a", "b"]);
     assert_eq!(
         message(&nobody.verdicts[0]),
@@ -166,7 +168,7 @@ fn no_prefix_keeps_the_groups() {
     let mut blind = node_config("n", &[("me", &[])]);
     blind.status.nodes.get_mut("me").unwrap().message = "there is no interface eth0".into();
     assert_eq!(
-        message(&plan(&[lan()], &[blind]).verdicts[0]),
+        message(&plan_for(&[lan()], &[blind]).verdicts[0]),
         "No node has a global IPv6 prefix (me: there is no interface eth0). The targets keep what they hold; check the \
          router and the interface."
     );
@@ -234,14 +236,10 @@ fn of_two_configs_the_older_has_the_group() {
         spec(60, &[("shared", &[0]), ("own", &[1])]),
     );
     let older = config_with("b", "2026-01-01T00:00:00Z", spec(60, &[("shared", &[5])]));
-    let plan = plan(&[younger, older], &one_node());
-    match &plan.verdicts[0] {
-        Verdict::Write { targets, contested, .. } => {
-            assert_eq!(*contested, [(TargetKey::group("shared"), "b".to_string())]);
-            assert_eq!((targets.len(), &targets[0].key), (1, &TargetKey::group("own")));
-        }
-        other => panic!("{other:?}"),
-    }
+    let plan = plan_for(&[younger, older], &one_node());
+    let Verdict { targets, contested, .. } = &plan.verdicts[0];
+    assert_eq!(*contested, [(TargetKey::group("shared"), "b".to_string())]);
+    assert_eq!((targets.len(), &targets[0].key), (1, &TargetKey::group("own")));
     assert_eq!(group(&plan.verdicts[1]), ["2001:db8:1:5::/64"]);
 }
 
@@ -252,9 +250,10 @@ fn of_two_configs_of_one_second_the_name_decides() {
         config_with("z", same, spec(60, &[("shared", &[0])])),
         config_with("y", same, spec(60, &[("shared", &[1])])),
     ];
-    let plan = plan(&configs, &one_node());
-    assert!(
-        matches!(&plan.verdicts[0], Verdict::Write { contested, targets, .. } if contested.len() == 1 && targets.is_empty())
+    let plan = plan_for(&configs, &one_node());
+    assert_eq!(
+        (plan.verdicts[0].contested.len(), plan.verdicts[0].targets.len()),
+        (1, 0)
     );
     assert_eq!(group(&plan.verdicts[1]), ["2001:db8:1:1::/64"]);
 }
@@ -263,8 +262,8 @@ fn of_two_configs_of_one_second_the_name_decides() {
 fn a_typing_error_in_the_older_config_hands_its_group_to_nobody() {
     let older = config_with("a", "2026-01-01T00:00:00Z", spec(60, &[("shared", &[200])]));
     let younger = config_with("b", "2026-02-01T00:00:00Z", spec(60, &[("shared", &[1])]));
-    let plan = plan(&[older, younger], &one_node());
-    assert!(matches!(&plan.verdicts[1], Verdict::Write { contested, .. } if contested.len() == 1));
+    let plan = plan_for(&[older, younger], &one_node());
+    assert_eq!(plan.verdicts[1].contested.len(), 1);
 }
 
 #[test]
@@ -279,13 +278,9 @@ fn a_group_that_no_policy_map_holds_is_refused() {
     let prefixes: Vec<String> = (0..64).map(|n| format!("2001:db8:{n:x}::/64")).collect();
     let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
     let config = config_with("a", "", spec(48, &[("big", &ids), ("small", &[0])]));
-    match follows(config, &prefixes) {
-        Verdict::Write { oversized, targets, .. } => {
-            assert_eq!(oversized, [(TargetKey::group("big"), 64 * 257)]);
-            assert_eq!(targets[0].cidrs.len(), 64);
-        }
-        other => panic!("{other:?}"),
-    }
+    let Verdict { oversized, targets, .. } = follows(config, &prefixes);
+    assert_eq!(oversized, [(TargetKey::group("big"), 64 * 257)]);
+    assert_eq!(targets[0].cidrs.len(), 64);
 }
 
 #[test]
@@ -293,40 +288,56 @@ fn a_published_prefix_shorter_than_the_delegated_length_counts_for_nothing() {
     assert_eq!(reason(&follows(lan(), &["2001:db8::/32"])), Reason::NoPrefix);
 }
 
-fn keeping(seconds: u32) -> Config {
+/// One node publishes the second prefix; the entry with the first one vanished.
+fn after_vanishing(config: Config) -> Verdict {
+    let node_configs = [node_config("n", &[("me", &["2001:db8:2::/64"])])];
+    let observed = Observed {
+        node_configs: &node_configs,
+        are_all_silent: false,
+        vanished: [prefix("2001:db8:1:7::/64"), prefix("2001:db8:2:7::/64")].into(),
+    };
+    plan(&[config], &observed).verdicts.remove(0)
+}
+
+#[test]
+fn only_what_a_vanished_entry_alone_stands_for_lingers() {
+    let verdict = after_vanishing(lan());
+    assert_eq!(verdict.delegated, [prefix("2001:db8:2::/60")]);
+    assert_eq!(verdict.lingering, [prefix("2001:db8:1::/60")]);
+    assert_eq!(
+        group(&verdict),
+        ["2001:db8:2::/64", "2001:db8:2:1::/64", "2001:db8:2:2::/64"]
+    );
+    let lingering = texts(&verdict.targets[0].lingering);
+    assert_eq!(lingering, ["2001:db8:1::/64", "2001:db8:1:1::/64", "2001:db8:1:2::/64"]);
+}
+
+#[test]
+fn what_is_not_allowed_does_not_linger() {
+    let mut narrow = spec(60, &[("lan", &[0])]);
+    narrow["allowedPrefixes"] = json!(["2001:db8:2::/48"]);
+    assert_eq!(after_vanishing(config_with("a", "", narrow)).lingering, []);
+}
+
+#[test]
+fn an_extra_cidr_does_not_linger() {
     let mut spec = spec(60, &[("lan", &[0])]);
-    spec["keepDeprecatedSeconds"] = json!(seconds);
-    config_with("a", "", spec)
-}
-
-/// A node that saw a prefix deprecated for so many seconds.
-fn deprecated_for(living: &[&str], seconds: u32) -> NodeConfig {
-    let mut nodes = node_config("n", &[("b", living)]);
-    let deprecated = Deprecated {
-        prefix: prefix("2001:db8:1::/64"),
-        seconds,
-    };
-    nodes.status.nodes.get_mut("b").unwrap().deprecated = vec![deprecated];
-    nodes
+    spec["ciliumCIDRGroups"][0]["extraCIDRs"] = json!(["fd00::/8"]);
+    let verdict = after_vanishing(config_with("a", "", spec));
+    assert_eq!(texts(&verdict.targets[0].lingering), ["2001:db8:1::/64"]);
 }
 
 #[test]
-fn a_deprecated_prefix_is_kept_as_long_as_the_config_says() {
-    let both = ["2001:db8:1::/64", "2001:db8:2::/64"];
-    let after = |keep, seconds| {
-        let plan = plan(&[keeping(keep)], &[deprecated_for(&["2001:db8:2::/64"], seconds)]);
-        group(&plan.verdicts[0])
+fn entries_that_all_stand_still_count_for_nothing() {
+    let node_configs = [node_config("n", &[("b", &["2001:db8:2::/64"])])];
+    let observed = Observed {
+        node_configs: &node_configs,
+        are_all_silent: true,
+        vanished: BTreeSet::new(),
     };
-    assert_eq!(after(0, 0), both[1..], "at once by default");
-    assert_eq!(after(600, 0), both);
-    assert_eq!(after(600, 599), both);
-    assert_eq!(after(600, 600), both[1..]);
-}
-
-#[test]
-fn deprecated_prefixes_alone_are_no_knowledge() {
-    let plan = plan(&[keeping(600)], &[deprecated_for(&[], 0)]);
-    assert_eq!(reason(&plan.verdicts[0]), Reason::NoPrefix);
+    let plan = plan(&[lan()], &observed);
+    assert_eq!(plan.without_entry, ["n"]);
+    assert!(message(&plan.verdicts[0]).starts_with("No node publishes in IP6UpdateNodeConfig n: "));
 }
 
 /// A config with a pool beside its group.
@@ -340,7 +351,7 @@ fn with_pool(name: &str, created: &str) -> Config {
 #[test]
 fn a_pool_follows_beside_a_group() {
     let nodes = node_config("n", &[("b", &["2001:db8:1:10::/64"]), ("me", &["2001:db8:2:20::/64"])]);
-    let plan = plan(&[with_pool("a", "")], &[nodes]);
+    let plan = plan_for(&[with_pool("a", "")], &[nodes]);
     let targets: Vec<&DesiredTarget> = plan.targets().collect();
     assert_eq!(targets[0].key, TargetKey::group("a"));
     assert_eq!(targets[1].key.to_string(), "IPAddressPool metallb-system/lan");
@@ -353,28 +364,34 @@ fn a_pool_follows_beside_a_group() {
 
 #[test]
 fn of_two_configs_the_older_has_the_pool_but_each_its_group() {
-    let plan = plan(
+    let plan = plan_for(
         &[
             with_pool("young", "2026-02-01T00:00:00Z"),
             with_pool("old", "2026-01-01T00:00:00Z"),
         ],
         &one_node(),
     );
-    match &plan.verdicts[0] {
-        Verdict::Write { targets, contested, .. } => {
-            assert_eq!(targets.len(), 1);
-            assert_eq!(
-                (contested[0].0.to_string(), contested[0].1.as_str()),
-                ("IPAddressPool metallb-system/lan".into(), "old")
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let Verdict { targets, contested, .. } = &plan.verdicts[0];
+    assert_eq!(targets.len(), 1);
+    assert_eq!(
+        (contested[0].0.to_string(), contested[0].1.as_str()),
+        ("IPAddressPool metallb-system/lan".into(), "old")
+    );
 }
 
 #[test]
-fn without_a_prefix_extra_cidrs_are_not_written_either() {
-    assert_eq!(plan(&[with_pool("a", "")], &[]).targets().count(), 0);
+fn without_a_prefix_only_what_depends_on_none_is_written() {
+    let mut config = spec(56, &[("lan", &[0]), ("emptied", &[])]);
+    let groups = config["ciliumCIDRGroups"].as_array_mut().unwrap();
+    groups[0]["extraCIDRs"] = json!(["fd00::/8"]);
+    groups.push(json!({"ciliumCIDRGroupName": "fixed", "prefixIds": [], "extraCIDRs": ["fd00::/8"]}));
+    let plan = plan_for(&[config_with("a", "", config)], &[]);
+    assert_eq!(reason(&plan.verdicts[0]), Reason::NoPrefix);
+    let written: Vec<(&str, Vec<String>)> = plan
+        .targets()
+        .map(|target| (target.key.name.as_str(), texts(&target.cidrs)))
+        .collect();
+    assert_eq!(written, [("emptied", vec![]), ("fixed", vec!["fd00::/8".to_string()])]);
 }
 
 proptest! {
@@ -392,11 +409,12 @@ proptest! {
             names.iter().zip(&prefixes).map(|(name, prefixes)| (name.as_str(), prefixes.as_slice())).collect();
         let ids: Vec<u64> = ids.into_iter().collect();
         let config = [config_with("a", "", spec(length, &[("lan", &ids)]))];
-        let plan = plan(&config, &[node_config("n", &entries)]);
+        let plan = plan_for(&config, &[node_config("n", &entries)]);
 
         let seen: Vec<Prefix> = nodes.iter().map(|n| prefix(&links[usize::from(*n)]).cut(length)).collect();
-        match &plan.verdicts[0] {
-            Verdict::Write { delegated, targets, .. } => {
+        let Verdict { keep, delegated, targets, .. } = &plan.verdicts[0];
+        match keep.as_ref().map(|keep| keep.reason) {
+            None => {
                 prop_assert!(!seen.is_empty() && delegated.iter().all(|p| seen.contains(p)));
                 prop_assert!(seen.iter().all(|p| delegated.contains(p)));
                 for cidr in &targets[0].cidrs {
@@ -404,8 +422,8 @@ proptest! {
                 }
                 prop_assert_eq!(targets[0].cidrs.len(), delegated.len() * ids.len());
             }
-            Verdict::Keep { reason: Reason::NoPrefix, .. } => prop_assert!(seen.is_empty()),
-            Verdict::Keep { reason: Reason::InvalidSpec, .. } => {
+            Some(Reason::NoPrefix) => prop_assert!(seen.is_empty()),
+            Some(Reason::InvalidSpec) => {
                 let highest = crate::prefix::highest_id(length).unwrap();
                 prop_assert!(ids.iter().any(|id| *id > highest));
             }

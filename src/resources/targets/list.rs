@@ -121,6 +121,11 @@ impl Cidrs {
         self.0.iter().filter_map(cidr).collect()
     }
 
+    /// Whether this CIDR is one of these.
+    pub fn has(&self, cidr: &Cidr) -> bool {
+        self.0.contains(&Element::Cidr(*cidr))
+    }
+
     /// Whether these are just the wanted CIDRs, in whatever order.
     pub fn are(&self, wanted: &[Cidr]) -> bool {
         let no_others = self.0.iter().all(|element| matches!(element, Element::Cidr(_)));

@@ -1,0 +1,80 @@
+//! The policy numbers of the project, each with its reason. A limit that comes from a protocol, the kernel or
+//! an API stands beside the code that speaks it.
+
+use std::time::Duration;
+
+// The schedule.
+
+/// The longest UPDATE_INTERVAL, and so the longest time between two rounds: each node publishes a heartbeat once
+/// a minute.
+pub const MAX_INTERVAL: Duration = Duration::from_secs(60);
+/// The interval grows by one UPDATE_INTERVAL for each of these many nodes with an entry: that bounds the requests
+/// of 300 nodes to 30 a second.
+pub const NODES_PER_INTERVAL: usize = 25;
+/// A quiet round adds up to this part of the interval, so that nodes do not stay in step.
+pub const JITTER: f64 = 0.1;
+/// This many address changes get a reaction at once, then one in each [`BETWEEN_REACTIONS`].
+pub const REACTIONS_AT_ONCE: u32 = 5;
+/// See [`REACTIONS_AT_ONCE`].
+pub const BETWEEN_REACTIONS: Duration = Duration::from_secs(1);
+/// For each node that may see the same change, reactions to it are spread by this much: an API server takes some
+/// hundred writes of one object a second.
+pub const SPREAD: Duration = Duration::from_millis(2);
+/// Statuses and Events wait until the addresses have been still for this long: a renumbering often comes in two
+/// steps, and under the pod's CPU limit the second one would pay for the reports about the first.
+pub const STILL: Duration = Duration::from_millis(500);
+/// The longest pause after a conflict with another writer.
+pub const SOON: Duration = Duration::from_secs(1);
+/// This many rounds in a row that end in a conflict are normal where many nodes write; each further one doubles
+/// the pause.
+pub const PATIENT_ROUNDS: u32 = 5;
+/// The pause after the first failure; each further one doubles it.
+pub const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest pause after a failure.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+// The loop.
+
+/// Address changes come in bursts, most of them on other interfaces: this many looks at once, then one in each
+/// [`BETWEEN_LOOKS`].
+pub const LOOKS_AT_ONCE: u32 = 5;
+/// See [`LOOKS_AT_ONCE`].
+pub const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+/// What the API server sets up at the start takes about a second; after this many tries it is a problem.
+pub const STARTUP_TRIES: u32 = 10;
+/// Until then, and if the API server does not say otherwise, it is asked again after this time.
+pub const STARTUP_PAUSE: Duration = Duration::from_millis(200);
+/// `k6u once` gives up after this many rounds on others that write at the same time, or on CRDs.
+pub const MAX_ROUNDS_OF_ONCE: u32 = 60;
+
+// The round.
+
+/// A round starts again this often while the objects change under it, then leaves the rest to the next one.
+pub const MAX_PASSES: usize = 3;
+/// Requests that read targets begin within this much of a round, and requests that write them within as much again:
+/// targets that hang cannot keep k6u from publishing. What was not reached is first in the next round.
+pub const TARGETS_TIME: Duration = Duration::from_millis(2500);
+/// After this many consecutive conflicts an object is treated as refused: nobody writes that often.
+pub const MAX_CONFLICTS: u32 = 20;
+/// Labels of a Node change rarely: they are read again after this time.
+pub const LABELS_FRESH: Duration = Duration::from_secs(5 * 60);
+
+// Agreement.
+
+/// A node publishes again after this time, even if it sees what it saw before.
+pub const HEARTBEAT: Duration = Duration::from_secs(60);
+/// A node whose entry has stood still for this long is silent: its entry is removed.
+pub const SILENT_AFTER: Duration = Duration::from_secs(5 * 60);
+/// What only a vanished entry stands for is left alone for this long: the longest backoff of the node that has to
+/// publish it again, and a round.
+pub const LINGER: Duration = Duration::from_secs(75);
+/// An entry that stood still for this long before it vanished was removed because its node is silent. Watchers
+/// count at different times, by an interval and a heartbeat at most.
+pub const NEARLY_SILENT: Duration = Duration::from_secs(225);
+
+// Reports.
+
+/// A target that somebody else changes this many times within [`CONTESTED_WITHIN`] is reported.
+pub const CONTESTED_AFTER: usize = 3;
+/// See [`CONTESTED_AFTER`].
+pub const CONTESTED_WITHIN: Duration = Duration::from_secs(10 * 60);

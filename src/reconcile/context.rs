@@ -1,0 +1,112 @@
+//! What a step of a round may use, and the one place for a request about one object.
+
+use std::fmt;
+use std::time::Duration;
+
+use log::debug;
+
+use super::Failure;
+use super::problems::{Problem, Problems, Subject};
+use crate::kube::{Client, Error};
+use crate::node::Host;
+use crate::time::Timestamp;
+
+/// What every step of a round may use.
+pub struct Context<'a> {
+    /// The name of this node.
+    pub node: &'a str,
+    /// Who Events are from.
+    pub reporter: &'a str,
+    /// The longest time between two rounds of this node when nothing happens.
+    pub interval: Duration,
+    /// The API server.
+    pub client: &'a mut Client,
+    /// What is wrong, by object.
+    pub problems: &'a mut Problems,
+    /// This machine.
+    pub host: &'a mut dyn Host,
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What came of a request about one object.
+#[derive(Debug)]
+pub enum Tried<T> {
+    /// The API server did it.
+    Done(T),
+    /// The object changed since it was read, or is gone: read it again (404, 409).
+    Overtaken,
+    /// It failed, and is tried again after a pause.
+    Refused(Refused),
+}
+
+/// Why something could not be done for one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What is wrong.
+    pub problem: Problem,
+    /// Not sent, because the pause after an earlier failure is not over.
+    pub is_retry_pending: bool,
+    /// It was not known before.
+    pub is_new: bool,
+}
+
+impl Context<'_> {
+    /// Sends a request about one object, unless it failed shortly before. `explain` says what a failure means.
+    ///
+    /// # Errors
+    /// Only if others would fail, too: whatever the answer says is the trouble of this object.
+    pub fn attempt<T>(
+        &mut self,
+        subject: &Subject,
+        explain: impl FnOnce(&Error) -> String,
+        request: impl FnOnce(&mut Client) -> Result<T, Error>,
+    ) -> Result<Tried<T>, Failure> {
+        if let Some(problem) = self.problems.blocked(subject, self.host.now()) {
+            return Ok(Tried::Refused(Refused {
+                problem: problem.clone(),
+                is_retry_pending: true,
+                is_new: false,
+            }));
+        }
+        let error = match request(self.client) {
+            Ok(done) => {
+                self.problems.works(subject);
+                return Ok(Tried::Done(done));
+            }
+            Err(error) => error,
+        };
+        if error.is_transport() {
+            return Err(error.into());
+        }
+        let is_overtaken = error.is_conflict() || error.is_absent_object();
+        if is_overtaken && !self.problems.overtaken(subject) {
+            debug!("{error}");
+            return Ok(Tried::Overtaken);
+        }
+        let problem = Problem {
+            kind: error.kind(),
+            text: explain(&error),
+        };
+        let (now, random) = (self.host.now(), self.host.random());
+        let is_new = self
+            .problems
+            .backs_off(subject, &problem, error.retry_after(), now, random);
+        Ok(Tried::Refused(Refused {
+            problem,
+            is_retry_pending: false,
+            is_new,
+        }))
+    }
+
+    /// The API server's clock, or, should it send none, this machine's: for people, nothing follows from it.
+    pub fn time(&self) -> Timestamp {
+        self.client.server_time().unwrap_or_else(Timestamp::of_this_machine)
+    }
+}

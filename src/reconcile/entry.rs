@@ -1,0 +1,370 @@
+//! This node's entry in the status of each IP6UpdateNodeConfig that selects it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use log::info;
+use serde_json::{Value, json};
+
+use super::condition::Failing;
+use super::context::{Context, Tried};
+use super::problems::{Problem, Subject};
+use super::report::warn_of_node_config;
+use super::selection::Wanted;
+use super::{Failure, Objects, Outcome, status_path};
+use crate::kube::Error;
+use crate::limits::{HEARTBEAT, STILL};
+use crate::node::Host;
+use crate::node::select::{Observation, Watch};
+use crate::prefix::{Prefix, join, texts};
+use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::schedule::RoundEnd;
+use crate::time::Timestamp;
+
+/// What this node saw, and what it published.
+#[derive(Debug, Default)]
+pub struct Entry {
+    seen: BTreeMap<Watch, Observation>,
+    /// What counted when they were looked at.
+    allowed: Option<Vec<Prefix>>,
+    /// When the interfaces have to be looked at again though nothing changes, in steady time.
+    look_at: Option<Duration>,
+    /// When an interface last looked other than before.
+    changed_at: Option<Duration>,
+    /// By IP6UpdateNodeConfig.
+    sent: BTreeMap<String, Sent>,
+}
+
+/// An entry that was published.
+#[derive(Debug)]
+struct Sent {
+    entry: NodeEntry,
+    /// In steady time.
+    at: Duration,
+}
+
+/// What came of publishing.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// This node has nothing to publish: nothing selects it.
+    pub is_idle: bool,
+    /// At least one entry of this node says what it sees.
+    pub has_published: bool,
+    /// The pause after a refusal is not over: what is refused may succeed then.
+    pub is_retry_pending: bool,
+    /// An entry was sent again because it was not stored as it was sent.
+    pub suspects_crds: bool,
+    /// Whether all that was sent was taken.
+    pub end: RoundEnd,
+    /// Why entries of this node do not say what it sees.
+    pub failures: Vec<Failing>,
+    /// The IP6UpdateNodeConfigs in which this node has an entry.
+    pub taken_in: Vec<String>,
+    /// Those in which it could not publish.
+    pub failed_in: Vec<String>,
+}
+
+impl Published {
+    /// Whether the entries that the API server took are still there, in objects that were read since.
+    pub fn is_there(&self, node: &str, objects: &Objects) -> bool {
+        let mut selecting = objects
+            .node_configs
+            .iter()
+            .filter(|config| self.taken_in.contains(&config.metadata.name));
+        selecting.all(|config| config.nodes().contains_key(node))
+    }
+
+    /// What is left to do.
+    pub fn outcome(&self) -> Outcome {
+        Outcome {
+            end: self.end,
+            is_ready: self.failures.is_empty(),
+        }
+    }
+}
+
+impl Entry {
+    /// Looks at the wanted interfaces, and logs what changed. Returns the entry that this node should have in each
+    /// IP6UpdateNodeConfig.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn observe(&mut self, cx: &mut Context<'_>, wanted: &Wanted) -> Result<BTreeMap<String, NodeEntry>, Failure> {
+        let (mut entries, mut seen) = (BTreeMap::new(), BTreeMap::new());
+        for (name, watch) in &wanted.watches {
+            let (prefixes, message) = match watch {
+                Err(problem) => (Vec::new(), problem.clone()),
+                Ok(watch) => {
+                    let observed = observe(cx.host, watch, wanted.allowed.as_deref())?;
+                    let before = self.seen.get(watch);
+                    log_change(&watch.interface, before, &observed);
+                    if before.is_some_and(|before| !observed.is_like(before)) {
+                        self.changed_at = Some(cx.host.now());
+                    }
+                    seen.insert(watch.clone(), observed.clone());
+                    let message = observed.message(&watch.interface);
+                    (observed.prefixes, message)
+                }
+            };
+            let entry = NodeEntry {
+                prefixes,
+                message,
+                ..NodeEntry::default()
+            };
+            entries.insert(name.clone(), entry);
+        }
+        self.look_at = seen.values().filter_map(|observed| observed.until).min();
+        self.allowed = wanted.allowed.clone();
+        self.seen = seen;
+        Ok(entries)
+    }
+
+    /// Whether the interfaces look other than in the last round.
+    pub fn sees_change(&mut self, host: &mut dyn Host) -> bool {
+        self.look_at = None;
+        for (watch, before) in &mut self.seen {
+            // If the kernel does not answer, the round says so.
+            let Ok(seen) = observe(host, watch, self.allowed.as_deref()) else {
+                return true;
+            };
+            if !seen.is_like(before) {
+                return true;
+            }
+            self.look_at = [self.look_at, seen.until].into_iter().flatten().min();
+            *before = seen;
+        }
+        false
+    }
+
+    /// When the interfaces have to be looked at again though nothing changes, in steady time.
+    pub fn look_at(&self) -> Option<Duration> {
+        self.look_at
+    }
+
+    /// Whether the addresses have been still for long enough to report what became of them.
+    pub fn is_still(&self, now: Duration) -> bool {
+        self.changed_at.is_none_or(|changed_at| now >= changed_at + STILL)
+    }
+
+    /// Publishes what differs from `node_configs` as last read, or is due. Then, if all that was said, removes this
+    /// node's entry where nothing selects it any more: a node that moves is always there.
+    ///
+    /// # Errors
+    /// As [`Context::attempt`].
+    pub fn publish(
+        &mut self,
+        cx: &mut Context<'_>,
+        node_configs: &[NodeConfig],
+        entries: &BTreeMap<String, NodeEntry>,
+    ) -> Result<Published, Failure> {
+        let mut published = Published {
+            is_idle: entries.is_empty(),
+            ..Published::default()
+        };
+        self.sent.retain(|name, _| entries.contains_key(name));
+        let mut selecting: Vec<_> = node_configs
+            .iter()
+            .filter_map(|config| Some((config, entries.get(&config.metadata.name)?)))
+            .collect();
+        // One that hangs must not keep the others waiting.
+        selecting.sort_by_key(|(config, _)| cx.problems.has(&Subject::NodeConfig(config.metadata.name.clone())));
+        for (config, entry) in selecting {
+            self.publish_in(cx, config, entry, &mut published)?;
+        }
+        published.has_published = published.failures.len() < entries.len();
+        if published.failures.is_empty() && published.failed_in.is_empty() {
+            let has_left = |config: &&NodeConfig| {
+                config.nodes().contains_key(cx.node) && !entries.contains_key(&config.metadata.name)
+            };
+            for config in node_configs.iter().filter(has_left).collect::<Vec<_>>() {
+                send(cx, config, None, &mut published)?;
+            }
+        }
+        Ok(published)
+    }
+
+    fn publish_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        config: &NodeConfig,
+        entry: &NodeEntry,
+        published: &mut Published,
+    ) -> Result<(), Failure> {
+        let name = &config.metadata.name;
+        let stored = config.nodes().get(cx.node);
+        let sent = self.sent.get(name).filter(|sent| is_equivalent(&sent.entry, entry));
+        let is_due = sent.is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
+        match (stored, sent) {
+            (Some(stored), _) if is_equivalent(stored, entry) => {
+                cx.problems.works(&Subject::Entry(name.clone()));
+                if !is_due {
+                    published.taken_in.push(name.clone());
+                    return Ok(());
+                }
+            }
+            // What is not stored as it was sent is not sent in every round.
+            (Some(stored), Some(sent)) => {
+                published.suspects_crds |= is_due;
+                published.failures.push(altered(cx, config, &sent.entry, stored));
+                if !is_due {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        let entry = NodeEntry {
+            observed_time: heartbeat(cx.time(), stored),
+            ..entry.clone()
+        };
+        if send(cx, config, Some(&entry), published)? {
+            let at = cx.host.now();
+            published.taken_in.push(name.clone());
+            self.sent.insert(name.clone(), Sent { entry, at });
+        }
+        Ok(())
+    }
+}
+
+/// Writes this node's entry in an IP6UpdateNodeConfig, or removes it. Returns whether the API server took it.
+fn send(
+    cx: &mut Context<'_>,
+    config: &NodeConfig,
+    entry: Option<&NodeEntry>,
+    published: &mut Published,
+) -> Result<bool, Failure> {
+    let (node, name) = (cx.node, &config.metadata.name);
+    let subject = Subject::NodeConfig(name.clone());
+    let body = json!({"status": {"nodes": {node: entry.map(body)}}});
+    let explain = |error: &Error| format!("node {node} cannot publish what it sees: {error}");
+    let path = status_path(NODE_CONFIGS, name);
+    match cx.attempt(&subject, explain, |client| client.merge_patch(&path, &body))? {
+        Tried::Done(()) => return Ok(true),
+        // Deleted since it was listed, or too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it
+        // tries five times).
+        Tried::Overtaken => published.end = RoundEnd::Soon,
+        Tried::Refused(refused) => {
+            if refused.is_new {
+                warn_of_node_config(cx, config, &refused.problem.text);
+            }
+            published.is_retry_pending |= refused.is_retry_pending;
+            published.failures.push(Failing::new(&subject, &refused.problem));
+        }
+    }
+    published.failed_in.push(name.clone());
+    Ok(false)
+}
+
+/// This node's entry is not stored as it was sent: what that means.
+fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: &NodeEntry) -> Failing {
+    let node = cx.node;
+    let subject = Subject::Entry(config.metadata.name.clone());
+    let text = if stored.observed_time == sent.observed_time {
+        format!(
+            "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are              those of another release, which k6u applies again (k6u crds prints them)"
+        )
+    } else {
+        format!(
+            "somebody else writes the entry of node {node}: check that no other machine runs k6u with NODE_NAME {node}"
+        )
+    };
+    if cx.problems.fails(subject.clone(), &text) {
+        warn_of_node_config(cx, config, &text);
+    }
+    let kind = "its entry is not stored as it was sent".into();
+    Failing::new(&subject, &Problem { kind, text })
+}
+
+fn observe(host: &mut dyn Host, watch: &Watch, allowed: Option<&[Prefix]>) -> Result<Observation, Failure> {
+    let interface = &watch.interface;
+    host.observe(watch, allowed)
+        .map_err(|e| Failure::Addresses(format!("the kernel did not list the addresses of {interface}: {e}")))
+}
+
+/// Whether plans and people make the same of two entries.
+fn is_equivalent(one: &NodeEntry, other: &NodeEntry) -> bool {
+    one.prefixes == other.prefixes && one.message == other.message
+}
+
+/// Whether it is time to publish again. Rounds come once an interval, so it may be half of one early.
+fn is_heartbeat_due(last: Duration, now: Duration, interval: Duration) -> bool {
+    now.saturating_sub(last) + interval / 2 >= HEARTBEAT
+}
+
+/// The time, but always another text than the one that is stored, whatever the clock says.
+fn heartbeat(now: Timestamp, stored: Option<&NodeEntry>) -> String {
+    let text = now.to_string();
+    match stored {
+        Some(stored) if stored.observed_time == text => Timestamp(now.0.saturating_add(1)).to_string(),
+        _ => text,
+    }
+}
+
+fn log_change(interface: &str, before: Option<&Observation>, seen: &Observation) {
+    let facts = |o: &Observation| (o.prefixes.clone(), o.absent);
+    if before.map(facts) != Some(facts(seen)) {
+        let old = before.map_or("unknown".to_string(), |before| join(&before.prefixes));
+        let message = seen.message(interface);
+        let why = if message.is_empty() {
+            message
+        } else {
+            format!(" ({message})")
+        };
+        info!("{interface}: prefixes {old} -> {}{why}", join(&seen.prefixes));
+    }
+}
+
+/// An entry as it is stored. Empty fields are sent as null, which deletes them (RFC 7396): with hundreds of nodes
+/// entries are most of what is read.
+fn body(entry: &NodeEntry) -> Value {
+    json!({
+        "prefixes": texts(&entry.prefixes),
+        "observedTime": entry.observed_time,
+        "message": (!entry.message.is_empty()).then_some(&entry.message),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Duration = Duration::from_secs(1000);
+
+    fn entry(prefix: &str, time: &str, message: &str) -> NodeEntry {
+        NodeEntry {
+            prefixes: vec![prefix.parse().unwrap()],
+            observed_time: time.into(),
+            message: message.into(),
+            ..NodeEntry::default()
+        }
+    }
+
+    #[test]
+    fn the_time_is_no_difference_but_all_else_is() {
+        let one = entry("2001:db8:1::/64", "1", "");
+        assert!(is_equivalent(&one, &entry("2001:db8:1::/64", "2", "")));
+        assert!(!is_equivalent(&one, &entry("2001:db8:2::/64", "1", "")));
+        assert!(!is_equivalent(&one, &entry("2001:db8:1::/64", "1", "x")));
+    }
+
+    #[test]
+    fn a_heartbeat_every_minute() {
+        let is_due = |after: u64, interval: u64| {
+            is_heartbeat_due(START, START + Duration::from_secs(after), Duration::from_secs(interval))
+        };
+        assert!(!is_due(50, 10) && is_due(60, 10));
+        assert!(!is_due(29, 60) && is_due(60, 60));
+        assert!(!is_due(44, 30) && is_due(45, 30));
+    }
+
+    #[test]
+    fn a_heartbeat_differs_from_the_one_before() {
+        let now = Timestamp(1_800_000_000);
+        let stored = entry("2001:db8:1::/64", &now.to_string(), "");
+        assert_ne!(heartbeat(now, Some(&stored)), stored.observed_time);
+        assert_eq!(heartbeat(now, None), now.to_string());
+        assert_eq!(
+            heartbeat(Timestamp(now.0 + 7), Some(&stored)),
+            Timestamp(now.0 + 7).to_string()
+        );
+    }
+}

@@ -1,0 +1,243 @@
+//! What is wrong right now, by subject. Each problem is logged when it starts and when it ends.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use log::{info, warn};
+
+use crate::limits::MAX_CONFLICTS;
+use crate::resources::targets::TargetKey;
+use crate::schedule::backoff;
+
+/// What a problem is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Requests that do not reach the API server, or fail whatever they are about.
+    ApiServer,
+    /// The CRDs of this release.
+    Crds,
+    /// The kernel's list of addresses.
+    Addresses,
+    /// The Node object of this node.
+    Node,
+    /// Event objects.
+    Events,
+    /// An IP6UpdateConfig, by name.
+    Config(String),
+    /// Publishing in an IP6UpdateNodeConfig, by name.
+    NodeConfig(String),
+    /// This node's entry in an IP6UpdateNodeConfig, as it is stored; by name.
+    Entry(String),
+    /// The removal of silent nodes from an IP6UpdateNodeConfig, by name.
+    Removal(String),
+    /// Reading an object that holds the prefix.
+    Read(TargetKey),
+    /// What such an object is, or writing it.
+    Target(TargetKey),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::ApiServer => f.write_str("API server"),
+            Subject::Crds => f.write_str("CustomResourceDefinitions"),
+            Subject::Addresses => f.write_str("addresses"),
+            Subject::Node => f.write_str("this node"),
+            Subject::Events => f.write_str("Events"),
+            Subject::Config(name) => write!(f, "IP6UpdateConfig {name}"),
+            Subject::NodeConfig(name) | Subject::Entry(name) => write!(f, "IP6UpdateNodeConfig {name}"),
+            Subject::Removal(name) => write!(f, "removal of silent nodes from IP6UpdateNodeConfig {name}"),
+            Subject::Read(key) | Subject::Target(key) => key.fmt(f),
+        }
+    }
+}
+
+/// What is wrong with an object: the same kind of problem has different words at each try and on each node (ports,
+/// times, request ids).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What two problems of the same kind have in common.
+    pub kind: String,
+    /// For people.
+    pub text: String,
+}
+
+/// The problems that last.
+#[derive(Debug, Default)]
+pub struct Problems {
+    current: BTreeMap<Subject, Lasting>,
+    /// Writes in a row that met a conflict.
+    conflicts: BTreeMap<Subject, u32>,
+}
+
+#[derive(Debug)]
+struct Lasting {
+    problem: Problem,
+    failures: u32,
+    /// Not to be tried again before, in steady time.
+    retry_at: Duration,
+}
+
+impl Problems {
+    /// Records that something about `subject` fails. Logged if it is new or has another text now; returns whether
+    /// it was.
+    pub fn fails(&mut self, subject: Subject, text: &str) -> bool {
+        self.fails_by(subject, text, text)
+    }
+
+    /// The same, logged only if the problem is new or is of another kind now: its text may change.
+    pub fn fails_by(&mut self, subject: Subject, kind: &str, text: &str) -> bool {
+        let problem = Problem {
+            kind: kind.into(),
+            text: text.into(),
+        };
+        let before = self.current.remove(&subject);
+        let is_new = before.as_ref().is_none_or(|before| before.problem.kind != kind);
+        if is_new {
+            warn!("{subject}: {text}");
+        }
+        let lasting = Lasting {
+            problem,
+            failures: before.as_ref().map_or(0, |before| before.failures).saturating_add(1),
+            retry_at: before.map_or(Duration::ZERO, |before| before.retry_at),
+        };
+        self.current.insert(subject, lasting);
+        is_new
+    }
+
+    /// The same for a request that failed and is tried again after a pause, which doubles with each failure and is
+    /// at least as long as the server asked for. `now` is steady time, `random` is in 0..1.
+    pub fn backs_off(
+        &mut self,
+        subject: &Subject,
+        problem: &Problem,
+        retry_after: Option<Duration>,
+        now: Duration,
+        random: f64,
+    ) -> bool {
+        let is_new = self.fails_by(subject.clone(), &problem.kind, &problem.text);
+        if let Some(lasting) = self.current.get_mut(subject) {
+            lasting.retry_at = now + backoff(lasting.failures, random).max(retry_after.unwrap_or_default());
+        }
+        is_new
+    }
+
+    /// What is wrong with `subject`, while it is too early to try again.
+    pub fn blocked(&self, subject: &Subject, now: Duration) -> Option<&Problem> {
+        let lasting = self.current.get(subject).filter(|lasting| now < lasting.retry_at)?;
+        Some(&lasting.problem)
+    }
+
+    /// Whether something is wrong with `subject`.
+    pub fn has(&self, subject: &Subject) -> bool {
+        self.current.contains_key(subject)
+    }
+
+    /// Records that somebody else wrote the object at the same time. Returns whether that happened so often in a
+    /// row that it is a refusal in other words.
+    pub fn overtaken(&mut self, subject: &Subject) -> bool {
+        let conflicts = self.conflicts.entry(subject.clone()).or_default();
+        *conflicts = conflicts.saturating_add(1);
+        *conflicts > MAX_CONFLICTS
+    }
+
+    /// Records that `subject` works. Logged if it did not before.
+    pub fn works(&mut self, subject: &Subject) {
+        self.conflicts.remove(subject);
+        if let Some(Lasting { problem, failures, .. }) = self.current.remove(subject) {
+            let plural = if failures == 1 { "failure" } else { "failures" };
+            info!("{subject}: recovered after {failures} {plural}: {}", problem.text);
+        }
+    }
+
+    /// Forgets, without a word, what concerns subjects that are gone.
+    pub fn retain(&mut self, is_there: impl Fn(&Subject) -> bool) {
+        self.current.retain(|subject, _| is_there(subject));
+        self.conflicts.retain(|subject, _| is_there(subject));
+    }
+
+    /// What something is wrong with.
+    pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        self.current.keys()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn problem(kind: &str, text: &str) -> Problem {
+        Problem {
+            kind: kind.into(),
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn a_problem_lasts_until_it_works() {
+        let mut problems = Problems::default();
+        assert!(problems.fails(Subject::ApiServer, "refused"));
+        assert!(!problems.fails(Subject::ApiServer, "refused"), "logged once");
+        assert!(problems.fails(Subject::ApiServer, "another cause"));
+        assert!(!problems.fails_by(Subject::ApiServer, "another cause", "in other words"));
+        problems.works(&Subject::Events);
+        assert!(problems.subjects().next().is_some());
+        problems.works(&Subject::ApiServer);
+        assert!(problems.subjects().next().is_none());
+    }
+
+    #[test]
+    fn a_refusal_in_other_words_is_logged_once() {
+        let mut problems = Problems::default();
+        let mut is_logged = |text| problems.backs_off(&Subject::Events, &problem("500", text), None, NOW, 1.0);
+        assert!(is_logged("read tcp 10.0.0.1:40001: connection reset"));
+        assert!(!is_logged("read tcp 10.0.0.1:40002: connection reset"));
+    }
+
+    #[test]
+    fn pauses_get_longer() {
+        let (mut problems, lan) = (Problems::default(), Subject::Target(TargetKey::group("lan")));
+        assert_eq!(problems.blocked(&lan, NOW), None);
+        let refused = problem("500", "500");
+        let mut pause = || {
+            problems.backs_off(&lan, &refused, None, NOW, 1.0);
+            let ends = (0..200).find(|s| problems.blocked(&lan, NOW + Duration::from_secs(*s)).is_none());
+            ends.expect("it ends")
+        };
+        let pauses: Vec<u64> = (0..8).map(|_| pause()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let asked_for = Some(Duration::from_secs(30));
+        problems.backs_off(&Subject::Events, &problem("429", "429"), asked_for, NOW, 1.0);
+        let is_blocked = |seconds| {
+            problems
+                .blocked(&Subject::Events, NOW + Duration::from_secs(seconds))
+                .is_some()
+        };
+        assert!(is_blocked(29) && !is_blocked(30), "the server said how long");
+        assert_eq!(problems.blocked(&lan, NOW), Some(&refused));
+        problems.works(&lan);
+        assert_eq!(problems.blocked(&lan, NOW), None);
+    }
+
+    #[test]
+    fn twenty_conflicts_in_a_row_are_a_refusal() {
+        let mut problems = Problems::default();
+        let overtaken = |problems: &mut Problems| problems.overtaken(&Subject::Events);
+        assert!((0..20).all(|_| !overtaken(&mut problems)));
+        assert!(overtaken(&mut problems));
+        problems.works(&Subject::Events);
+        assert!(!overtaken(&mut problems));
+    }
+
+    #[test]
+    fn problems_of_what_is_gone_are_forgotten() {
+        let mut problems = Problems::default();
+        problems.fails(Subject::Config("a".into()), "x");
+        problems.fails(Subject::NodeConfig("a".into()), "x");
+        problems.retain(|subject| *subject == Subject::Config("a".into()));
+        assert_eq!(problems.subjects().collect::<Vec<_>>(), [&Subject::Config("a".into())]);
+    }
+}
