@@ -144,9 +144,9 @@ impl Agent {
         }
         self.reconciler
             .problems
-            .fails_by(Subject::ApiServer, &error.kind(), &error.to_string());
+            .fails_by(Subject::ApiServer, &error.kind().to_string(), &error.to_string());
         Ended::Failed {
-            wants_rest: error.wants_rest(),
+            wants_rest: error.is_overloaded(),
             retry_after: error.retry_after(),
         }
     }

@@ -94,7 +94,7 @@ impl Problems {
     /// The same for a request that failed by `error` and is tried again after a pause, which doubles with each
     /// failure and is as long as the server asked for at least. `now` is steady time.
     pub fn backs_off(&mut self, subject: Subject, text: &str, error: &Error, now: Duration, dice: f64) -> bool {
-        let is_new = self.fails_by(subject.clone(), &error.kind(), text);
+        let is_new = self.fails_by(subject.clone(), &error.kind().to_string(), text);
         if let Some(problem) = self.current.get_mut(&subject) {
             problem.retry_at = now + backoff(problem.failures, dice).max(error.retry_after().unwrap_or_default());
         }
@@ -158,10 +158,8 @@ mod tests {
     fn refused(seconds: Option<u64>) -> Error {
         let refusal = Refusal {
             status: 500,
-            reason: String::new(),
-            message: String::new(),
             retry_after: seconds.map(Duration::from_secs),
-            names_object: true,
+            ..Refusal::default()
         };
         Error {
             verb: "PATCH",

@@ -262,7 +262,7 @@ impl Reconciler {
         error: &Error,
         host: &mut dyn Host,
     ) -> Result<bool, Failure> {
-        if error.is_transport() || error.is_unauthorized() {
+        if error.is_unreachable() || error.is_unauthorized() {
             return Err(Failure::Request(error.clone()));
         }
         let is_new = self

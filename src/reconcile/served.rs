@@ -1,10 +1,9 @@
 //! This project's own API: its CRDs are applied at the start, and missed when somebody deletes them.
 
-use serde::de::DeserializeOwned;
-
 use super::{Failure, Reconciler};
 use crate::kube::Error;
-use crate::kube::objects::List;
+use crate::kube::decode::Item;
+use crate::kube::objects::{BadItem, List};
 use crate::node::Host;
 use crate::problems::Subject;
 use crate::resources::config::{CONFIGS, Config};
@@ -17,11 +16,18 @@ impl Reconciler {
     }
 
     /// Reads a list of objects of this project.
-    pub(super) fn list<T: DeserializeOwned>(&mut self, path: &'static str) -> Result<Vec<T>, Failure> {
+    pub(super) fn list<T: Item>(&mut self, path: &'static str) -> Result<Vec<T>, Failure> {
         match self.client.get::<List<T>>(path) {
             Ok(list) => {
                 self.served.insert(path);
-                Ok(list.items)
+                let read = |item| match item {
+                    Ok(item) => Some(item),
+                    Err(bad) => {
+                        self.item_failed(path, bad);
+                        None
+                    }
+                };
+                Ok(list.items.into_iter().filter_map(read).collect())
             }
             Err(e) if e.is_absent_api() => {
                 self.crds.forget();
@@ -32,6 +38,14 @@ impl Reconciler {
             }
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn item_failed(&mut self, path: &str, bad: BadItem) {
+        let subject = match path == CONFIGS {
+            true => Subject::Config(bad.name),
+            false => Subject::NodeConfig(bad.name),
+        };
+        self.problems.fails(subject, &bad.problem);
     }
 
     /// An API that was served is gone: whoever deleted a CRD deleted all objects of its kind.
@@ -52,7 +66,7 @@ impl Reconciler {
 
     /// Applies the CRDs, if that is due.
     pub(super) fn deploy_crds(&mut self, host: &mut dyn Host) -> Result<(), Failure> {
-        match self.crds.deploy(&mut self.client, host.now())? {
+        match self.crds.deploy(&mut self.client, host.now(), host.dice())? {
             Deployment::Unchanged => {}
             Deployment::Established => self.problems.works(&Subject::Crds),
             Deployment::Served(problem) => {
