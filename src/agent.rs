@@ -142,9 +142,9 @@ impl Agent {
         }
         self.reconciler
             .problems
-            .fails_by(Subject::ApiServer, &error.kind(), &error.to_string());
+            .fails_by(Subject::ApiServer, &error.kind().to_string(), &error.to_string());
         RoundEnd::Failed {
-            is_overloaded: error.wants_rest(),
+            is_overloaded: error.is_overloaded(),
             retry_after: error.retry_after(),
         }
     }

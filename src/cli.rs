@@ -94,15 +94,20 @@ pub fn print(text: &str) -> ExitCode {
     }
 }
 
+/// Prints on standard error. That may be closed: then the exit status has to do.
+pub fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Says what is wrong with arguments or settings.
 pub fn usage(problem: &str) -> ExitCode {
-    eprintln!("k6u: {problem}");
+    note(&format!("k6u: {problem}\n"));
     ExitCode::from(USAGE)
 }
 
 /// Says what failed.
 pub fn failure(problem: &str) -> ExitCode {
-    eprintln!("k6u: {problem}");
+    note(&format!("k6u: {problem}\n"));
     ExitCode::FAILURE
 }
 

@@ -2,13 +2,15 @@
 
 use std::io::Write;
 
+use crate::kube::Redactor;
 use crate::time::Timestamp;
 
-/// Starts the log with an env_logger filter.
-pub fn start(filter: &str) {
+/// Starts the log with an env_logger filter. Each line passes the redactor: none can be forged by a name or a value in
+/// it, and none has the token.
+pub fn start(filter: &str, redactor: Redactor) {
     env_logger::Builder::new()
         .parse_filters(filter)
-        .format(|line, record| {
+        .format(move |line, record| {
             // Other crates log what is sent, and so the token: no level may show that.
             if record.target() != "k6u" && !record.target().starts_with("k6u::") {
                 return Ok(());
@@ -18,7 +20,7 @@ pub fn start(filter: &str) {
                 "{} {:5} {}",
                 Timestamp::of_this_machine(),
                 record.level(),
-                record.args()
+                redactor.clean(&record.args().to_string())
             )
         })
         .init();

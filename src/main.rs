@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use k6u::agent::Agent;
 use k6u::cli::{self, Command};
-use k6u::kube::Client;
+use k6u::kube::{Client, Redactor};
 use k6u::node::host::ThisNode;
 use k6u::node::observe::{Observer, hostname};
 use k6u::node::wait;
@@ -62,18 +62,21 @@ fn once() -> ExitCode {
 
 /// Reads the settings and opens what the loop needs; `on_signal` is the exit status for a signal.
 fn start(on_signal: i32) -> Result<(Agent, ThisNode), ExitCode> {
-    let settings = read_settings().map_err(|bad| cli::usage(&bad.to_string()))?;
+    let redactor = Redactor::default();
+    let settings = read_settings(&redactor).map_err(|bad| cli::usage(&bad.to_string()))?;
     let node = wait::exit_on_signals(on_signal).and_then(|()| ThisNode::new());
     let node = node.map_err(|e| cli::failure(&format!("cannot open a netlink socket or handle signals: {e}")))?;
+    let schedule = Schedule::new(settings.interval);
     info!(
         "k6u {} on node {}, every {} s, API server {}",
         cli::version(),
         settings.node_name,
-        settings.interval.as_secs(),
+        schedule.update_interval().as_secs(),
         settings.api_server
     );
-    let schedule = Schedule::new(settings.interval);
-    let client = Client::new(settings.api_server, settings.service_account).on_answer(wait::start_alarm);
+    let client = Client::new(settings.api_server, settings.service_account)
+        .with_redactor(redactor)
+        .on_answer(wait::start_alarm);
     let reconciler = Reconciler::new(
         client,
         settings.node_name,
@@ -83,14 +86,14 @@ fn start(on_signal: i32) -> Result<(Agent, ThisNode), ExitCode> {
     Ok((Agent::new(reconciler, schedule), node))
 }
 
-fn read_settings() -> Result<Settings, BadSetting> {
+fn read_settings(redactor: &Redactor) -> Result<Settings, BadSetting> {
     let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    logging::start(&settings::log_filter(variable)?);
+    logging::start(&settings::log_filter(variable)?, redactor.clone());
     Settings::read(variable, hostname)
 }
 
 fn print_preview(preview: Preview) -> ExitCode {
-    eprint!("{}", preview.notes);
+    cli::note(&preview.notes);
     let printed = cli::print(&preview.yaml);
     if preview.ready { printed } else { ExitCode::FAILURE }
 }

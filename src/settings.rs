@@ -167,7 +167,11 @@ fn url_host(text: &str) -> Option<String> {
     match bare.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) => Some(format!("[{address}]")),
         Ok(IpAddr::V4(address)) => Some(address.to_string()),
-        Err(_) => is_subdomain(text).then(|| text.to_string()),
+        Err(_) => {
+            // DNS takes capitals, and a dot at the end, which certificates do not have.
+            let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+            is_subdomain(&name).then_some(name)
+        }
     }
 }
 
@@ -214,10 +218,22 @@ mod tests {
             ("[fd00::1]", "https://[fd00::1]:443"),
             ("192.0.2.1", "https://192.0.2.1:443"),
             ("api.example.com", "https://api.example.com:443"),
+            ("API.example.com", "https://api.example.com:443"),
+            ("api.example.com.", "https://api.example.com:443"),
         ] {
             assert_eq!(read(&[("KUBERNETES_SERVICE_HOST", host)]).unwrap().api_server, url);
         }
-        for host in ["http://127.0.0.1", "a/b", "a:1", "user@host", "fd00::1%eth0", "a b"] {
+        for host in [
+            "http://127.0.0.1",
+            "a/b",
+            "a:1",
+            "user@host",
+            "fd00::1%eth0",
+            "a b",
+            ".",
+            "a..",
+            ".a",
+        ] {
             assert!(read(&[("KUBERNETES_SERVICE_HOST", host)]).is_err(), "{host}");
         }
     }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
-/// A token is some 1 KiB, a bundle of CAs some KiB; more is some other file.
-const MOST_TOKEN: u64 = 64 * 1024;
-const MOST_CA: u64 = 512 * 1024;
+/// A token is some 1 KiB. The head of a request has to fit into the 16 KiB of the client's output buffer.
+const MAX_TOKEN: u64 = 12 * 1024;
+/// A bundle of CAs is some KiB; more is some other file.
+const MAX_CA: u64 = 512 * 1024;
 /// Most are no longer, and so read by one call.
 const USUAL: usize = 4 * 1024;
 
@@ -26,7 +27,7 @@ impl Account {
     /// The bearer token as it is in the file now.
     pub(super) fn token(&self) -> Result<String, String> {
         let path = self.folder.join("token");
-        let bytes = read(&path, MOST_TOKEN)?;
+        let bytes = read(&path, MAX_TOKEN)?;
         let token = bytes.trim_ascii();
         if token.is_empty() {
             return Err(format!("{} is empty", path.display()));
@@ -43,7 +44,7 @@ impl Account {
 
     /// `ca.crt` as it is in the file now, not parsed.
     pub(super) fn ca_bundle(&self) -> Result<Vec<u8>, String> {
-        read(&self.ca_path(), MOST_CA)
+        read(&self.ca_path(), MAX_CA)
     }
 
     /// The certificates in such a bundle, at least one.

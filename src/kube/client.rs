@@ -18,17 +18,16 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
-use super::decode::decode;
+use super::decode::{decode, is_out_of_bounds};
 use super::error::{Cause, Error};
-use super::refusal::{MOST_REFUSAL, Refusal, clean, retry_after};
-use super::transport::{Link, SameThreadResolver, TcpConnector};
+use super::redact::{Redactor, excerpt};
+use super::refusal::{MAX_REFUSAL, Refusal, retry_after};
+use super::transport::{Connected, Link, NoResolver, TcpConnector};
 use crate::time::Timestamp;
 
-/// From connecting to the last byte of the answer. Under a CPU limit of 8m a TLS handshake alone
+/// From the lookup of the name to the last byte of the response. Under a CPU limit of 8m a TLS handshake alone
 /// can take a second.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// A longer answer is an error. Decoding keeps little of it; this bounds the time that it takes.
-const MOST_BODY: u64 = 32 * 1024 * 1024;
 /// An idle connection is kept for longer than the longest UPDATE_INTERVAL, a day.
 const IDLE: Duration = Duration::from_secs(2 * 86_400);
 
@@ -61,7 +60,9 @@ pub struct Client {
     account: Account,
     token: String,
     session: Option<Session>,
+    redactor: Redactor,
     link: Link,
+    time_limit: Duration,
     requests: u64,
     server_time: Option<Timestamp>,
     on_answer: fn(),
@@ -83,11 +84,24 @@ impl Client {
             account: Account::new(service_account),
             token: String::new(),
             session: None,
+            redactor: Redactor::default(),
             link: Link::default(),
+            time_limit: REQUEST_TIME,
             requests: 0,
             server_time: None,
             on_answer: || {},
         }
+    }
+
+    /// The same, which tells this redactor its token.
+    pub fn with_redactor(mut self, redactor: Redactor) -> Self {
+        self.redactor = redactor;
+        self
+    }
+
+    /// Takes the token out of texts.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// The same, which calls this whenever the API server answered.
@@ -113,6 +127,7 @@ impl Client {
     /// [`Cause::Account`] if a file is missing or is not what it should be.
     pub fn read_account(&mut self) -> Result<(), Error> {
         self.token = self.account.token().map_err(account_error)?;
+        self.redactor.set_token(&self.token);
         let ca_bundle = self.account.ca_bundle().map_err(account_error)?;
         if self.session.as_ref().is_none_or(|s| s.ca_bundle != ca_bundle) {
             let certificates = self.account.certificates(&ca_bundle).map_err(account_error)?;
@@ -121,7 +136,12 @@ impl Client {
                 .unversioned_rustls_crypto_provider(Arc::new(crypto_provider()))
                 .build();
             self.session = Some(Session {
-                agent: agent(tls, TcpConnector(self.link.clone()).chain(RustlsConnector::default())),
+                agent: agent(
+                    tls,
+                    TcpConnector::new(self.link.clone())
+                        .chain(RustlsConnector::default())
+                        .chain(Connected(self.link.clone())),
+                ),
                 ca_bundle,
             });
         }
@@ -150,13 +170,17 @@ impl Client {
     /// See [`Cause`].
     pub fn create(&mut self, path: &str, object: &impl Serialize) -> Result<(), Error> {
         let body = encode("POST", path, object)?;
-        let call = Call {
-            verb: "POST",
-            path,
-            accept: METADATA_ONLY,
-            body: Some((JSON, &body)),
-        };
-        self.request::<IgnoredAny>(call).map(drop)
+        self.write::<IgnoredAny>("POST", path, METADATA_ONLY, (JSON, &body))
+            .map(drop)
+    }
+
+    /// The same, which gives the object as it was stored.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn create_returning<T: DeserializeOwned>(&mut self, path: &str, object: &impl Serialize) -> Result<T, Error> {
+        let body = encode("POST", path, object)?;
+        self.write("POST", path, JSON, (JSON, &body))
     }
 
     /// Changes an object by a merge patch.
@@ -168,13 +192,35 @@ impl Client {
         self.patch(path, ContentType::MergePatch, &body)
     }
 
+    /// The same, which gives the object as it is stored then.
+    ///
+    /// # Errors
+    /// See [`Cause`].
+    pub fn merge_patch_returning<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        patch: &impl Serialize,
+    ) -> Result<T, Error> {
+        let body = encode("PATCH", path, patch)?;
+        self.write("PATCH", path, JSON, (ContentType::MergePatch.header(), &body))
+    }
+
     /// Changes an object by a patch that is already written.
     ///
     /// # Errors
     /// See [`Cause`].
     pub fn patch(&mut self, path: &str, content_type: ContentType, body: &[u8]) -> Result<(), Error> {
-        let call = Call::patch(path, METADATA_ONLY, content_type, body);
-        self.request::<IgnoredAny>(call).map(drop)
+        self.write::<IgnoredAny>("PATCH", path, METADATA_ONLY, (content_type.header(), body))
+            .map(drop)
+    }
+
+    /// Does requests each of which has no more time than this. Without time left nothing is sent.
+    pub fn within<R>(&mut self, limit: Duration, requests: impl FnOnce(&mut Self) -> R) -> R {
+        let before = self.time_limit;
+        self.time_limit = before.min(limit);
+        let result = requests(self);
+        self.time_limit = before;
+        result
     }
 
     /// The clock of the API server, as its last answer told; `None` before the first.
@@ -192,9 +238,32 @@ impl Client {
         self.link.opened()
     }
 
+    /// A write asks the API server to give up after half of the request's time: then a write that k6u takes for
+    /// failed is not carried out later.
+    fn write<T: DeserializeOwned>(
+        &mut self,
+        verb: &'static str,
+        path: &str,
+        accept: &'static str,
+        body: (&'static str, &[u8]),
+    ) -> Result<T, Error> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}timeout={}", go_duration(self.time_limit / 2));
+        self.request(Call {
+            verb,
+            path: &path,
+            accept,
+            body: Some(body),
+        })
+    }
+
     fn request<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
+        if self.time_limit.is_zero() {
+            return Err(call.failed(Cause::TimedOut("there was no time left for it".into())));
+        }
+        let deadline = Instant::now() + self.time_limit;
         let opened = self.link.opened();
-        let first = self.try_once(call);
+        let first = self.try_once(call, deadline);
         let on_old_connection = opened > 0 && self.link.opened() == opened;
         match first {
             // An idle connection may die unnoticed; one that lives but does not answer is another matter.
@@ -202,44 +271,54 @@ impl Client {
             Err(Error {
                 cause: Cause::NoAnswer(_),
                 ..
-            }) if on_old_connection && call.verb != "POST" => self.try_once(call),
+            }) if on_old_connection && call.verb != "POST" => self.try_once(call, deadline),
             other => other,
         }
     }
 
-    fn try_once<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
-        let mut response = self.send(call)?;
-        let mut reader = response.body_mut().with_config().limit(MOST_BODY).reader();
+    fn try_once<T: DeserializeOwned>(&mut self, call: Call, deadline: Instant) -> Result<T, Error> {
+        let mut response = self.send(call, deadline)?;
+        let mut reader = response.body_mut().with_config().reader();
         decode(&mut reader).map_err(|e| self.unusable(call, e))
     }
 
     /// Sends a request; gives what is not an error's answer.
-    fn send(&mut self, call: Call) -> Result<Response<Body>, Error> {
-        let no_answer = |what: &dyn Display| call.failed(Cause::NoAnswer(clean(&what.to_string(), &self.token)));
+    fn send(&mut self, call: Call, deadline: Instant) -> Result<Response<Body>, Error> {
+        let clean = |what: &dyn Display| excerpt(&self.redactor.clean(&what.to_string()));
+        let malformed = |what: &dyn Display| call.failed(Cause::Malformed(clean(what)));
         let Some(session) = &self.session else {
             return Err(call.failed(Cause::Account("it was not read yet".into())));
         };
         let mut request = Request::builder()
-            .method(Method::from_bytes(call.verb.as_bytes()).map_err(|e| no_answer(&e))?)
+            .method(Method::from_bytes(call.verb.as_bytes()).map_err(|e| malformed(&e))?)
             .uri(
                 format!("{}{}", self.api_server, call.path)
                     .parse::<Uri>()
-                    .map_err(|e| no_answer(&e))?,
+                    .map_err(|e| malformed(&e))?,
             )
             .header(header::ACCEPT, call.accept)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token));
         self.requests += 1;
-        self.link.set_deadline(Instant::now() + REQUEST_TIME);
+        self.link.start_request(deadline);
         let sent = match call.body {
             Some((content_type, bytes)) => {
                 request = request.header(header::CONTENT_TYPE, content_type);
-                session.agent.run(request.body(bytes).map_err(|e| no_answer(&e))?)
+                session.agent.run(request.body(bytes).map_err(|e| malformed(&e))?)
             }
-            None => session.agent.run(request.body(()).map_err(|e| no_answer(&e))?),
+            None => session.agent.run(request.body(()).map_err(|e| malformed(&e))?),
         };
-        let mut response = sent.map_err(|e| match e {
-            ureq::Error::Timeout(_) => call.failed(Cause::TimedOut(out_of_time())),
-            other => no_answer(&explain(&other)),
+        let mut response = sent.map_err(|e| {
+            let is_timeout = matches!(e, ureq::Error::Timeout(_));
+            let what = if is_timeout {
+                self.out_of_time()
+            } else {
+                clean(&explain(&e))
+            };
+            call.failed(match is_timeout {
+                _ if self.link.is_connecting() || is_refused(&e) => Cause::Unreachable(what),
+                true => Cause::TimedOut(what),
+                false => Cause::NoAnswer(what),
+            })
         })?;
         (self.on_answer)();
         self.server_time = header_of(&response, header::DATE)
@@ -258,17 +337,27 @@ impl Client {
         let mut body = Vec::new();
         let reader = response.body_mut().with_config().reader();
         // A body that breaks off says less, but the status stands.
-        let _ = reader.take(MOST_REFUSAL as u64).read_to_end(&mut body);
-        Refusal::read(status, &body, wait, &self.token)
+        let _ = reader.take(MAX_REFUSAL as u64).read_to_end(&mut body);
+        Refusal::read(status, &body, wait, &self.redactor)
     }
 
     fn unusable(&self, call: Call, error: serde_json::Error) -> Error {
-        let what = clean(&error.to_string(), &self.token);
+        let what = excerpt(&self.redactor.clean(&error.to_string()));
         call.failed(match error.classify() {
-            Category::Io if is_timeout(error) => Cause::TimedOut(out_of_time()),
-            Category::Io => Cause::NoAnswer(what),
-            _ => Cause::Unclear(what),
+            Category::Io => match io::Error::from(error) {
+                e if is_out_of_bounds(&e) => Cause::Malformed(what),
+                e if is_timeout(&e) => Cause::TimedOut(self.out_of_time()),
+                _ => Cause::NoAnswer(what),
+            },
+            _ => Cause::Malformed(what),
         })
+    }
+
+    fn out_of_time(&self) -> String {
+        format!(
+            "timed out after {} s",
+            (self.time_limit.as_secs_f64() * 10.0).round() / 10.0
+        )
     }
 }
 
@@ -290,15 +379,6 @@ impl<'a> Call<'a> {
             path,
             accept,
             body: None,
-        }
-    }
-
-    fn patch(path: &'a str, accept: &'static str, content_type: ContentType, body: &'a [u8]) -> Self {
-        Call {
-            verb: "PATCH",
-            path,
-            accept,
-            body: Some((content_type.header(), body)),
         }
     }
 
@@ -356,27 +436,35 @@ fn agent(tls: TlsConfig, connector: impl Connector) -> Agent {
         .input_buffer_size(16 * 1024)
         .output_buffer_size(16 * 1024)
         .build();
-    Agent::with_parts(config, connector, SameThreadResolver::default())
+    Agent::with_parts(config, connector, NoResolver)
 }
 
 fn encode(verb: &'static str, path: &str, value: &impl Serialize) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(value).map_err(|e| Error::unclear(verb, path, e.to_string()))
+    serde_json::to_vec(value).map_err(|e| Error::malformed(verb, path, e.to_string()))
 }
 
 fn header_of(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
     response.headers().get(name)?.to_str().ok()
 }
 
-fn out_of_time() -> String {
-    format!("timed out after {} s", REQUEST_TIME.as_secs())
+/// A time as Go's time.ParseDuration reads it.
+fn go_duration(time: Duration) -> String {
+    // 0 is no limit.
+    match time.as_millis().max(1) {
+        millis if millis % 1000 == 0 => format!("{}s", millis / 1000),
+        millis => format!("{millis}ms"),
+    }
 }
 
 /// Whether reading the body failed because the request's time was over.
-fn is_timeout(error: serde_json::Error) -> bool {
-    let source = io::Error::from(error)
-        .into_inner()
-        .and_then(|inner| inner.downcast::<ureq::Error>().ok());
-    source.is_some_and(|inner| matches!(*inner, ureq::Error::Timeout(_)))
+fn is_timeout(error: &io::Error) -> bool {
+    let source = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(source, Some(ureq::Error::Timeout(_)))
+}
+
+/// Whether nobody listens, which a transport without connections finds out later.
+fn is_refused(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// What a failed connection means, in words that help.

@@ -1,35 +1,154 @@
-//! Decoding with bounds: whatever an answer holds, what is kept of each value in it is small.
+//! Decoding with bounds: whatever an answer holds, what is kept of it is small.
 //!
 //! Answers are decoded straight from the connection. Unknown fields are skipped as they come by, so
-//! they cost time and no memory.
+//! they cost time and no memory. What is kept is counted against a budget, in bytes as the allocator gives them:
+//! [`MAX_KEPT`] for an answer, [`MAX_ITEM`] for one object of a list.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
+use std::marker::PhantomData;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// What is kept of one [`Bounded`] value: some 10 MB at the very worst. No object that its schema accepts
-/// has as many values.
-pub const MOST_VALUES: usize = 100_000;
+/// What is kept of one answer: the lists of a cluster with a thousand nodes, or an object with 50,000 CIDRs.
+pub const MAX_KEPT: usize = 6 * 1024 * 1024;
+/// What is kept of one object in a list; more is that object's failure.
+pub const MAX_ITEM: usize = 4 * 1024 * 1024;
 /// A longer text is cut off here: no field that k6u reads may be as long.
-const MOST_TEXT: usize = 1024;
+const MAX_TEXT: usize = 1024;
 /// Nesting beyond this is skipped: no field that k6u reads is as deep.
-const MOST_DEPTH: usize = 8;
+const MAX_DEPTH: usize = 8;
+
+/// A longer answer is an error. Decoding keeps little of it; this bounds the time that it takes.
+const MAX_ANSWER: u64 = 32 * 1024 * 1024;
+/// A text is in memory as a whole while it is read, also one that is skipped; etcd takes no objects of this size.
+const MAX_TEXT_READ: usize = 1024 * 1024;
+/// Each level takes a byte while it is read. Kubernetes' own decoder takes as many.
+const MAX_DEPTH_READ: usize = 10_000;
+
+/// A slot in a `Vec<Value>`, which is full by half at least.
+const VALUE: usize = 2 * size_of::<Value>();
+/// The heap's part of a text, beside its bytes.
+const TEXT: usize = 24;
+
+thread_local! {
+    /// How many bytes may still be kept of what is being decoded.
+    static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Takes from the budget.
+fn spend(bytes: usize) {
+    LEFT.set(LEFT.get().map(|left| left.saturating_sub(bytes)));
+}
+
+fn is_over() -> bool {
+    LEFT.get() == Some(0)
+}
+
+/// Decodes with a part of the budget, so much at most; says whether that was enough.
+fn with_budget<R>(limit: usize, read: impl FnOnce() -> R) -> (R, bool) {
+    let before = LEFT.get();
+    let share = before.unwrap_or(limit).min(limit);
+    LEFT.set(Some(share));
+    let result = read();
+    let left = LEFT.get().unwrap_or(0);
+    LEFT.set(before.map(|before| before - (share - left)));
+    (result, left > 0)
+}
 
 /// Decodes one answer, or any other JSON.
 ///
 /// The reader is of one type for all, so that each decoder is in the binary once.
 ///
 /// # Errors
-/// Those of reading, what is no JSON, and what is of another type than `T`.
+/// Those of reading, what is no JSON, what is of another type than `T`, and what is too large.
 pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
-    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(4096, reader));
-    let value = T::deserialize(&mut deserializer)?;
+    let guard = Guard {
+        reader,
+        read: 0,
+        depth: 0,
+        text: None,
+        is_escaped: false,
+    };
+    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(4096, guard));
+    let value = with_budget(MAX_KEPT, || T::deserialize(&mut deserializer)).0?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// Watches what is read: the decoder keeps texts and nesting in memory, of what it skips, too.
+struct Guard<'a> {
+    reader: &'a mut dyn Read,
+    read: u64,
+    depth: usize,
+    /// Inside a text: how many bytes of it were read.
+    text: Option<usize>,
+    is_escaped: bool,
+}
+
+impl Guard<'_> {
+    fn look(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        for byte in bytes {
+            let Some(length) = &mut self.text else {
+                match byte {
+                    b'"' => self.text = Some(0),
+                    b'[' | b'{' => {
+                        self.depth += 1;
+                        if self.depth > MAX_DEPTH_READ {
+                            return Err("it is nested in more than 10000 levels");
+                        }
+                    }
+                    b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+                    _ => {}
+                }
+                continue;
+            };
+            *length += 1;
+            if *length > MAX_TEXT_READ {
+                return Err("a text in it is longer than 1 MiB");
+            }
+            if *byte == b'"' && !self.is_escaped {
+                self.text = None;
+            }
+            self.is_escaped = *byte == b'\\' && !self.is_escaped;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Guard<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        self.read += length as u64;
+        let within = match self.read {
+            ..=MAX_ANSWER => self.look(&buffer[..length]),
+            _ => Err("it is longer than 32 MiB"),
+        };
+        within.map_err(|what| io::Error::new(io::ErrorKind::InvalidData, OutOfBounds(what)))?;
+        Ok(length)
+    }
+}
+
+/// Too large to be read.
+#[derive(Debug)]
+struct OutOfBounds(&'static str);
+
+impl fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for OutOfBounds {}
+
+/// Whether it was not the reader that failed, but [`decode`] that gave up on it.
+pub fn is_out_of_bounds(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<OutOfBounds>())
 }
 
 /// For a field that may be `null` in place of being absent.
@@ -42,64 +161,253 @@ pub fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A map as `T`; `None` for anything else.
+///
+/// # Errors
+/// Those of `T`.
+pub fn map_only<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    deserializer.deserialize_any(MapOnly(PhantomData))
+}
+
+struct MapOnly<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MapOnly<T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<T>, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Option<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(entries)).map(Some)
+    }
+}
+
+/// For a field with a map by name, of as many entries as the budget allows; anything else is an empty one.
+///
+/// # Errors
+/// Those of `V`.
+pub fn entries<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, V>, D::Error> {
+    Ok(map_only::<D, Entries<V>>(deserializer)?.map_or_else(BTreeMap::new, |entries| entries.0))
+}
+
+struct Entries<V>(BTreeMap<String, V>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor(PhantomData))
+    }
+}
+
+struct EntriesVisitor<V>(PhantomData<V>);
+
+impl<'de, V: Deserialize<'de>> Visitor<'de> for EntriesVisitor<V> {
+    type Value = Entries<V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<V>, A::Error> {
+        let mut all = BTreeMap::new();
+        // A node of a BTreeMap has room for eleven, and is full by half at least.
+        let entry = size_of::<String>() + size_of::<V>();
+        spend(9 * entry);
+        while let Some(Text(key)) = map.next_key()? {
+            spend(2 * entry + TEXT + key.len());
+            let value = map.next_value()?;
+            if !is_over() {
+                all.insert(key, value);
+            }
+        }
+        Ok(Entries(all))
+    }
+}
+
+/// A text of which only the start is kept.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl Visitor<'_> for TextVisitor {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(cut(text).to_string()))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// One item of a list that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadItem {
+    /// Its name; empty if that cannot be read either.
+    pub name: String,
+    /// Why.
+    pub problem: String,
+}
+
+/// An object that a list may hold.
+pub trait Item: DeserializeOwned {
+    /// Its name, as far as it was read, and what is wrong with its metadata.
+    fn name(&self) -> Result<&str, BadItem>;
+}
+
+/// Reads a list: each item on its own, as many as the budget allows.
+///
+/// # Errors
+/// If the list is too large as a whole.
+pub fn items<'de, D: Deserializer<'de>, T: Item>(deserializer: D) -> Result<Vec<Result<T, BadItem>>, D::Error> {
+    Ok(Option::<Items<T>>::deserialize(deserializer)?.map_or_else(Vec::new, |items| items.0))
+}
+
+struct Items<T>(Vec<Result<T, BadItem>>);
+
+impl<'de, T: Item> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ItemsVisitor(PhantomData))
+    }
+}
+
+struct ItemsVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Item> Visitor<'de> for ItemsVisitor<T> {
+    type Value = Items<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Items<T>, A::Error> {
+        let mut all = Vec::new();
+        loop {
+            // The vector is full by half at least.
+            spend(2 * size_of::<Result<T, BadItem>>());
+            if is_over() {
+                while sequence.next_element::<IgnoredAny>()?.is_some() {}
+                return Err(serde::de::Error::custom(format_args!(
+                    "the list is too large: {} objects take more than {MAX_KEPT} bytes of memory",
+                    all.len()
+                )));
+            }
+            match sequence.next_element::<ReadItem<T>>()? {
+                Some(item) => all.push(item.0),
+                None => return Ok(Items(all)),
+            }
+        }
+    }
+}
+
+struct ReadItem<T>(Result<T, BadItem>);
+
+impl<'de, T: Item> Deserialize<'de> for ReadItem<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let before = LEFT.get();
+        let (item, is_whole) = with_budget(MAX_ITEM, || map_only::<D, T>(deserializer));
+        let Some(item) = item? else {
+            return Ok(ReadItem(Err(BadItem {
+                name: String::new(),
+                problem: "it is not an object".into(),
+            })));
+        };
+        let bad = match item.name() {
+            Err(bad) => bad,
+            Ok(_) if is_whole => return Ok(ReadItem(Ok(item))),
+            Ok(name) => BadItem {
+                name: name.into(),
+                problem: format!("it is too large: it takes more than {MAX_ITEM} bytes of memory"),
+            },
+        };
+        // The item itself is not kept.
+        LEFT.set(before);
+        spend(2 * TEXT + bad.name.len() + bad.problem.len());
+        Ok(ReadItem(Err(bad)))
+    }
+}
+
 /// A value of whatever type, bounded in size and depth: for fields that are checked by hand, because
 /// an object may be older than its schema.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bounded {
     /// What was read.
     pub value: Value,
-    /// It holds more than [`MOST_VALUES`], of which the rest was skipped.
+    /// It is larger than the budget, and the rest was skipped.
     pub is_cut: bool,
 }
 
 impl<'de> Deserialize<'de> for Bounded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let count = Cell::new(0);
-        let seed = Seed {
-            depth: 0,
-            count: &count,
-        };
+        let (value, is_whole) = with_budget(MAX_KEPT, || Seed { depth: 0 }.deserialize(deserializer));
         Ok(Bounded {
-            value: seed.deserialize(deserializer)?,
-            is_cut: seed.is_over(),
+            value: value?,
+            is_cut: !is_whole,
         })
     }
 }
 
 /// Reads one value.
 #[derive(Clone, Copy)]
-struct Seed<'a> {
+struct Seed {
     depth: usize,
-    /// How many values were read so far, with those around this one.
-    count: &'a Cell<usize>,
 }
 
-impl Seed<'_> {
-    fn is_over(self) -> bool {
-        self.count.get() > MOST_VALUES
-    }
-
+impl Seed {
     fn below(self) -> Self {
-        Seed {
-            depth: self.depth + 1,
-            ..self
-        }
+        Seed { depth: self.depth + 1 }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+impl<'de> DeserializeSeed<'de> for Seed {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.count.set(self.count.get().saturating_add(1));
-        if self.depth > MOST_DEPTH || self.is_over() {
+        spend(VALUE);
+        if self.depth > MAX_DEPTH || is_over() {
             return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null);
         }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for Seed {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,13 +443,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(cut(value).to_string()))
+        let text = cut(value);
+        spend(TEXT + text.len());
+        Ok(Value::String(text.to_string()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(self.below())? {
-            if !self.is_over() {
+            if !is_over() {
                 list.push(item);
             }
         }
@@ -150,9 +460,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = entries.next_key::<String>()? {
+        // A node of the map has room for eleven entries.
+        let entry = size_of::<String>() + size_of::<Value>();
+        spend(11 * entry);
+        while let Some(Text(key)) = entries.next_key()? {
+            spend(entry + TEXT + key.len());
             let value = entries.next_value_seed(self.below())?;
-            if !self.is_over() {
+            if !is_over() {
                 map.insert(key, value);
             }
         }
@@ -162,7 +476,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
 /// What is kept of a text: its first 1024 bytes at most.
 pub fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MOST_TEXT)]
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
 #[cfg(test)]
@@ -189,7 +503,7 @@ mod tests {
     fn what_is_too_deep_is_skipped() {
         let text = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         let mut value = bounded(&text).unwrap();
-        for _ in 0..=MOST_DEPTH {
+        for _ in 0..=MAX_DEPTH {
             value = value.as_array().unwrap()[0].clone();
         }
         assert_eq!(value, Value::Null);
@@ -198,19 +512,19 @@ mod tests {
     #[test]
     fn what_is_too_long_is_cut() {
         let long = format!("\"{}\"", "ü".repeat(5000));
-        assert_eq!(bounded(&long).unwrap().as_str().unwrap().len(), MOST_TEXT);
+        assert_eq!(bounded(&long).unwrap().as_str().unwrap().len(), MAX_TEXT);
         let list = |count: usize| {
             let text = format!("{{\"a\":[0{}],\"b\":1}}", ",0".repeat(count - 1));
             serde_json::from_str::<Bounded>(&text).unwrap()
         };
-        // The map, the list and "b" are values, too.
-        let whole = list(MOST_VALUES - 3);
+        let room = MAX_KEPT / VALUE;
+        let whole = list(room - 100);
         assert!(!whole.is_cut && whole.value["b"] == 1);
-        for count in [MOST_VALUES - 2, MOST_VALUES, 3 * MOST_VALUES] {
+        for count in [room, 3 * room] {
             let cut = list(count);
             assert!(cut.is_cut && cut.value["b"].is_null(), "{count}");
             assert!(
-                cut.value["a"].as_array().is_none_or(|list| list.len() <= MOST_VALUES),
+                cut.value["a"].as_array().is_none_or(|list| list.len() <= room),
                 "{count}"
             );
         }
@@ -218,9 +532,49 @@ mod tests {
 
     #[test]
     fn each_value_is_bounded_on_its_own() {
-        let text = format!("[[0{0}],[1{0}],2]", ",0".repeat(MOST_VALUES * 2 / 3));
+        let text = format!("[[0{0}],[1{0}],2]", ",0".repeat(MAX_KEPT / VALUE * 2 / 3));
         let all: Vec<Bounded> = serde_json::from_str(&text).unwrap();
         assert!(all.iter().all(|one| !one.is_cut));
+    }
+
+    #[test]
+    fn the_values_of_an_answer_are_bounded_together() {
+        let text = format!("[[0{0}],[1{0}],2]", ",0".repeat(MAX_KEPT / VALUE * 2 / 3));
+        let all: Vec<Bounded> = decode(&mut text.as_bytes()).unwrap();
+        assert_eq!(
+            all.iter().map(|one| one.is_cut).collect::<Vec<_>>(),
+            [false, true, true]
+        );
+        // The next answer has the whole budget again.
+        let one: Bounded = decode(&mut &b"[0]"[..]).unwrap();
+        assert!(!one.is_cut && LEFT.get().is_none());
+    }
+
+    #[test]
+    fn what_is_skipped_is_bounded_as_well() {
+        let error = |text: &str| decode::<BTreeMap<String, IgnoredAny>>(&mut text.as_bytes()).unwrap_err();
+        for (text, what) in [
+            (
+                format!(r#"{{"a":"{}"}}"#, "x".repeat(2 << 20)),
+                "a text in it is longer than 1 MiB",
+            ),
+            (
+                format!(r#"{{"{}":1}}"#, "\\n".repeat(1 << 20)),
+                "a text in it is longer than 1 MiB",
+            ),
+            (
+                format!(r#"{{"a":{}}}"#, "[".repeat(1 << 20)),
+                "it is nested in more than 10000 levels",
+            ),
+            (format!("{{{}", " ".repeat(33 << 20)), "it is longer than 32 MiB"),
+        ] {
+            let error = error(&text);
+            assert!(error.to_string().starts_with(what), "{error}");
+            assert!(is_out_of_bounds(&error.into()), "{what}");
+        }
+        assert!(!is_out_of_bounds(&error("{").into()) && !is_out_of_bounds(&error("[]").into()));
+        let many = format!(r#"{{"a":[{}"\"[[[{{\\"]}}"#, r#"["x\"]{"],"#.repeat(50_000));
+        assert!(decode::<BTreeMap<String, IgnoredAny>>(&mut many.as_bytes()).is_ok());
     }
 
     #[test]

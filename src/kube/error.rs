@@ -19,41 +19,69 @@ pub struct Error {
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The service account's files cannot be used, so nothing was asked.
+    /// The service account's files cannot be used, so nothing was sent.
     Account(String),
-    /// No whole answer came: the connection failed.
+    /// No connection could be made: the name, TCP or TLS.
+    Unreachable(String),
+    /// The request was sent, but its response broke off.
     NoAnswer(String),
-    /// No whole answer came in time.
+    /// The request was sent, but no whole response came in time.
     TimedOut(String),
-    /// The answer is not what the API answers.
-    Unclear(String),
+    /// The response is not what the API answers.
+    Malformed(String),
     /// The API server refused.
     Refused(Refusal),
 }
 
+/// What an error is about, without what differs between nodes and between tries: ports, times, request ids.
+/// Its text is part of the text of every error of this kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ErrorKind {
+    /// [`Cause::Account`], with its text, which names the file.
+    Account(String),
+    /// No connection, because of a certificate.
+    Certificate,
+    /// No connection, or no whole response, for whatever reason.
+    NoResponse,
+    /// [`Cause::Malformed`].
+    Malformed,
+    /// [`Cause::Refused`], with status and reason.
+    Refused(u16, String),
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ErrorKind::Account(what) => f.write_str(what),
+            ErrorKind::Certificate => f.write_str("certificate"),
+            ErrorKind::NoResponse => f.write_str("no response from the API server"),
+            ErrorKind::Malformed => f.write_str("unexpected response"),
+            ErrorKind::Refused(status, reason) if reason.is_empty() => write!(f, "{status}"),
+            ErrorKind::Refused(status, reason) => write!(f, "{status} {reason}"),
+        }
+    }
+}
+
 impl Error {
     /// A response that makes no sense, and why.
-    pub fn unclear(verb: &'static str, path: &str, what: String) -> Self {
+    pub fn malformed(verb: &'static str, path: &str, what: String) -> Self {
         Error {
             verb,
             path: path.into(),
-            cause: Cause::Unclear(what),
+            cause: Cause::Malformed(what),
         }
     }
 
     /// As if the API server had answered that it does not serve this.
     pub fn absent_api(verb: &'static str, path: &str) -> Self {
-        let refusal = Refusal {
-            status: 404,
-            reason: String::new(),
-            message: "not served".into(),
-            retry_after: None,
-            names_object: false,
-        };
         Error {
             verb,
             path: path.into(),
-            cause: Cause::Refused(refusal),
+            cause: Cause::Refused(Refusal {
+                status: 404,
+                message: "not served".into(),
+                ..Refusal::default()
+            }),
         }
     }
 
@@ -68,14 +96,23 @@ impl Error {
         self.refusal().is_some_and(|r| r.status == status)
     }
 
-    /// 404 for one object of an API that is served.
+    /// 404 for one object of an API that is served, by the API server itself.
+    ///
+    /// The API server answers in plain text where an API is not served, and with a Status object where it is,
+    /// which names the object, but need not if an aggregated API server made it.
     pub fn is_absent_object(&self) -> bool {
-        self.has_status(404) && self.refusal().is_some_and(|r| r.names_object)
+        let is_object = |r: &Refusal| r.is_status && !r.is_denied_by_webhook() && r.resource != "namespaces";
+        self.has_status(404) && self.refusal().is_some_and(is_object)
     }
 
-    /// 404 for the whole resource: its API is not served (a plain text body says so).
+    /// 404 for the namespace of an object that was to be created.
+    pub fn is_absent_namespace(&self) -> bool {
+        self.has_status(404) && self.refusal().is_some_and(|r| r.resource == "namespaces")
+    }
+
+    /// 404 for the whole resource: its API is not served.
     pub fn is_absent_api(&self) -> bool {
-        self.has_status(404) && !self.is_absent_object()
+        self.has_status(404) && self.refusal().is_some_and(|r| !r.is_status)
     }
 
     /// 409: the object changed since it was read, or exists by now.
@@ -83,19 +120,19 @@ impl Error {
         self.has_status(409)
     }
 
-    /// 401: the token is not accepted.
+    /// 401 by the API server: the token is not accepted.
     pub fn is_unauthorized(&self) -> bool {
         self.has_status(401)
     }
 
-    /// No response came in time.
+    /// The request was sent, but no response came in time.
     pub fn is_timeout(&self) -> bool {
         matches!(self.cause, Cause::TimedOut(_))
     }
 
-    /// Nothing reaches the API server, whatever it is about; a response that is late is another matter.
-    pub fn is_transport(&self) -> bool {
-        matches!(self.cause, Cause::Account(_) | Cause::NoAnswer(_))
+    /// No connection can be made, so no other request would do better.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.cause, Cause::Account(_) | Cause::Unreachable(_))
     }
 
     /// 403 by RBAC. Webhooks and admission policies refuse by 403 as well, in other words (Kubernetes,
@@ -111,24 +148,33 @@ impl Error {
     }
 
     /// Whether the server is overloaded or broken, and must not be asked again soon.
-    pub fn wants_rest(&self) -> bool {
+    pub fn is_overloaded(&self) -> bool {
         self.refusal().is_some_and(|r| r.status == 429 || r.status >= 500)
     }
 
-    /// What sort of trouble this is, whichever request met it: for telling it once.
-    pub fn kind(&self) -> String {
+    /// Whether the answer stays the same until somebody changes rights, rules or the object: 4xx, but for what
+    /// is over by itself (401, 404, 408, 409, 425, 429). A webhook's no is lasting with 401 and 404 as well.
+    pub fn is_lasting_refusal(&self) -> bool {
+        let is_lasting = |r: &Refusal| match r.status {
+            401 | 404 => r.is_denied_by_webhook(),
+            408 | 409 | 425 | 429 => false,
+            status => (400..500).contains(&status),
+        };
+        self.refusal().is_some_and(is_lasting)
+    }
+
+    /// What this error is about, for comparing it with another one of the same request.
+    pub fn kind(&self) -> ErrorKind {
         match &self.cause {
-            Cause::Account(what) => what.clone(),
-            // What is wrong with a certificate, without the times that rustls names.
-            Cause::NoAnswer(what) if what.contains("certificate") => what.split(':').take(3).collect(),
-            Cause::NoAnswer(_) | Cause::TimedOut(_) => "no answer".into(),
-            Cause::Unclear(_) => format!("unclear {}", self.path),
-            Cause::Refused(refusal) if refusal.status == 429 || refusal.status >= 500 => refusal.status.to_string(),
-            Cause::Refused(refusal) => format!("{} {}", refusal.status, self.path),
+            Cause::Account(what) => ErrorKind::Account(what.clone()),
+            Cause::Unreachable(what) if what.contains("certificate") => ErrorKind::Certificate,
+            Cause::Unreachable(_) | Cause::NoAnswer(_) | Cause::TimedOut(_) => ErrorKind::NoResponse,
+            Cause::Malformed(_) => ErrorKind::Malformed,
+            Cause::Refused(refusal) => ErrorKind::Refused(refusal.status, refusal.reason.clone()),
         }
     }
 
-    /// How long to wait, if the server says so.
+    /// How long the server asks to wait, a minute at most.
     pub fn retry_after(&self) -> Option<Duration> {
         self.refusal().and_then(|r| r.retry_after)
     }
@@ -138,20 +184,20 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let refusal = match &self.cause {
             Cause::Account(what) => return write!(f, "the service account cannot be used: {what}"),
-            Cause::NoAnswer(what) | Cause::TimedOut(what) => {
+            Cause::Unreachable(what) | Cause::NoAnswer(what) | Cause::TimedOut(what) => {
                 return write!(
                     f,
                     "{} {}: no response from the API server: {what}",
                     self.verb, self.path
                 );
             }
-            Cause::Unclear(what) => return write!(f, "{} {}: unexpected response: {what}", self.verb, self.path),
+            Cause::Malformed(what) => return write!(f, "{} {}: unexpected response: {what}", self.verb, self.path),
             Cause::Refused(refusal) => refusal,
         };
         write!(f, "{} {}:", self.verb, self.path)?;
         let status = refusal.status.to_string();
         // A body in plain text may begin with the status: "404 page not found".
-        if !refusal.message.starts_with(&status) {
+        if !refusal.reason.is_empty() || !refusal.message.starts_with(&status) {
             write!(f, " {status}")?;
         }
         for part in [&refusal.reason, &refusal.message] {
@@ -173,58 +219,173 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::Redactor;
 
-    fn refused(verb: &'static str, path: &str, status: u16, message: &str, names_object: bool) -> Error {
+    fn refused(status: u16, reason: &str, message: &str) -> Error {
         Error {
-            verb,
-            path: path.into(),
+            verb: "GET",
+            path: "/x".into(),
             cause: Cause::Refused(Refusal {
                 status,
-                reason: String::new(),
+                reason: reason.into(),
                 message: message.into(),
-                retry_after: None,
-                names_object,
+                is_status: !reason.is_empty(),
+                ..Refusal::default()
             }),
+        }
+    }
+
+    /// The answer of an API server, as it is read.
+    fn answered(status: u16, body: &str) -> Error {
+        Error {
+            verb: "GET",
+            path: "/x".into(),
+            cause: Cause::Refused(Refusal::read(status, body.as_bytes(), None, &Redactor::default())),
         }
     }
 
     #[test]
     fn a_missing_right_is_told_from_what_admission_refuses() {
-        let path = "/apis/cilium.io/v2/ciliumcidrgroups/lan";
         let rbac = "ciliumcidrgroups.cilium.io \"lan\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" \
                     cannot get resource \"ciliumcidrgroups\" in API group \"cilium.io\" at the cluster scope";
         assert_eq!(
-            refused("GET", path, 403, rbac, true).to_string(),
-            format!("GET {path}: 403 {rbac}; grant k6u this right (manifests/ has it)")
+            refused(403, "Forbidden", rbac).to_string(),
+            format!("GET /x: 403 Forbidden {rbac}; grant k6u this right (manifests/ has it)")
         );
         let webhook = "x is forbidden: ValidatingAdmissionPolicy 'p' denied request: User may not";
         assert_eq!(
-            refused("GET", path, 403, webhook, true).to_string(),
-            format!("GET {path}: 403 {webhook}")
+            refused(403, "Forbidden", webhook).to_string(),
+            format!("GET /x: 403 Forbidden {webhook}")
         );
     }
 
     #[test]
     fn the_status_is_said_once() {
-        let plain = refused("GET", "/x", 404, "404 page not found", false);
-        assert_eq!(plain.to_string(), "GET /x: 404 page not found");
-        assert_eq!(refused("GET", "/x", 500, "boom", false).to_string(), "GET /x: 500 boom");
+        assert_eq!(
+            refused(404, "", "404 page not found").to_string(),
+            "GET /x: 404 page not found"
+        );
+        assert_eq!(refused(500, "", "boom").to_string(), "GET /x: 500 boom");
     }
 
     #[test]
     fn an_absent_object_and_an_absent_api_differ() {
-        let object = refused("GET", "/x", 404, "ciliumcidrgroups.cilium.io \"x\" not found", true);
-        let api = refused("GET", "/x", 404, "404 page not found", false);
+        let object = answered(
+            404,
+            r#"{"kind":"Status","reason":"NotFound","message":"ciliumcidrgroups.cilium.io \"absent\" not found",
+            "details":{"name":"absent","group":"cilium.io","kind":"ciliumcidrgroups"}}"#,
+        );
         assert!(object.is_absent_object() && !object.is_absent_api());
+        let api = answered(404, "404 page not found\n");
         assert!(api.is_absent_api() && !api.is_absent_object());
+        assert!(Error::absent_api("GET", "/x").is_absent_api());
+    }
+
+    #[test]
+    fn a_status_without_a_name_is_no_absent_api() {
+        for details in ["", r#","details":{}"#, r#","details":null"#] {
+            let body = format!(r#"{{"kind":"Status","reason":"NotFound","message":"not found"{details}}}"#);
+            let error = answered(404, &body);
+            assert!(error.is_absent_object() && !error.is_absent_api(), "{details}");
+        }
+    }
+
+    #[test]
+    fn an_absent_namespace_is_no_absent_object() {
+        let error = answered(
+            404,
+            r#"{"kind":"Status","reason":"NotFound","message":"namespaces \"dns\" not found",
+            "details":{"name":"dns","kind":"namespaces"}}"#,
+        );
+        assert!(error.is_absent_namespace() && !error.is_absent_object() && !error.is_absent_api());
     }
 
     #[test]
     fn storage_that_is_set_up_is_told_from_overload() {
-        assert!(refused("GET", "/x", 429, "storage is (re)initializing", false).is_initializing());
-        assert!(!refused("GET", "/x", 429, "too many requests", false).is_initializing());
-        assert!(refused("GET", "/x", 429, "", false).wants_rest());
-        assert!(refused("GET", "/x", 503, "", false).wants_rest());
-        assert!(!refused("GET", "/x", 409, "", false).wants_rest());
+        assert!(refused(429, "", "storage is (re)initializing").is_initializing());
+        assert!(!refused(429, "", "too many requests").is_initializing());
+        assert!(refused(429, "", "").is_overloaded());
+        assert!(refused(503, "", "").is_overloaded());
+        assert!(!refused(409, "", "").is_overloaded());
+    }
+
+    #[test]
+    fn refusals_that_last() {
+        let denied = "admission webhook \"guard.example.com\" denied the request: not on Fridays";
+        for (status, message) in [
+            (403, ""),
+            (422, ""),
+            (400, denied),
+            (401, denied),
+            (404, denied),
+            (418, denied),
+        ] {
+            assert!(refused(status, "X", message).is_lasting_refusal(), "{status} {message}");
+        }
+        for status in [401, 404, 408, 409, 429, 500, 503, 504] {
+            assert!(!refused(status, "X", "").is_lasting_refusal(), "{status}");
+        }
+        for cause in [
+            Cause::Account(String::new()),
+            Cause::Unreachable(String::new()),
+            Cause::NoAnswer(String::new()),
+            Cause::TimedOut(String::new()),
+            Cause::Malformed(String::new()),
+        ] {
+            let error = Error {
+                verb: "GET",
+                path: "/x".into(),
+                cause,
+            };
+            assert!(!error.is_lasting_refusal(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_kind_is_in_the_text_of_its_errors_and_without_what_differs() {
+        let failed = |cause| Error {
+            verb: "GET",
+            path: "/x".into(),
+            cause,
+        };
+        for (one, other) in [
+            (
+                refused(
+                    500,
+                    "InternalError",
+                    "failed calling webhook: read tcp 10.0.0.1:40001: connection reset",
+                ),
+                refused(
+                    500,
+                    "InternalError",
+                    "failed calling webhook: read tcp 10.0.0.1:40002: connection reset",
+                ),
+            ),
+            (refused(404, "NotFound", "404 not found"), refused(404, "NotFound", "x")),
+            (
+                failed(Cause::TimedOut("timed out after 10 s".into())),
+                failed(Cause::NoAnswer("connection reset".into())),
+            ),
+            (
+                failed(Cause::Unreachable("certificate expired: verification time 1".into())),
+                failed(Cause::Unreachable("certificate expired: verification time 2".into())),
+            ),
+            (
+                failed(Cause::Malformed("column 7".into())),
+                failed(Cause::Malformed("column 8".into())),
+            ),
+            (
+                failed(Cause::Account("token is empty".into())),
+                failed(Cause::Account("token is empty".into())),
+            ),
+        ] {
+            assert_eq!(one.kind(), other.kind());
+            for error in [one, other] {
+                let kind = error.kind().to_string();
+                assert!(error.to_string().contains(&kind), "{error}: {kind}");
+            }
+        }
+        assert_ne!(refused(500, "A", "").kind(), refused(500, "B", "").kind());
+        assert_ne!(refused(500, "A", "").kind(), refused(503, "A", "").kind());
     }
 }

@@ -8,8 +8,10 @@ mod client;
 pub mod decode;
 mod error;
 pub mod objects;
+pub mod redact;
 pub mod refusal;
 mod transport;
 
 pub use client::{Client, ContentType};
-pub use error::{Cause, Error};
+pub use error::{Cause, Error, ErrorKind};
+pub use redact::Redactor;

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+pub use super::decode::BadItem;
+use super::decode::{Bounded, Item, entries, items, map_only, null_is_default};
 
 /// The part of ObjectMeta that k6u reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// Unique within its kind.
     pub name: String,
@@ -20,14 +23,104 @@ pub struct Metadata {
     pub creation_timestamp: String,
     /// For selectors.
     pub labels: Option<BTreeMap<String, String>>,
+    /// Why a field cannot be read; it is as if absent then.
+    pub problem: Option<String>,
 }
 
-/// A list as the API gives it, whole.
+/// The fields as they come: each may be of another type, or `null`, which is the same as absent.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Fields {
+    name: Bounded,
+    uid: Bounded,
+    resource_version: Bounded,
+    generation: Bounded,
+    creation_timestamp: Bounded,
+    labels: Bounded,
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut problem = None;
+        let fields: Option<Fields> = map_only(deserializer)?;
+        if fields.is_none() {
+            problem = Some("metadata is not a map".to_string());
+        }
+        let fields = fields.unwrap_or_default();
+        let mut bad = |field: &str, expected: &str| {
+            problem.get_or_insert_with(|| format!("metadata.{field} is not {expected}"));
+        };
+        let mut text = |field: &str, value: Bounded| match value.value {
+            Value::String(text) => text,
+            Value::Null => String::new(),
+            _ => {
+                bad(field, "a text");
+                String::new()
+            }
+        };
+        let name = text("name", fields.name);
+        let uid = text("uid", fields.uid);
+        let resource_version = text("resourceVersion", fields.resource_version);
+        let creation_timestamp = text("creationTimestamp", fields.creation_timestamp);
+        let generation = match fields.generation.value {
+            Value::Null => 0,
+            value => value.as_i64().unwrap_or_else(|| {
+                bad("generation", "a whole number");
+                0
+            }),
+        };
+        let labels = match fields.labels.value {
+            Value::Null => None,
+            Value::Object(map) => {
+                let pairs = map.into_iter().map(|(key, value)| match value {
+                    Value::String(value) => Some((key, value)),
+                    Value::Null => Some((key, String::new())),
+                    _ => None,
+                });
+                pairs.collect::<Option<_>>().or_else(|| {
+                    bad("labels", "a map of texts");
+                    None
+                })
+            }
+            _ => {
+                bad("labels", "a map of texts");
+                None
+            }
+        };
+        Ok(Metadata {
+            name,
+            uid,
+            resource_version,
+            generation,
+            creation_timestamp,
+            labels,
+            problem,
+        })
+    }
+}
+
+impl Metadata {
+    /// The name, if the metadata could be read, and there is one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<&str, BadItem> {
+        match &self.problem {
+            None if !self.name.is_empty() => Ok(&self.name),
+            problem => Err(BadItem {
+                name: self.name.clone(),
+                problem: problem.clone().unwrap_or_else(|| "it has no name".into()),
+            }),
+        }
+    }
+}
+
+/// A list as the API gives it, whole; `null` is an empty one.
 #[derive(Debug, Deserialize)]
-pub struct List<T> {
-    /// The objects.
-    #[serde(bound(deserialize = "T: Deserialize<'de>"))]
-    pub items: Vec<T>,
+pub struct List<T: Item> {
+    /// The objects, each as far as it can be read.
+    #[serde(deserialize_with = "items")]
+    pub items: Vec<Result<T, BadItem>>,
 }
 
 /// Any object, of which only the metadata matters.
@@ -39,28 +132,42 @@ pub struct Object {
 }
 
 /// A CustomResourceDefinition, as far as it says whether its API is served.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Crd {
+    /// Its metadata.
+    #[serde(deserialize_with = "null_is_default")]
+    pub metadata: CrdMetadata,
     /// The state of its API.
+    #[serde(deserialize_with = "null_is_default")]
     pub status: CrdStatus,
 }
 
+/// The metadata of a CustomResourceDefinition.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct CrdMetadata {
+    /// Another one after each change.
+    pub resource_version: String,
+    /// For tools.
+    #[serde(deserialize_with = "entries")]
+    pub annotations: BTreeMap<String, String>,
+}
+
 /// The state of a CustomResourceDefinition.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct CrdStatus {
     /// `null` right after creation.
-    pub conditions: Option<Vec<Condition>>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub conditions: Vec<Condition>,
 }
 
 impl Crd {
     /// Whether the API server accepted the names and serves the API.
     pub fn is_established(&self) -> bool {
-        let conditions = self.status.conditions.iter().flatten();
-        conditions
-            .into_iter()
-            .any(|c| c.kind == "Established" && c.status == "True")
+        let mut conditions = self.status.conditions.iter();
+        conditions.any(|c| c.kind == "Established" && c.status == "True")
     }
 }
 

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::decode::decode;
+use super::decode::{decode, null_is_default};
+use super::redact::{Redactor, excerpt};
 use crate::time::Timestamp;
 
 /// Of a refusal's body only so many bytes are read.
-pub const MOST_REFUSAL: usize = 16 * 1024;
+pub const MAX_REFUSAL: usize = 16 * 1024;
 /// Whatever a server asks for, ask again within this time.
-const MOST_RETRY_AFTER: Duration = Duration::from_secs(60);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// An answer with a status of 300 or more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
@@ -21,10 +22,12 @@ pub struct Refusal {
     pub reason: String,
     /// The message of the Status object, or the start of whatever the body was.
     pub message: String,
-    /// How long to wait, if the server says so (RFC 9110 section 10.2.3).
+    /// How long to wait, if the server says so (RFC 9110 section 10.2.3); a minute at most.
     pub retry_after: Option<Duration>,
-    /// Whether the Status object speaks of one object by name.
-    pub names_object: bool,
+    /// Whether the body was a Status object: then the API is served.
+    pub is_status: bool,
+    /// The resource that the Status object speaks of, in the plural; empty if of none.
+    pub resource: String,
 }
 
 /// The Status object of an error (Kubernetes API conventions, "Response Status Kind").
@@ -32,42 +35,54 @@ pub struct Refusal {
 #[serde(default)]
 struct Status {
     kind: String,
+    #[serde(deserialize_with = "null_is_default")]
     reason: String,
+    #[serde(deserialize_with = "null_is_default")]
     message: String,
-    details: Option<Details>,
+    #[serde(deserialize_with = "null_is_default")]
+    details: Details,
 }
 
 /// What the error is about.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Details {
-    name: String,
+    #[serde(deserialize_with = "null_is_default")]
+    kind: String,
 }
 
 impl Refusal {
     /// Reads the start of a body, which is a Status object, or whatever something in between sends. The
     /// token does not get into the message, whoever sent it back.
-    pub fn read(status: u16, body: &[u8], retry_after: Option<Duration>, token: &str) -> Self {
-        let (mut text, known) = match decode::<Status>(&mut &*body) {
-            Ok(known) if known.kind == "Status" => (known.message.clone(), known),
-            _ => (String::from_utf8_lossy(body).into_owned(), Status::default()),
-        };
-        if body.len() >= MOST_REFUSAL {
-            // Its end may be the start of a token that goes on behind it.
-            text = text.replace(token, "[token]");
-            text.truncate(text.floor_char_boundary(text.len().saturating_sub(token.len())));
+    pub fn read(status: u16, body: &[u8], retry_after: Option<Duration>, redactor: &Redactor) -> Self {
+        let text = |text: &str| excerpt(&redactor.clean(text));
+        let retry_after = retry_after.map(|time| time.min(MAX_RETRY_AFTER));
+        match decode::<Status>(&mut &*body) {
+            Ok(known) if known.kind == "Status" => Refusal {
+                status,
+                reason: text(&known.reason),
+                message: text(&known.message),
+                retry_after,
+                is_status: true,
+                resource: text(&known.details.kind),
+            },
+            _ => Refusal {
+                status,
+                message: text(&String::from_utf8_lossy(body)),
+                retry_after,
+                ..Refusal::default()
+            },
         }
-        Refusal {
-            status,
-            reason: clean(&known.reason, token),
-            message: clean(&text, token),
-            retry_after,
-            names_object: known.details.is_some_and(|details| !details.name.is_empty()),
-        }
+    }
+
+    /// Whether an admission webhook said no, with whichever status (Kubernetes,
+    /// apiserver/pkg/admission/plugin/webhook/errors `ToStatusErr`).
+    pub fn is_denied_by_webhook(&self) -> bool {
+        self.message.starts_with("admission webhook ") && self.message.contains(" denied the request")
     }
 }
 
-/// Seconds, or a date (RFC 9110 section 10.2.3), bounded to a minute.
+/// Seconds, or a date (RFC 9110 section 10.2.3).
 pub fn retry_after(value: &str, now: Option<Timestamp>) -> Option<Duration> {
     let value = value.trim();
     let seconds = match value.parse::<u64>() {
@@ -75,24 +90,7 @@ pub fn retry_after(value: &str, now: Option<Timestamp>) -> Option<Duration> {
         Err(_) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => u64::MAX,
         Err(_) => u64::try_from(Timestamp::from_http_date(value)?.since(now?)).unwrap_or(0),
     };
-    Some(Duration::from_secs(seconds).min(MOST_RETRY_AFTER))
-}
-
-/// A text from outside made fit for a log line: control characters become spaces, the secret
-/// disappears, the rest is cut off.
-pub fn clean(text: &str, secret: &str) -> String {
-    const MOST: usize = 512;
-    let open = if secret.is_empty() {
-        text.to_string()
-    } else {
-        text.replace(secret, "[token]")
-    };
-    let line: String = open.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
-    }
+    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -106,8 +104,8 @@ mod tests {
         assert_eq!(seconds("1"), Some(1));
         assert_eq!(seconds(" 30 "), Some(30));
         assert_eq!(seconds("0"), Some(0));
-        assert_eq!(seconds("86400"), Some(60));
-        assert_eq!(seconds("99999999999999999999999"), Some(60));
+        assert_eq!(seconds("86400"), Some(86_400));
+        assert_eq!(seconds("99999999999999999999999"), Some(u64::MAX));
         assert_eq!(seconds("Mon, 23 Nov 2026 05:40:47 GMT"), Some(20));
         assert_eq!(seconds("Mon, 23 Nov 2026 05:40:07 GMT"), Some(0));
         for nonsense in ["", "soon", "-1", "1.5", "Mon, 23 Nov"] {
@@ -117,24 +115,41 @@ mod tests {
     }
 
     #[test]
-    fn texts_from_outside_are_one_short_line_without_the_token() {
-        assert_eq!(clean("a\r\nb\x1b[31m\tc", ""), "a b [31m c");
+    fn a_refusal_asks_for_a_minute_at_most() {
+        for (asked, wait) in [(0, 0), (59, 59), (60, 60), (61, 60), (u64::MAX, 60)] {
+            let refusal = Refusal::read(503, b"", Some(Duration::from_secs(asked)), &Redactor::default());
+            assert_eq!(refusal.retry_after, Some(Duration::from_secs(wait)));
+        }
+    }
+
+    #[test]
+    fn what_a_body_is() {
+        let read = |body: &str| Refusal::read(404, body.as_bytes(), None, &Redactor::default());
+        let text = read("404 page not found\n");
+        assert_eq!((text.message.as_str(), text.is_status), ("404 page not found", false));
+        let status =
+            read(r#"{"kind":"Status","reason":"NotFound","message":"x","details":{"kind":"widgets","name":"a"}}"#);
+        assert!(status.is_status);
         assert_eq!(
-            clean("you sent Bearer s3cret, s3cret!", "s3cret"),
-            "you sent Bearer [token], [token]!"
+            (status.reason.as_str(), status.resource.as_str()),
+            ("NotFound", "widgets")
         );
-        assert_eq!(clean(&"ü".repeat(600), "").chars().count(), 515);
+        assert!(read(r#"{"kind":"Status","reason":null,"message":null,"details":{"kind":null}}"#).is_status);
+        assert!(!read(r#"{"kind":"Error","message":"a proxy's"}"#).is_status);
     }
 
     #[test]
     fn a_token_that_the_bodys_end_cuts_off() {
         let token = "0123456789abcdefghijklmnopqrstuvwxyz";
-        for cut in 1..token.len() {
-            let mut body = vec![b' '; MOST_REFUSAL - cut];
-            body.extend(&token.as_bytes()[..cut]);
-            assert_eq!(Refusal::read(403, &body, None, token).message, "", "{cut}");
+        let redactor = Redactor::default();
+        redactor.set_token(token);
+        for cut in 16..=token.len() {
+            let body = [b"you sent ", &token.as_bytes()[..cut]].concat();
+            assert_eq!(
+                Refusal::read(403, &body, None, &redactor).message,
+                "you sent [token]",
+                "{cut}"
+            );
         }
-        let whole = [&vec![b' '; MOST_REFUSAL - token.len()][..], token.as_bytes()].concat();
-        assert!(!Refusal::read(403, &whole, None, token).message.contains("0123"));
     }
 }

@@ -1,22 +1,28 @@
-//! TCP for ureq with a deadline that holds for the whole request, and without a thread.
+//! TCP for ureq with a deadline that holds for the whole request, name resolution included.
 //!
 //! ureq's own transport gives each read the time that is left, so a peer that sends a byte a second
-//! inside one TLS record never runs out of it; and its resolver starts a thread for the timeout.
+//! inside one TLS record never runs out of it; and its resolver asks before each request.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ArrayVec, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
 use ureq::{Timeout, config::Config};
 
-/// A read or write that waits looks so often whether the request's time is over.
+/// Socket timeout: how often a blocked read or write checks the request's deadline.
 const TICK: Duration = Duration::from_millis(200);
+/// Of more addresses than this the others are not tried.
+const MAX_ADDRESSES: usize = 16;
+/// Stack of the thread that resolves a name.
+const LOOKUP_STACK: usize = 256 * 1024;
 
 /// What the client tells its connections, and learns from them.
 #[derive(Clone, Debug, Default)]
@@ -26,19 +32,26 @@ pub(super) struct Link(Arc<Shared>);
 struct Shared {
     deadline: Mutex<Option<Instant>>,
     opened: AtomicU64,
+    connecting: AtomicBool,
 }
 
 impl Link {
-    /// The request that starts now has to be over by then, answer and all.
-    pub(super) fn set_deadline(&self, deadline: Instant) {
+    /// Starts a request, which has to be over by `deadline`, response and all.
+    pub(super) fn start_request(&self, deadline: Instant) {
+        self.0.connecting.store(false, Ordering::Relaxed);
         if let Ok(mut current) = self.0.deadline.lock() {
             *current = Some(deadline);
         }
     }
 
-    /// How many connections were opened so far.
+    /// The number of connections opened so far.
     pub(super) fn opened(&self) -> u64 {
         self.0.opened.load(Ordering::Relaxed)
+    }
+
+    /// Whether the request got no further than connecting: looking up the name, TCP, TLS.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.0.connecting.load(Ordering::Relaxed)
     }
 
     /// What is left of the request's time; an error if that is over.
@@ -52,36 +65,128 @@ impl Link {
     }
 }
 
+/// Resolves nothing: [`TcpConnector`] does, which is not asked while a connection is open.
+#[derive(Debug, Default)]
+pub(super) struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let placeholder = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut addresses = ArrayVec::from_fn(|_| placeholder);
+        addresses.push(placeholder);
+        Ok(addresses)
+    }
+}
+
 /// Opens connections that keep the deadline of their [`Link`].
 #[derive(Debug)]
-pub(super) struct TcpConnector(pub(super) Link);
+pub(super) struct TcpConnector {
+    link: Link,
+    lookup: Lookup,
+}
+
+impl TcpConnector {
+    pub(super) fn new(link: Link) -> Self {
+        let lookup = Lookup::default();
+        TcpConnector { link, lookup }
+    }
+}
 
 impl Connector<()> for TcpConnector {
     type Out = Tcp;
 
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Tcp>, ureq::Error> {
+        self.link.0.connecting.store(true, Ordering::Relaxed);
+        let host = details.uri.host().unwrap_or_default();
+        let port = details.uri.port_u16().unwrap_or(443);
+        let addresses = self.lookup.addresses(host, port, self.link.left()?)?;
         let mut failure = ureq::Error::HostNotFound;
-        for (tried, address) in details.addrs.iter().enumerate() {
+        for (tried, address) in addresses.iter().take(MAX_ADDRESSES).enumerate() {
             // An address that does not answer must leave time for the next one.
-            let remaining = details.addrs.len() - tried;
-            let share = self.0.left()? / u32::try_from(remaining).unwrap_or(1);
+            let remaining = addresses.len().min(MAX_ADDRESSES) - tried;
+            let share = self.link.left()? / u32::try_from(remaining).unwrap_or(1);
             match TcpStream::connect_timeout(address, share) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(TICK))?;
                     stream.set_write_timeout(Some(TICK))?;
-                    self.0.0.opened.fetch_add(1, Ordering::Relaxed);
+                    self.link.0.opened.fetch_add(1, Ordering::Relaxed);
                     let config = details.config;
                     return Ok(Some(Tcp {
                         stream,
                         buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
-                        link: self.0.clone(),
+                        link: self.link.clone(),
                     }));
                 }
                 Err(e) => failure = e.into(),
             }
         }
         Err(failure)
+    }
+}
+
+/// The end of a chain of connectors: notes that the connection is there, TLS and all.
+#[derive(Debug)]
+pub(super) struct Connected(pub(super) Link);
+
+impl<In: Transport> Connector<In> for Connected {
+    type Out = In;
+
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<In>, ureq::Error> {
+        self.0.0.connecting.store(false, Ordering::Relaxed);
+        Ok(chained)
+    }
+}
+
+type Found = io::Result<Vec<SocketAddr>>;
+
+/// Looks up names, within a time that getaddrinfo(3) does not know.
+///
+/// A lookup that takes longer goes on in its thread, and the next request waits for the same one: there is one
+/// thread at most, and none for an IP address.
+#[derive(Debug)]
+struct Lookup {
+    resolve: fn(&str, u16) -> Found,
+    running: Mutex<Option<Receiver<Found>>>,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Lookup {
+            resolve: |host, port| Ok((host, port).to_socket_addrs()?.collect()),
+            running: Mutex::default(),
+        }
+    }
+}
+
+impl Lookup {
+    fn addresses(&self, host: &str, port: u16, time: Duration) -> Result<Vec<SocketAddr>, ureq::Error> {
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let mut running = self.running.lock().map_err(|_| ureq::Error::HostNotFound)?;
+        let pending = match running.take() {
+            Some(pending) => pending,
+            None => self.start(host, port)?,
+        };
+        match pending.recv_timeout(time) {
+            Ok(found) => Ok(found?),
+            Err(RecvTimeoutError::Timeout) => {
+                *running = Some(pending);
+                Err(ureq::Error::Timeout(Timeout::Resolve))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(ureq::Error::HostNotFound),
+        }
+    }
+
+    fn start(&self, host: &str, port: u16) -> io::Result<Receiver<Found>> {
+        let (sender, receiver) = sync_channel(1);
+        let (resolve, host) = (self.resolve, host.to_string());
+        let thread = thread::Builder::new().name("lookup".into()).stack_size(LOOKUP_STACK);
+        // Nobody may wait for the result any more.
+        thread.spawn(move || drop(sender.send(resolve(&host, port))))?;
+        Ok(receiver)
     }
 }
 
@@ -141,13 +246,49 @@ fn waiting(error: io::Error) -> Result<(), ureq::Error> {
     }
 }
 
-/// Resolves on the calling thread.
-#[derive(Debug, Default)]
-pub(super) struct SameThreadResolver(DefaultResolver);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Resolver for SameThreadResolver {
-    fn resolve(&self, uri: &Uri, config: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        // The default timeout never happens; with one that does, ureq starts a thread.
-        self.0.resolve(uri, config, NextTimeout::default())
+    static LOOKUPS: AtomicU64 = AtomicU64::new(0);
+    static ANSWER: AtomicBool = AtomicBool::new(false);
+
+    fn dead_name_server(_: &str, port: u16) -> Found {
+        LOOKUPS.fetch_add(1, Ordering::SeqCst);
+        while !ANSWER.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))])
+    }
+
+    #[test]
+    fn a_lookup_keeps_the_deadline_of_its_request() {
+        let lookup = Lookup {
+            resolve: dead_name_server,
+            ..Lookup::default()
+        };
+        for _ in 0..3 {
+            let result = lookup.addresses("api.example.com", 6443, Duration::from_millis(20));
+            assert!(
+                matches!(result, Err(ureq::Error::Timeout(Timeout::Resolve))),
+                "{result:?}"
+            );
+        }
+        ANSWER.store(true, Ordering::SeqCst);
+        let found = lookup.addresses("api.example.com", 6443, Duration::from_secs(60));
+        assert_eq!(found.unwrap(), [SocketAddr::from((Ipv4Addr::LOCALHOST, 6443))]);
+        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1, "all waited for the same one");
+    }
+
+    #[test]
+    fn an_address_is_not_looked_up() {
+        let lookup = Lookup {
+            resolve: |_, _| panic!("it is an address"),
+            ..Lookup::default()
+        };
+        for (host, address) in [("192.0.2.1", "192.0.2.1:443"), ("[2001:db8::1]", "[2001:db8::1]:443")] {
+            let found = lookup.addresses(host, 443, Duration::ZERO).unwrap();
+            assert_eq!(found, [address.parse().unwrap()]);
+        }
     }
 }

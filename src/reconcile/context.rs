@@ -82,7 +82,7 @@ impl Context<'_> {
             }
             Err(error) => error,
         };
-        if error.is_transport() {
+        if error.is_unreachable() {
             return Err(error.into());
         }
         let is_overtaken = error.is_conflict() || error.is_absent_object();
@@ -91,7 +91,7 @@ impl Context<'_> {
             return Ok(Tried::Overtaken);
         }
         let problem = Problem {
-            kind: error.kind(),
+            kind: format!("{} {}", error.verb, error.kind()),
             text: explain(&error),
         };
         let (now, random) = (self.host.now(), self.host.random());
@@ -103,6 +103,11 @@ impl Context<'_> {
             is_retry_pending: false,
             is_new,
         }))
+    }
+
+    /// A text from outside made fit for a status or an Event: one line, without the token.
+    pub fn clean(&self, text: &str) -> String {
+        self.client.redactor().clean(text)
     }
 
     /// The API server's clock, or, should it send none, this machine's: for people, nothing follows from it.

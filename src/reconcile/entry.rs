@@ -108,7 +108,7 @@ impl Entry {
             };
             let entry = NodeEntry {
                 prefixes,
-                message,
+                message: cx.clean(&message),
                 ..NodeEntry::default()
             };
             entries.insert(name.clone(), entry);

@@ -23,6 +23,8 @@ pub enum Subject {
     Node,
     /// Event objects.
     Events,
+    /// An item of a list of this project's objects that cannot be read: its kind and name.
+    Item(&'static str, String),
     /// An IP6UpdateConfig, by name.
     Config(String),
     /// Publishing in an IP6UpdateNodeConfig, by name.
@@ -45,6 +47,7 @@ impl fmt::Display for Subject {
             Subject::Addresses => f.write_str("addresses"),
             Subject::Node => f.write_str("this node"),
             Subject::Events => f.write_str("Events"),
+            Subject::Item(kind, name) => write!(f, "{kind} {name}"),
             Subject::Config(name) => write!(f, "IP6UpdateConfig {name}"),
             Subject::NodeConfig(name) | Subject::Entry(name) => write!(f, "IP6UpdateNodeConfig {name}"),
             Subject::Removal(name) => write!(f, "removal of silent nodes from IP6UpdateNodeConfig {name}"),

@@ -63,10 +63,12 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
     };
     let mut events = Vec::new();
     for (config, verdict) in facts.configs.iter().zip(&facts.plan.verdicts) {
-        let Some(judgement) = judge(config, verdict, facts) else {
+        let Some(mut judgement) = judge(config, verdict, facts) else {
             reported.outcome.is_ready = false;
             continue;
         };
+        judgement.message = cx.clean(&judgement.message);
+        judgement.failing.iter_mut().for_each(|what| *what = cx.clean(what));
         reported.outcome.is_ready &= judgement.reason == Reason::Updated;
         let subject = Subject::Config(config.metadata.name.clone());
         let delegated = delegated(config, verdict, facts.targets);
@@ -191,7 +193,7 @@ fn send_event(cx: &mut Context<'_>, kind: &str, about: &Metadata, at: usize, not
         "reportingInstance": cut(cx.reporter, MAX_INSTANCE),
         "reason": notice.reason,
         "type": notice.kind,
-        "message": notice.note,
+        "message": cx.clean(&notice.note),
         "involvedObject": {
             "apiVersion": format!("{GROUP}/v1"),
             "kind": kind,

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use serde::de::DeserializeOwned;
-
 use super::Failure;
 use super::context::Context;
 use super::problems::Subject;
-use crate::kube::objects::List;
+use crate::kube::decode::Item;
+use crate::kube::objects::{BadItem, List};
+use crate::resources::config::CONFIGS;
 use crate::resources::crds::{self, Crds, Deployment};
 
 /// What is known of this project's own API.
@@ -24,7 +24,7 @@ impl Served {
     /// # Errors
     /// If they are not served.
     pub fn deploy(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        match self.crds.deploy(cx.client, cx.host.now())? {
+        match self.crds.deploy(cx.client, cx.host.now(), cx.host.random())? {
             Deployment::Unchanged => {}
             Deployment::Established => cx.problems.works(&Subject::Crds),
             Deployment::Served(problem) => {
@@ -35,20 +35,22 @@ impl Served {
         Ok(())
     }
 
-    /// Applies the CRDs again: somebody may have replaced them.
+    /// Something was not stored as it was sent: somebody may have replaced the CRDs.
     pub fn suspect(&mut self) {
-        self.crds.forget();
+        self.crds.suspect();
     }
 
     /// Reads a list of objects of this project.
     ///
     /// # Errors
     /// Whatever the API server answers but the list.
-    pub fn list<T: DeserializeOwned>(&mut self, cx: &mut Context<'_>, path: &'static str) -> Result<Vec<T>, Failure> {
+    pub fn list<T: Item>(&mut self, cx: &mut Context<'_>, path: &'static str) -> Result<Vec<T>, Failure> {
         match cx.client.get::<List<T>>(path) {
             Ok(list) => {
                 self.lists.insert(path);
-                Ok(list.items)
+                let (read, unreadable): (Vec<_>, Vec<_>) = list.items.into_iter().partition(Result::is_ok);
+                report_unreadable(cx, path, unreadable.into_iter().filter_map(Result::err).collect());
+                Ok(read.into_iter().flatten().collect())
             }
             Err(e) if e.is_absent_api() => {
                 self.crds.forget();
@@ -59,6 +61,24 @@ impl Served {
             }
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+/// One item that cannot be read is its own trouble.
+fn report_unreadable(cx: &mut Context<'_>, path: &str, items: Vec<BadItem>) {
+    let kind = if path == CONFIGS {
+        "IP6UpdateConfig"
+    } else {
+        "IP6UpdateNodeConfig"
+    };
+    let is_readable = |subject: &&Subject| match subject {
+        Subject::Item(of, name) => *of == kind && items.iter().all(|item| item.name != *name),
+        _ => false,
+    };
+    let readable: Vec<Subject> = cx.problems.subjects().filter(is_readable).cloned().collect();
+    readable.iter().for_each(|subject| cx.problems.works(subject));
+    for BadItem { name, problem } in items {
+        cx.problems.fails(Subject::Item(kind, name), &problem);
     }
 }
 

@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
 use super::{shown, whole_number};
-use crate::kube::decode::{Bounded, MOST_VALUES};
-use crate::kube::objects::{Condition, Metadata};
+use crate::kube::decode::{Bounded, Item, MAX_ITEM};
+use crate::kube::objects::{BadItem, Condition, Metadata};
 use crate::prefix::{LINK_LENGTH, Prefix};
 
 /// The path of the list.
@@ -20,6 +20,7 @@ pub const MOST_KEEP_DEPRECATED: u32 = 7200;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Config {
     /// Its metadata.
+    #[serde(default)]
     pub metadata: Metadata,
     /// What it asks for, or why that cannot be done.
     #[serde(default = "absent_config_spec", deserialize_with = "config_spec")]
@@ -27,6 +28,12 @@ pub struct Config {
     /// What was last reported.
     #[serde(default, deserialize_with = "config_status")]
     pub status: ConfigStatus,
+}
+
+impl Item for Config {
+    fn name(&self) -> Result<&str, BadItem> {
+        self.metadata.check()
+    }
 }
 
 /// The spec of an IP6UpdateConfig.
@@ -157,7 +164,7 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
             Ok(spec) => spec.targets.into_iter().map(|target| target.key).collect(),
             Err(bad) => bad.claims,
         };
-        let problems = vec![format!("spec holds more than {MOST_VALUES} values")];
+        let problems = vec![format!("spec takes more than {MAX_ITEM} bytes of memory")];
         read = Err(BadSpec { problems, claims });
     }
     Ok(read)

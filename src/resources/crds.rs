@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use log::info;
+use log::{debug, info};
 
 use crate::kube::objects::{ApiResources, Crd};
 use crate::kube::{Client, ContentType, Error};
+use crate::schedule::backoff;
 
 /// manifests/crds.yaml, the one source of the schemas.
 pub const MANIFEST: &str = include_str!("../../manifests/crds.yaml");
@@ -14,19 +15,29 @@ const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const SERVED: &str = "/apis/apps.fuwafuwatime.moe/v1";
 const PLURALS: [&str; 2] = ["ip6updateconfigs", "ip6updatenodeconfigs"];
 const KINDS: [&str; 2] = ["IP6UpdateConfig", "IP6UpdateNodeConfig"];
-/// Where they cannot be applied, but are served, this is tried again after so long.
-const RETRY: Duration = Duration::from_secs(60 * 60);
+/// Which release of k6u applied a CRD.
+const RELEASE: &str = "apps.fuwafuwatime.moe/release";
+/// The pause after a refusal that lasts.
+const REFUSED: Duration = Duration::from_secs(60 * 60);
+/// The pause before CRDs are applied again because something was not stored.
+const SUSPECT: Duration = Duration::from_secs(60);
 
-/// Whether the CRDs have to be applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Crds {
-    /// Now.
+/// Whether the CRDs have to be applied, and when.
+#[derive(Clone, Debug, Default)]
+pub struct Crds {
+    state: State,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    /// They have to be applied now.
     #[default]
-    Unknown,
-    /// Never again: those of this release are served.
-    Established,
-    /// At this steady time: both are served, but they may be another release's.
-    Served(Duration),
+    Due,
+    /// They are served, but may be another release's: not to be tried before this steady time.
+    Retry(Duration),
+    /// Those of this release or a newer one were served at this steady time.
+    Established { at: Duration, is_suspect: bool },
 }
 
 /// What came of it.
@@ -34,7 +45,7 @@ pub enum Crds {
 pub enum Deployment {
     /// Nothing had to be done.
     Unchanged,
-    /// Those of this release are served now.
+    /// Those of this release or a newer one are served now.
     Established,
     /// Both are served, but could not be applied: why, and what to do.
     Served(String),
@@ -43,59 +54,124 @@ pub enum Deployment {
 }
 
 impl Crds {
-    /// Applies both CRDs, if that is due at `now`, and looks whether they are served.
+    /// Applies both CRDs, if that is due at `now`, and checks that they are served. `random` is in 0..1.
     ///
     /// # Errors
     /// What the API server answered, if a CRD could not be applied and both are not served either.
-    pub fn deploy(&mut self, client: &mut Client, now: Duration) -> Result<Deployment, Error> {
-        match self {
-            Crds::Established => return Ok(Deployment::Unchanged),
-            Crds::Served(retry) if now < *retry => return Ok(Deployment::Unchanged),
-            _ => {}
+    pub fn deploy(&mut self, client: &mut Client, now: Duration, random: f64) -> Result<Deployment, Error> {
+        let was_established = matches!(self.state, State::Established { .. });
+        let is_due = match self.state {
+            State::Due => true,
+            State::Retry(due) => now >= due,
+            State::Established { at, is_suspect } => is_suspect && now >= at + SUSPECT,
+        };
+        if !is_due {
+            return Ok(Deployment::Unchanged);
         }
-        match apply(client) {
+        match apply(client, was_established) {
             Ok(None) => {
-                *self = Crds::Established;
-                info!("the CRDs of this release are deployed");
+                self.failures = 0;
+                self.state = State::Established {
+                    at: now,
+                    is_suspect: false,
+                };
                 Ok(Deployment::Established)
             }
             Ok(Some(name)) => Ok(Deployment::NotYet(name)),
-            Err(refused) if refused.is_transport() || refused.is_unauthorized() || refused.is_initializing() => {
-                Err(refused)
-            }
-            Err(refused) if !missing(client)?.is_empty() => Err(refused),
-            Err(refused) => {
-                *self = Crds::Served(now + RETRY);
-                Ok(Deployment::Served(format!(
-                    "they are served, but may be those of another release, because k6u could not update them; allow \
-                     that, or apply those of this release (k6u crds | kubectl apply --server-side --force-conflicts -f -). k6u tries \
-                     again in an hour: {refused}"
-                )))
-            }
+            Err(e) if e.is_unreachable() || e.is_initializing() => Err(e),
+            Err(e) => match missing(client) {
+                Ok(kinds) if kinds.is_empty() => Ok(Deployment::Served(self.failed(&e, now, random))),
+                _ => Err(e),
+            },
         }
     }
 
-    /// Somebody deleted them, or the cluster is a new one.
+    fn failed(&mut self, error: &Error, now: Duration, random: f64) -> String {
+        self.failures = self.failures.saturating_add(1);
+        let (pause, advice) = match error.is_lasting_refusal() {
+            true => (
+                REFUSED,
+                "allow that, or apply those of this release (k6u crds | kubectl apply --server-side --force-conflicts \
+                 -f -). k6u tries again in an hour",
+            ),
+            false => (
+                backoff(self.failures, random).max(error.retry_after().unwrap_or_default()),
+                "k6u tries again",
+            ),
+        };
+        self.state = State::Retry(now + pause);
+        format!(
+            "they are served, but may be those of another release, because k6u could not update them; {advice}: {error}"
+        )
+    }
+
+    /// Somebody deleted them, or the cluster is a new one: they are applied at the next chance.
     pub fn forget(&mut self) {
-        *self = Crds::Unknown;
+        self.state = State::Due;
+    }
+
+    /// Something was not stored as it was sent, so they may be another release's by now: they are applied again, once
+    /// a minute at most.
+    pub fn suspect(&mut self) {
+        if let State::Established { is_suspect, .. } = &mut self.state {
+            *is_suspect = true;
+        }
     }
 }
 
-/// Applies both; gives the name of one that is not served yet.
-fn apply(client: &mut Client) -> Result<Option<String>, Error> {
-    let mut waits_for = None;
+/// Applies both, unless a newer release did; gives the name of one that is not served yet.
+fn apply(client: &mut Client, was_established: bool) -> Result<Option<String>, Error> {
+    let (mut pending, mut is_changed) = (None, false);
     for (plural, document) in documents() {
         let name = format!("{plural}.apps.fuwafuwatime.moe");
         let path = format!("{PATH}/{name}");
-        let apply = format!("{path}?fieldManager=k6u&force=true");
-        client.patch(&apply, ContentType::Apply, document.as_bytes())?;
-        // Reading comes second: it must wait for what the API server makes of the patch.
-        if !client.get::<Crd>(&path)?.is_established() {
+        let before = match client.get::<Crd>(&path) {
+            Ok(crd) => Some(crd),
+            Err(e) if e.is_absent_object() => None,
+            Err(e) => return Err(e),
+        };
+        let mut after = before.clone().unwrap_or_default();
+        match newer_release(&after) {
+            Some(release) if was_established => debug!("{name} is of k6u {release}"),
+            Some(release) => info!(
+                "{name} is of k6u {release}, newer than this one ({}): it stays as it is",
+                env!("CARGO_PKG_VERSION")
+            ),
+            None => {
+                let apply = format!("{path}?fieldManager=k6u&force=true");
+                client.patch(&apply, ContentType::Apply, document.as_bytes())?;
+                // Reading comes second: it must wait for what the API server makes of the patch.
+                after = client.get::<Crd>(&path)?;
+            }
+        }
+        let version = |crd: &Crd| crd.metadata.resource_version.clone();
+        is_changed |= before.as_ref().map(version) != Some(version(&after));
+        if !after.is_established() {
             // The other one need not wait for it.
-            waits_for = waits_for.or(Some(name));
+            pending = pending.or(Some(name));
         }
     }
-    Ok(waits_for)
+    if pending.is_none() && (is_changed || !was_established) {
+        info!("the CRDs of this release are deployed");
+    }
+    Ok(pending)
+}
+
+/// The release of k6u that applied a CRD, if it is newer than this one.
+fn newer_release(crd: &Crd) -> Option<&str> {
+    let release = crd.metadata.annotations.get(RELEASE)?;
+    (version(release)? > version(env!("CARGO_PKG_VERSION"))?).then_some(release)
+}
+
+/// The numbers of a version, and whether it is a release: semver.org's order, as far as k6u's versions need it.
+fn version(text: &str) -> Option<([u64; 3], bool)> {
+    let text = text.split('+').next()?;
+    let (numbers, is_release) = match text.split_once('-') {
+        Some((numbers, _)) => (numbers, false),
+        None => (text, true),
+    };
+    let numbers: Vec<u64> = numbers.split('.').map(|n| n.parse().ok()).collect::<Option<_>>()?;
+    Some((numbers.try_into().ok()?, is_release))
 }
 
 /// The kinds that the API server does not serve.
@@ -125,6 +201,26 @@ fn documents() -> impl Iterator<Item = (&'static str, &'static str)> {
 mod tests {
     use super::*;
     use serde_json::Value;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let sorted = ["0.3.9", "0.4.0-rc.1", "0.4.0", "0.4.1", "0.10.0", "1.0.0"];
+        assert!(sorted.map(|text| version(text).unwrap()).is_sorted_by(|a, b| a < b));
+        assert_eq!(version("0.4.0+build"), version("0.4.0"));
+        for text in ["", "0.4", "0.4.0.1", "v0.4.0", "0.x.0"] {
+            assert_eq!(version(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_manifest_says_which_release_it_is_of() {
+        for (_, document) in documents() {
+            let crd: Crd = serde_yaml::from_str(document).unwrap();
+            let release = &crd.metadata.annotations[RELEASE];
+            assert_eq!(release, env!("CARGO_PKG_VERSION"));
+            assert_eq!(newer_release(&crd), None);
+        }
+    }
 
     #[test]
     fn each_document_is_the_crd_that_its_name_says() {

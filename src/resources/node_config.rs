@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{shown, whole_number};
-use crate::kube::decode::{Bounded, null_is_default};
-use crate::kube::objects::Metadata;
+use crate::kube::decode::{Bounded, Item, entries, map_only};
+use crate::kube::objects::{BadItem, Metadata};
 use crate::node::select::{DEFAULT_STALE_AFTER, MOST_PREFIXES, Watch};
 use crate::prefix::Prefix;
 
@@ -23,13 +23,20 @@ const MOST_STALE_AFTER: u64 = 604_800;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct NodeConfig {
     /// Its metadata.
+    #[serde(default)]
     pub metadata: Metadata,
     /// What it asks for.
     #[serde(default = "absent_node_spec", deserialize_with = "node_spec")]
     pub spec: NodeSpec,
     /// What each node published.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "node_status")]
     pub status: NodeConfigStatus,
+}
+
+impl Item for NodeConfig {
+    fn name(&self) -> Result<&str, BadItem> {
+        self.metadata.check()
+    }
 }
 
 /// The spec of an IP6UpdateNodeConfig.
@@ -46,7 +53,7 @@ pub struct NodeSpec {
 #[serde(default)]
 pub struct NodeConfigStatus {
     /// By node name.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "entries")]
     pub nodes: BTreeMap<String, NodeEntry>,
 }
 
@@ -146,11 +153,25 @@ fn node_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeSpec, D::
     Ok(NodeSpec::read(&Bounded::deserialize(deserializer)?.value))
 }
 
+fn node_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeConfigStatus, D::Error> {
+    Ok(map_only(deserializer)?.unwrap_or_default())
+}
+
+/// The fields of an entry as they come.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct EntryFields {
+    prefixes: Bounded,
+    deprecated: Bounded,
+    observed_time: Bounded,
+    message: Bounded,
+}
+
 impl<'de> Deserialize<'de> for NodeEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let entry = Bounded::deserialize(deserializer)?.value;
-        let text = |field: &str| entry[field].as_str().unwrap_or_default().to_string();
-        let list = |field: &str| entry[field].as_array().into_iter().flatten();
+        let fields: EntryFields = map_only(deserializer)?.unwrap_or_default();
+        let text = |field: &Bounded| field.value.as_str().unwrap_or_default().to_string();
+        let list = |field: &'_ Bounded| field.value.as_array().cloned().into_iter().flatten();
         // What is no prefix was not written by k6u.
         let deprecated = |item: &Value| {
             Some(Deprecated {
@@ -159,13 +180,16 @@ impl<'de> Deserialize<'de> for NodeEntry {
             })
         };
         Ok(NodeEntry {
-            prefixes: list("prefixes")
+            prefixes: list(&fields.prefixes)
                 .filter_map(|item| item.as_str()?.parse().ok())
                 .take(MOST_PREFIXES)
                 .collect(),
-            deprecated: list("deprecated").filter_map(deprecated).take(MOST_PREFIXES).collect(),
-            observed_time: text("observedTime"),
-            message: text("message"),
+            deprecated: list(&fields.deprecated)
+                .filter_map(|item| deprecated(&item))
+                .take(MOST_PREFIXES)
+                .collect(),
+            observed_time: text(&fields.observed_time),
+            message: text(&fields.message),
         })
     }
 }

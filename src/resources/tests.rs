@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::config::*;
 use super::node_config::*;
 use super::targets::TargetKey;
+use crate::kube::decode::{Item, decode};
+use crate::kube::objects::{BadItem, List};
 use crate::prefix::highest_id;
 
 fn problems(spec: Value) -> Vec<String> {
@@ -275,26 +277,35 @@ fn a_spec_that_is_too_large_is_its_own_trouble() {
         json!({"metadata": {"name": "a"}, "spec": {"delegatedPrefixLength": 1, "ciliumCIDRGroups": [
             {"ciliumCIDRGroupName": "lan", "prefixIds": (0..ids).collect::<Vec<_>>()}]}})
     };
-    let text = json!({"items": [group(200_000), group(256), group(90_000)]}).to_string();
-    let list: crate::kube::objects::List<Config> = crate::kube::decode::decode(&mut text.as_bytes()).unwrap();
-    let bad = list.items[0].spec.clone().unwrap_err();
-    assert_eq!(bad.problems, ["spec holds more than 100000 values"]);
-    assert_eq!(list.items[1].spec.as_ref().unwrap().targets.len(), 1);
-    assert!(list.items[2].spec.is_ok());
+    let text = json!({"items": [group(200_000), group(256), group(30_000)]}).to_string();
+    let list: List<Config> = decode(&mut text.as_bytes()).unwrap();
+    let bad = list.items[0].as_ref().unwrap_err();
+    assert_eq!(bad.name, "a");
+    assert_eq!(
+        bad.problem,
+        "it is too large: it takes more than 4194304 bytes of memory"
+    );
+    assert_eq!(list.items[1].as_ref().unwrap().spec.as_ref().unwrap().targets.len(), 1);
+    assert!(list.items[2].as_ref().unwrap().spec.is_ok());
 }
 
-/// 1,200 entries with 16 deprecated prefixes each.
+/// One object for 1,200 nodes.
 #[test]
 fn a_crowd_is_read() {
-    let deprecated: Vec<Value> = (0..16)
-        .map(|n| json!({"prefix": format!("2001:db8:{n:x}::/64"), "seconds": n}))
-        .collect();
-    let entry = json!({"prefixes": ["2001:db8:ff::/64"], "deprecated": deprecated, "observedTime": "x", "message": ""});
+    let prefixes: Vec<String> = (0..4).map(|n| format!("2001:db8:{n:x}::/64")).collect();
+    let message = "x".repeat(600);
+    let entry = json!({"prefixes": prefixes, "observedTime": "2026-11-23T05:28:45Z", "message": message});
     let nodes: BTreeMap<String, Value> = (0..1200).map(|n| (format!("node{n}"), entry.clone())).collect();
-    let text = json!({"metadata": {"name": "a"}, "spec": {}, "status": {"nodes": nodes}}).to_string();
-    let config: NodeConfig = crate::kube::decode::decode(&mut text.as_bytes()).unwrap();
+    let text = json!({"items": [{"metadata": {"name": "a"}, "spec": {}, "status": {"nodes": nodes}}]}).to_string();
+    let list: List<NodeConfig> = decode(&mut text.as_bytes()).unwrap();
+    let config = list.items[0].as_ref().unwrap();
     assert_eq!(config.nodes().len(), 1200);
-    assert!(config.nodes().values().all(|entry| entry.deprecated.len() == 16));
+    assert!(
+        config
+            .nodes()
+            .values()
+            .all(|entry| entry.prefixes.len() == 4 && entry.message == message)
+    );
 }
 
 #[test]
@@ -306,4 +317,123 @@ fn of_one_entry_so_many_prefixes_are_read() {
         .collect();
     let entry: NodeEntry = serde_json::from_value(json!({"prefixes": many, "deprecated": deprecated})).unwrap();
     assert_eq!((entry.prefixes.len(), entry.deprecated.len()), (64, 64));
+}
+
+/// Whatever an item is, the others are read.
+#[test]
+fn an_item_that_cannot_be_read_is_its_own_trouble() {
+    let bad = [
+        ("null", "", "it is not an object"),
+        ("7", "", "it is not an object"),
+        (r#"[{"metadata":{"name":"x"}}]"#, "", "it is not an object"),
+        ("{}", "", "it has no name"),
+        (r#"{"metadata":null}"#, "", "metadata is not a map"),
+        (r#"{"metadata":[]}"#, "", "metadata is not a map"),
+        (r#"{"metadata":{"name":null}}"#, "", "it has no name"),
+        (r#"{"metadata":{"name":1}}"#, "", "metadata.name is not a text"),
+        (
+            r#"{"metadata":{"name":"x","uid":[[1]]}}"#,
+            "x",
+            "metadata.uid is not a text",
+        ),
+        (
+            r#"{"metadata":{"name":"x","generation":1.5}}"#,
+            "x",
+            "metadata.generation is not a whole number",
+        ),
+        (
+            r#"{"metadata":{"name":"x","labels":{"a":1}}}"#,
+            "x",
+            "metadata.labels is not a map of texts",
+        ),
+        (
+            r#"{"metadata":{"name":"x","labels":"a"}}"#,
+            "x",
+            "metadata.labels is not a map of texts",
+        ),
+    ];
+    fn check<T: Item>(bad: &[(&str, &str, &str)]) {
+        for (item, name, problem) in bad {
+            let text = format!(r#"{{"items":[{{"metadata":{{"name":"a"}}}},{item},{{"metadata":{{"name":"b"}}}}]}}"#);
+            let list: List<T> = decode(&mut text.as_bytes()).unwrap();
+            let names: Vec<_> = list.items.iter().map(|item| item.as_ref().map(|_| ())).collect();
+            let expected = BadItem {
+                name: name.to_string(),
+                problem: problem.to_string(),
+            };
+            assert_eq!(names, [Ok(()), Err(&expected), Ok(())], "{item}");
+        }
+    }
+    check::<Config>(&bad);
+    check::<NodeConfig>(&bad);
+}
+
+/// The API takes `null` for a field that is absent.
+#[test]
+fn null_is_absent() {
+    let text = r#"{"items":[{"metadata":{"name":"a","uid":null,"resourceVersion":null,"generation":null,
+        "creationTimestamp":null,"labels":null,"annotations":null},"spec":null,"status":null},
+        {"metadata":{"name":"b","labels":{"x":null}},"spec":{"interface":"eth0"},
+        "status":{"nodes":{"n":{"prefixes":null,"observedTime":null,"message":null},"m":null}}}]}"#;
+    let configs: List<Config> = decode(&mut text.as_bytes()).unwrap();
+    assert!(configs.items.iter().all(Result::is_ok), "{configs:?}");
+    let nodes: List<NodeConfig> = decode(&mut text.as_bytes()).unwrap();
+    let last = nodes.items[1].as_ref().unwrap();
+    assert_eq!(last.metadata.labels.as_ref().unwrap()["x"], "");
+    assert_eq!(last.nodes()["n"], NodeEntry::default());
+    let empty: List<Config> = decode(&mut &br#"{"items":null}"#[..]).unwrap();
+    assert!(empty.items.is_empty());
+}
+
+#[test]
+fn what_is_no_list_is_no_empty_list() {
+    for text in [
+        "{}",
+        "null",
+        "[]",
+        r#"{"items":{}}"#,
+        r#"{"items":7}"#,
+        r#"{"kind":"Status","status":"Success"}"#,
+    ] {
+        assert!(decode::<List<Config>>(&mut text.as_bytes()).is_err(), "{text}");
+    }
+}
+
+/// An IP6UpdateNodeConfig of its own for each of a thousand nodes.
+#[test]
+fn a_large_cluster_is_read() {
+    let items: Vec<Value> = (0..1000)
+        .map(|n| {
+            let node = format!("worker{n}.example.com");
+            json!({"metadata": {"name": format!("ip6-update-worker{n}"), "uid": "0e9c8b4e-6b0f-4c55-9d32-7e5b6a2f1c10",
+                "resourceVersion": "123456789", "generation": 1, "creationTimestamp": "2026-11-23T05:28:45Z",
+                "annotations": {"meta.helm.sh/release-name": "k6u"}, "labels": {"app.kubernetes.io/name": "k6u"}},
+                "spec": {"nodeSelector": {"kubernetes.io/hostname": node}, "interface": "eth0", "staleAfterSeconds": 1800},
+                "status": {"nodes": {node: {"prefixes": ["2001:db8:1234:5671::/64", "2001:db8:9876:5431::/64"],
+                    "observedTime": "2026-11-23T05:28:45Z", "message": ""}}}})
+        })
+        .collect();
+    let text = json!({"items": items}).to_string();
+    let list: List<NodeConfig> = decode(&mut text.as_bytes()).unwrap();
+    assert!(list.items.iter().all(Result::is_ok) && list.items.len() == 1000);
+}
+
+/// The whole is bounded, not each item only.
+#[test]
+fn a_list_that_is_too_large_is_refused() {
+    for item in [
+        r#"{"metadata":{}}"#,
+        "{}",
+        "0",
+        r#"{"metadata":{"name":"a"}}"#,
+        r#"{"status":{"nodes":{"a":{}}}}"#,
+    ] {
+        let text = format!(r#"{{"items":[{item}{}]}}"#, format!(",{item}").repeat(100_000));
+        for error in [
+            decode::<List<Config>>(&mut text.as_bytes()).unwrap_err(),
+            decode::<List<NodeConfig>>(&mut text.as_bytes()).unwrap_err(),
+        ] {
+            assert!(error.to_string().starts_with("the list is too large: "), "{error}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ impl TargetApi {
         let path = object_path(key, api);
         match client.get::<Stored>(&path) {
             Ok(stored) => {
-                let held = Held::read(key.kind, stored).map_err(|what| Error::unclear("GET", &path, what));
+                let held = Held::read(key.kind, stored).map_err(|what| Error::malformed("GET", &path, what));
                 held.map(Some)
             }
             Err(e) if e.is_absent_object() => Ok(None),

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::{Kind, Shape};
 use crate::cidr::Cidr;
-use crate::kube::decode::{Bounded, MOST_VALUES};
+use crate::kube::decode::{Bounded, MAX_KEPT};
 use crate::kube::objects::Metadata;
-use crate::kube::refusal::clean;
+use crate::kube::redact::excerpt;
 
 /// The most that k6u writes into one list. Cilium compiles a group into a policy map, which holds as many
 /// unless told otherwise.
@@ -19,6 +19,7 @@ pub const MOST_CIDRS: usize = 16_384;
 /// An object of any kind, as it is read: each has its list inside its spec.
 #[derive(Debug, Deserialize)]
 pub struct Stored {
+    #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
     spec: Bounded,
@@ -55,7 +56,10 @@ impl Held {
     /// If there is something else where the list should be, or the object is too large.
     pub fn read(kind: &Kind, stored: Stored) -> Result<Self, String> {
         if stored.spec.is_cut {
-            return Err(format!("spec holds more than {MOST_VALUES} values"));
+            return Err(format!("spec takes more than {MAX_KEPT} bytes of memory"));
+        }
+        if let Some(problem) = stored.metadata.problem {
+            return Err(problem);
         }
         let list = list(kind, stored.spec.value)?;
         Ok(Held {
@@ -106,7 +110,7 @@ impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Element::Cidr(cidr) => cidr.fmt(f),
-            Element::Other(Value::String(text)) => f.write_str(&clean(text, "")),
+            Element::Other(Value::String(text)) => f.write_str(&excerpt(text)),
             Element::Other(value) => value.fmt(f),
         }
     }

@@ -1,7 +1,7 @@
 //! What is read of each kind and what is written to it.
 
 use super::*;
-use crate::kube::decode::{MOST_VALUES, decode};
+use crate::kube::decode::decode;
 
 fn cidr(text: &str) -> Cidr {
     text.parse().unwrap()
@@ -153,8 +153,11 @@ fn what_is_no_list_is_refused() {
 #[test]
 fn a_list_is_read_whole_or_not_at_all() {
     let list = |count: usize| held(CIDR_GROUP, json!({"externalCIDRs": vec!["10.0.0.0/8"; count]}));
-    assert_eq!(list(MOST_VALUES - 2).unwrap().list.0.len(), MOST_VALUES - 2);
-    assert_eq!(list(MOST_VALUES).unwrap_err(), "spec holds more than 100000 values");
+    assert_eq!(list(50_000).unwrap().list.0.len(), 50_000);
+    assert_eq!(
+        list(100_000).unwrap_err(),
+        "spec takes more than 6291456 bytes of memory"
+    );
 }
 
 fn key(name: &str, namespace: &str) -> TargetKey {
@@ -199,10 +202,9 @@ fn names_for_people() {
 fn refused(path: &str, status: u16, message: &str) -> Error {
     let refusal = crate::kube::refusal::Refusal {
         status,
-        reason: String::new(),
         message: message.into(),
-        retry_after: None,
-        names_object: status != 404,
+        is_status: status != 404,
+        ..crate::kube::refusal::Refusal::default()
     };
     Error {
         verb: "GET",
