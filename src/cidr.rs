@@ -76,8 +76,8 @@ pub enum Misfit {
 }
 
 impl Suffix {
-    /// The part that it names in `delegated`; `None` if it does not fit.
-    pub fn behind(self, delegated: Prefix) -> Option<Prefix> {
+    /// The part of `delegated` that it names; `None` if it does not fit.
+    pub fn append_to(self, delegated: Prefix) -> Option<Prefix> {
         delegated.part(self.bits, self.length)
     }
 
@@ -189,7 +189,7 @@ mod tests {
             ("::1:ffff:0:0:0/112", "2001:db8:1234:5601:ffff::/112"),
         ] {
             assert_eq!(suffix(text).fits(56), Ok(()), "{text}");
-            assert_eq!(suffix(text).behind(delegated).unwrap().to_string(), part, "{text}");
+            assert_eq!(suffix(text).append_to(delegated).unwrap().to_string(), part, "{text}");
         }
     }
 
@@ -203,7 +203,7 @@ mod tests {
             ("2001:db8::1:0:0:0:10/64", Misfit::BitsAbove(suffix("::1:0:0:0:0/64"))),
         ] {
             assert_eq!(suffix(text).fits(56), Err(misfit), "{text}");
-            assert_eq!(suffix(text).behind("2001:db8::/56".parse().unwrap()), None, "{text}");
+            assert_eq!(suffix(text).append_to("2001:db8::/56".parse().unwrap()), None, "{text}");
         }
         for text in [
             "",
@@ -227,11 +227,11 @@ mod tests {
             let bits = if cut % 2 == 0 { bits } else { bits & mask(length) & !mask(delegated) };
             let suffix = Suffix { bits, length };
             let prefix = Prefix::of(Ipv6Addr::from_bits(address), delegated);
-            match (suffix.fits(delegated), suffix.behind(prefix)) {
+            match (suffix.fits(delegated), suffix.append_to(prefix)) {
                 (Ok(()), Some(part)) => {
                     prop_assert!(prefix.contains(part));
                     prop_assert_eq!(part.length(), length);
-                    prop_assert_eq!(Prefix::of(Ipv6Addr::from_bits(address & mask(delegated) | bits), 128).cut(length), part);
+                    prop_assert_eq!(Prefix::of(Ipv6Addr::from_bits(address & mask(delegated) | bits), 128).truncate(length), part);
                 }
                 (Err(Misfit::TooShort), None) => prop_assert!(length < delegated),
                 (Err(Misfit::BitsAbove(fitting) | Misfit::BitsBelow(fitting)), None) => {

@@ -48,8 +48,8 @@ impl Parts {
     /// The parts of every delegated prefix, and the extra CIDRs: sorted, each once.
     pub fn of(&self, delegated: &[Prefix]) -> Vec<Cidr> {
         let parts = delegated.iter().flat_map(|prefix| {
-            let links = self.prefix_ids.iter().filter_map(|id| prefix.link(*id));
-            links.chain(self.suffixes.iter().filter_map(|suffix| suffix.behind(*prefix)))
+            let subnets = self.prefix_ids.iter().filter_map(|id| prefix.subnet(*id));
+            subnets.chain(self.suffixes.iter().filter_map(|suffix| suffix.append_to(*prefix)))
         });
         let sorted: BTreeSet<Cidr> = parts.map(Cidr::V6).chain(self.extra.iter().copied()).collect();
         sorted.into_iter().collect()

@@ -394,7 +394,7 @@ proptest! {
         let config = [config_with("a", "", spec(length, &[("lan", &ids)]))];
         let plan = plan(&config, &[node_config("n", &entries)]);
 
-        let seen: Vec<Prefix> = nodes.iter().map(|n| prefix(&links[usize::from(*n)]).cut(length)).collect();
+        let seen: Vec<Prefix> = nodes.iter().map(|n| prefix(&links[usize::from(*n)]).truncate(length)).collect();
         match &plan.verdicts[0] {
             Verdict::Write { delegated, targets, .. } => {
                 prop_assert!(!seen.is_empty() && delegated.iter().all(|p| seen.contains(p)));
