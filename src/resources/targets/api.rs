@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use log::debug;
 use serde_json::json;
 
-use super::{Element, Held, Kind, Stored, TargetKey};
+use super::{DesiredTarget, Held, Kind, Stored, TargetKey};
 use crate::kube::objects::ApiResources;
 use crate::kube::{Client, Error};
 
@@ -46,28 +46,23 @@ impl TargetApi {
         }
     }
 
-    /// Makes the list of an object hold these elements, and touches nothing else: `held` is what it was when
-    /// read, `None` creates it.
+    /// Writes the desired list into an object and changes nothing else: `held` is the object as it was read, `None`
+    /// creates it.
     ///
     /// # Errors
-    /// What the API server answered; a conflict if the object is not what was read any more.
-    pub fn write(
-        &mut self,
-        client: &mut Client,
-        key: &TargetKey,
-        held: Option<&Held>,
-        elements: &[Element],
-    ) -> Result<(), Error> {
+    /// What the API server answered; a conflict if the object has changed since it was read.
+    pub fn write(&mut self, client: &mut Client, desired: &DesiredTarget, held: Option<&Held>) -> Result<(), Error> {
+        let key = &desired.key;
         let api = self.api(client, key.kind)?;
         match held {
             Some(held) => {
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
-                    "spec": key.kind.spec(elements),
+                    "spec": desired.spec(&desired.items),
                 });
                 client.merge_patch(&format!("{}?{STRICT}", object_path(key, api)), &patch)
             }
-            None => client.create(&list_path(key, api), &key.object(api, elements)),
+            None => client.create(&list_path(key, api), &desired.object(api)),
         }
     }
 
