@@ -112,8 +112,7 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
 }
 
 fn document(target: &DesiredTarget) -> serde_yaml::Result<String> {
-    let object = target.key.newest_object(&target.cidrs);
-    Ok(format!("---\n{}", serde_yaml::to_string(&object)?))
+    Ok(format!("---\n{}", serde_yaml::to_string(&target.newest_object())?))
 }
 
 fn line(notes: &mut String, text: &str) {

@@ -7,7 +7,7 @@ use crate::kube::decode::cut;
 use crate::kube::objects::Condition;
 use crate::prefix::{Prefix, join, texts};
 use crate::resources::config::Config;
-use crate::resources::targets::MOST_CIDRS;
+use crate::resources::targets::MAX_ITEMS;
 use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
@@ -54,7 +54,7 @@ pub fn judge(verdict: &Verdict, failures: &[String], without_entry: &[String]) -
         } => {
             failures.extend(oversized.iter().map(|(target, count)| {
                 format!(
-                    "{target} would hold {count} CIDRs, more than the {MOST_CIDRS} that k6u writes (Cilium's policy \
+                    "{target} would hold {count} CIDRs, more than the {MAX_ITEMS} that k6u writes (Cilium's policy \
                      map takes as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set \
                      allowedPrefixes"
                 )

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::cidr::Cidr;
 use crate::prefix::{Prefix, join};
 use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeEntry};
-use crate::resources::targets::{MOST_CIDRS, TargetKey};
+pub use crate::resources::targets::DesiredTarget;
+use crate::resources::targets::{MAX_ITEMS, TargetKey};
 
 /// A message names at most so many things of a kind.
 const MOST_NAMED: usize = 4;
@@ -37,7 +37,7 @@ pub enum Verdict {
         targets: Vec<DesiredTarget>,
         /// Targets that an older config has: the target and that config.
         contested: Vec<(TargetKey, String)>,
-        /// Targets that would hold more than [`MOST_CIDRS`]: the target and how many CIDRs.
+        /// Targets that would hold more than [`MAX_ITEMS`]: the target and how many CIDRs.
         oversized: Vec<(TargetKey, usize)>,
     },
     /// They keep what they hold.
@@ -47,15 +47,6 @@ pub enum Verdict {
         /// Why, and what to do next.
         message: String,
     },
-}
-
-/// What a target is to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DesiredTarget {
-    /// Which object.
-    pub key: TargetKey,
-    /// Sorted, each once.
-    pub cidrs: Vec<Cidr>,
 }
 
 /// The reason of the condition Ready.
@@ -164,11 +155,8 @@ fn follow(
         let count = target.parts.count(delegated.len());
         match owners.get(&key) {
             Some(owner) if *owner != config.metadata.name => contested.push((key, owner.to_string())),
-            _ if count > MOST_CIDRS => oversized.push((key, count)),
-            _ => targets.push(DesiredTarget {
-                key,
-                cidrs: target.parts.of(&delegated),
-            }),
+            _ if count > MAX_ITEMS => oversized.push((key, count)),
+            _ => targets.push(target.desired(&delegated)),
         }
     }
     Verdict::Write {

@@ -8,7 +8,7 @@ use super::plan::{DesiredTarget, Plan};
 use super::{Failure, Reconciler};
 use crate::node::Host;
 use crate::problems::Subject;
-use crate::resources::targets::{Api, Cidrs, Held, TargetKey, elements};
+use crate::resources::targets::{Api, Held, StoredList, TargetKey};
 use crate::schedule::Ended;
 
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
@@ -33,7 +33,7 @@ impl Targets {
     /// Whether it was read and found right, or written.
     pub fn is_right(&self, desired: &DesiredTarget) -> bool {
         let held = self.held.get(&desired.key).and_then(Option::as_ref);
-        held.is_some_and(|held| held.list.are(&desired.cidrs))
+        held.is_some_and(|held| held.list.matches(desired))
     }
 
     fn fails(&mut self, key: &TargetKey, problem: &str) {
@@ -121,18 +121,20 @@ impl Reconciler {
         if self.is_kind_hanging(key.kind) {
             return Ok(Ended::Unsettled);
         }
-        let (list, wait) = match (self.rejoin.left(), held) {
-            (Some(wait), Some(held)) => match held.list.and(&desired.cidrs) {
-                Some(all) if all.len() > held.list.0.len() => (all, Some(wait)),
+        let mut desired = desired.clone();
+        let mut wait = None;
+        if let (Some(left), Some(held)) = (self.rejoin.left(), held) {
+            match held.list.union(&desired) {
+                Some(all) if all.len() > held.list.items().len() => desired.items = all,
                 // Nothing to add, or no room for it.
-                _ => return Ok(Ended::After(wait)),
-            },
-            _ => (elements(&desired.cidrs), None),
-        };
-        let list = Cidrs(list);
-        match self.target_api.write(&mut self.client, key, held, &list.0) {
+                _ => return Ok(Ended::After(left)),
+            }
+            wait = Some(left);
+        }
+        match self.target_api.write(&mut self.client, &desired, held) {
             Ok(()) => {
                 self.works(&subject);
+                let list = StoredList::of(&desired);
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
@@ -144,8 +146,11 @@ impl Reconciler {
                 targets.held.insert(key.clone(), Some(written));
                 Ok(wait.map_or(Ended::Quiet, Ended::After))
             }
-            // Changed, created or deleted since it was read.
-            Err(e) if (e.is_conflict() || e.is_absent_object()) && !self.has_too_many_conflicts(&subject) => {
+            // Changed, created or deleted since it was read. What is absent at a creation is the namespace.
+            Err(e)
+                if (e.is_conflict() || held.is_some() && e.is_absent_object())
+                    && !self.has_too_many_conflicts(&subject) =>
+            {
                 debug!("{e}");
                 Ok(Ended::Unsettled)
             }
@@ -164,8 +169,8 @@ fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<Strin
     let key = &desired.key;
     match held {
         None if key.kind.is_created => None,
-        None => Some(key.create_first(api, &desired.cidrs)),
-        Some(held) if held.is_something_else => Some(key.is_something_else()),
+        None => Some(desired.create_first(api)),
+        Some(held) if held.lacks_list => Some(key.lacks_list()),
         Some(held) => foreign_owner(held),
     }
 }

@@ -22,7 +22,8 @@ fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
         delegated: prefixes(&["2001:db8:10::/60"]),
         targets: vec![DesiredTarget {
             key: TargetKey::group("lan"),
-            cidrs: vec![],
+            items: vec![],
+            record: None,
         }],
         contested: contested
             .iter()

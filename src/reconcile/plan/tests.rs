@@ -6,18 +6,19 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cidr::{Cidr, Item};
 use crate::resources::node_config::Deprecated;
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
-fn texts(cidrs: &[Cidr]) -> Vec<String> {
-    cidrs.iter().map(Cidr::to_string).collect()
+fn texts(items: &[Item]) -> Vec<String> {
+    items.iter().map(Item::to_string).collect()
 }
 
-fn cidr(text: &str) -> Cidr {
-    text.parse().unwrap()
+fn item(text: &str) -> Item {
+    Item::Cidr(text.parse().unwrap())
 }
 
 fn config_with(name: &str, created: &str, spec: Value) -> Config {
@@ -61,7 +62,7 @@ fn follows(config: Config, prefixes: &[&str]) -> Verdict {
 /// What a single group is to hold; panics if the verdict is another.
 fn group(verdict: &Verdict) -> Vec<String> {
     match verdict {
-        Verdict::Write { targets, .. } => texts(&targets[0].cidrs),
+        Verdict::Write { targets, .. } => texts(&targets[0].items),
         keep => panic!("{keep:?}"),
     }
 }
@@ -89,11 +90,12 @@ fn the_main_job() {
             delegated: vec![prefix("2001:db8:1234:5670::/60")],
             targets: vec![DesiredTarget {
                 key: TargetKey::group("ip6-local-lan"),
-                cidrs: vec![
-                    cidr("2001:db8:1234:5670::/64"),
-                    cidr("2001:db8:1234:5671::/64"),
-                    cidr("2001:db8:1234:5672::/64"),
+                items: vec![
+                    item("2001:db8:1234:5670::/64"),
+                    item("2001:db8:1234:5671::/64"),
+                    item("2001:db8:1234:5672::/64"),
                 ],
+                record: None,
             }],
             contested: vec![],
             oversized: vec![],
@@ -282,7 +284,7 @@ fn a_group_that_no_policy_map_holds_is_refused() {
     match follows(config, &prefixes) {
         Verdict::Write { oversized, targets, .. } => {
             assert_eq!(oversized, [(TargetKey::group("big"), 64 * 257)]);
-            assert_eq!(targets[0].cidrs.len(), 64);
+            assert_eq!(targets[0].items.len(), 64);
         }
         other => panic!("{other:?}"),
     }
@@ -345,7 +347,7 @@ fn a_pool_follows_beside_a_group() {
     assert_eq!(targets[0].key, TargetKey::group("a"));
     assert_eq!(targets[1].key.to_string(), "IPAddressPool metallb-system/lan");
     assert_eq!(
-        texts(&targets[1].cidrs),
+        texts(&targets[1].items),
         ["192.168.7.0/24", "2001:db8:1:1:ffff::/112", "2001:db8:2:1:ffff::/112"],
         "while nodes differ, old and new"
     );
@@ -399,10 +401,10 @@ proptest! {
             Verdict::Write { delegated, targets, .. } => {
                 prop_assert!(!seen.is_empty() && delegated.iter().all(|p| seen.contains(p)));
                 prop_assert!(seen.iter().all(|p| delegated.contains(p)));
-                for cidr in &targets[0].cidrs {
-                    prop_assert!(matches!(cidr, Cidr::V6(part) if seen.iter().any(|p| p.contains(*part))));
+                for item in &targets[0].items {
+                    prop_assert!(matches!(item, Item::Cidr(Cidr::V6(part)) if seen.iter().any(|p| p.contains(*part))));
                 }
-                prop_assert_eq!(targets[0].cidrs.len(), delegated.len() * ids.len());
+                prop_assert_eq!(targets[0].items.len(), delegated.len() * ids.len());
             }
             Verdict::Keep { reason: Reason::NoPrefix, .. } => prop_assert!(seen.is_empty()),
             Verdict::Keep { reason: Reason::InvalidSpec, .. } => {
