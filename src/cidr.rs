@@ -1,4 +1,5 @@
-//! What a list of addresses is made of: CIDRs of both families, and the parts of a delegated prefix.
+//! The items of a list of addresses, CIDRs of both families and ranges, and the suffixes that name parts of a
+//! delegated prefix.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,6 +23,23 @@ pub enum Cidr {
 pub struct NotACidr;
 
 impl Cidr {
+    /// The CIDR of one address.
+    pub fn of_host(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Cidr::V4(address, 32),
+            IpAddr::V6(address) => Cidr::V6(Prefix::of(address, 128)),
+        }
+    }
+
+    /// The one address in it; `None` if there are more.
+    pub fn host(&self) -> Option<IpAddr> {
+        let is_host = match self {
+            Cidr::V4(_, length) => *length == 32,
+            Cidr::V6(prefix) => prefix.length() == 128,
+        };
+        is_host.then(|| self.address())
+    }
+
     /// The lowest address in it.
     pub fn address(&self) -> IpAddr {
         match self {
@@ -57,6 +75,76 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// The IPv6 addresses from one to a higher one, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range {
+    first: Ipv6Addr,
+    last: Ipv6Addr,
+}
+
+impl Range {
+    /// The lowest address in it.
+    pub fn first(self) -> Ipv6Addr {
+        self.first
+    }
+
+    /// The highest address in it.
+    pub fn last(self) -> Ipv6Addr {
+        self.last
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// An item of a list of addresses.
+///
+/// A single address is always a CIDR, however it is written; so items are equal if they mean the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Item {
+    /// A CIDR.
+    Cidr(Cidr),
+    /// A range.
+    Range(Range),
+}
+
+impl Item {
+    /// The addresses from `first` to `last`; `None` if `last` is lower, and for IPv4 ranges, which k6u never writes.
+    pub fn from_ends(first: IpAddr, last: IpAddr) -> Option<Self> {
+        match (first, last) {
+            _ if first == last => Some(Cidr::of_host(first).into()),
+            (IpAddr::V6(first), IpAddr::V6(last)) if first < last => Some(Item::Range(Range { first, last })),
+            _ => None,
+        }
+    }
+
+    /// The one address that it is; `None` if there are more.
+    pub fn host(&self) -> Option<IpAddr> {
+        match self {
+            Item::Cidr(cidr) => cidr.host(),
+            Item::Range(_) => None,
+        }
+    }
+}
+
+impl From<Cidr> for Item {
+    fn from(cidr: Cidr) -> Self {
+        Item::Cidr(cidr)
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Item::Cidr(cidr) => cidr.fmt(f),
+            Item::Range(range) => range.fmt(f),
+        }
+    }
+}
+
 /// What stands behind a delegated prefix: an address whose upper bits are zero, and a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Suffix {
@@ -76,9 +164,14 @@ pub enum Misfit {
 }
 
 impl Suffix {
-    /// The part that it names in `delegated`; `None` if it does not fit.
-    pub fn behind(self, delegated: Prefix) -> Option<Prefix> {
+    /// The part of `delegated` that it names; `None` if it does not fit.
+    pub fn append_to(self, delegated: Prefix) -> Option<Prefix> {
         delegated.part(self.bits, self.length)
+    }
+
+    /// Whether it names a single address.
+    pub fn is_host(self) -> bool {
+        self.length == 128
     }
 
     /// Whether it names a part of a delegated prefix of `length` bits.
@@ -124,6 +217,72 @@ impl fmt::Display for Suffix {
             128 => address.fmt(f),
             length => write!(f, "{address}/{length}"),
         }
+    }
+}
+
+/// Two suffixes: the addresses from one to the other behind a delegated prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SuffixRange {
+    first: u128,
+    last: u128,
+}
+
+/// Why a range of suffixes names no part of a delegated prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeMisfit {
+    /// It has bits where the delegated prefix has its own: this one has none.
+    BitsAbove(SuffixRange),
+    /// It ends before it starts.
+    Reversed,
+}
+
+impl SuffixRange {
+    /// The addresses of `delegated` that it names; `None` if it does not fit.
+    pub fn append_to(self, delegated: Prefix) -> Option<Item> {
+        let end = |bits| Some(IpAddr::V6(delegated.part(bits, 128)?.address()));
+        Item::from_ends(end(self.first)?, end(self.last)?)
+    }
+
+    /// Whether it names addresses of a delegated prefix of `length` bits.
+    ///
+    /// # Errors
+    /// Why not, and what would fit.
+    pub fn fits(self, length: u8) -> Result<(), RangeMisfit> {
+        if (self.first | self.last) & mask(length) != 0 {
+            Err(RangeMisfit::BitsAbove(SuffixRange {
+                first: self.first & !mask(length),
+                last: self.last & !mask(length),
+            }))
+        } else if self.first > self.last {
+            Err(RangeMisfit::Reversed)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl FromStr for SuffixRange {
+    type Err = NotACidr;
+
+    /// Reads two IPv6 addresses with a hyphen between them. All bits are kept.
+    fn from_str(text: &str) -> Result<Self, NotACidr> {
+        let (first, last) = text.split_once('-').ok_or(NotACidr)?;
+        let bits = |text: &str| text.parse().map(Ipv6Addr::to_bits).map_err(|_| NotACidr);
+        Ok(SuffixRange {
+            first: bits(first)?,
+            last: bits(last)?,
+        })
+    }
+}
+
+impl fmt::Display for SuffixRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}-{}",
+            Ipv6Addr::from_bits(self.first),
+            Ipv6Addr::from_bits(self.last)
+        )
     }
 }
 
@@ -189,7 +348,7 @@ mod tests {
             ("::1:ffff:0:0:0/112", "2001:db8:1234:5601:ffff::/112"),
         ] {
             assert_eq!(suffix(text).fits(56), Ok(()), "{text}");
-            assert_eq!(suffix(text).behind(delegated).unwrap().to_string(), part, "{text}");
+            assert_eq!(suffix(text).append_to(delegated).unwrap().to_string(), part, "{text}");
         }
     }
 
@@ -203,7 +362,7 @@ mod tests {
             ("2001:db8::1:0:0:0:10/64", Misfit::BitsAbove(suffix("::1:0:0:0:0/64"))),
         ] {
             assert_eq!(suffix(text).fits(56), Err(misfit), "{text}");
-            assert_eq!(suffix(text).behind("2001:db8::/56".parse().unwrap()), None, "{text}");
+            assert_eq!(suffix(text).append_to("2001:db8::/56".parse().unwrap()), None, "{text}");
         }
         for text in [
             "",
@@ -219,7 +378,82 @@ mod tests {
         }
     }
 
+    fn range(text: &str) -> SuffixRange {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn ranges_behind_a_56() {
+        let delegated: Prefix = "2001:db8:1234:5600::/56".parse().unwrap();
+        for (text, item) in [
+            (
+                "::1:0:0:1:0-::1:0:0:1:ff",
+                "2001:db8:1234:5601::1:0-2001:db8:1234:5601::1:ff",
+            ),
+            (
+                "::-::ff:ffff:ffff:ffff:ffff",
+                "2001:db8:1234:5600::-2001:db8:1234:56ff:ffff:ffff:ffff:ffff",
+            ),
+            ("::7-::7", "2001:db8:1234:5600::7/128"),
+        ] {
+            assert_eq!(range(text).fits(56), Ok(()), "{text}");
+            assert_eq!(range(text).append_to(delegated).unwrap().to_string(), item);
+        }
+        for (text, misfit) in [
+            ("::2-::1", RangeMisfit::Reversed),
+            ("::1-::100:0:0:0:1", RangeMisfit::BitsAbove(range("::1-::1"))),
+            ("2001:db8::2-2001:db8::1", RangeMisfit::BitsAbove(range("::2-::1"))),
+        ] {
+            assert_eq!(range(text).fits(56), Err(misfit), "{text}");
+            assert_eq!(range(text).append_to(delegated), None, "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "::1",
+            "::1-",
+            "::1-::2/64",
+            "::1-::2-::3",
+            "10.0.0.1-10.0.0.9",
+            "::1 - ::2",
+        ] {
+            assert_eq!(text.parse::<SuffixRange>(), Err(NotACidr), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_single_address_is_one_item_however_it_is_named() {
+        let v6: IpAddr = "2001:db8::1".parse().unwrap();
+        let v4: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(Item::from_ends(v6, v6), Some(Item::Cidr(cidr("2001:db8::1/128"))));
+        assert_eq!(Item::from_ends(v4, v4), Some(Item::Cidr(cidr("192.0.2.1/32"))));
+        assert_eq!(Item::from_ends(v4, v6), None);
+        assert_eq!(Item::from_ends(v6, "2001:db8::".parse().unwrap()), None);
+        assert_eq!(Item::Cidr(cidr("2001:db8::1/128")).host(), Some(v6));
+        assert_eq!(cidr("2001:db8::/127").host(), None);
+        assert_eq!(cidr("192.0.2.0/31").host(), None);
+    }
+
     proptest! {
+        /// What is accepted lies inside the delegated prefix.
+        #[test]
+        fn an_accepted_range_stays_inside(first: u128, last: u128, by in 0u32..128, address: u128, delegated in 1u8..=64) {
+            let range = SuffixRange { first: first >> by, last: last >> by };
+            prop_assert_eq!(range.to_string().parse(), Ok(range));
+            let prefix = Prefix::of(Ipv6Addr::from_bits(address), delegated);
+            match (range.fits(delegated), range.append_to(prefix)) {
+                (Ok(()), Some(Item::Range(item))) => {
+                    for (end, bits) in [(item.first(), range.first), (item.last(), range.last)] {
+                        prop_assert!(prefix.contains(Prefix::of(end, 128)));
+                        prop_assert_eq!(end.to_bits() & !mask(delegated), bits);
+                    }
+                }
+                (Ok(()), Some(Item::Cidr(_))) => prop_assert_eq!(range.first, range.last),
+                (Err(_), None) => {}
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+
         /// What is accepted lies inside the delegated prefix, and the bits that were written stay.
         #[test]
         fn an_accepted_suffix_stays_inside(bits: u128, address: u128, cut in 0u8..=128, length in 0u8..=128, delegated in 1u8..=64) {
@@ -227,11 +461,11 @@ mod tests {
             let bits = if cut % 2 == 0 { bits } else { bits & mask(length) & !mask(delegated) };
             let suffix = Suffix { bits, length };
             let prefix = Prefix::of(Ipv6Addr::from_bits(address), delegated);
-            match (suffix.fits(delegated), suffix.behind(prefix)) {
+            match (suffix.fits(delegated), suffix.append_to(prefix)) {
                 (Ok(()), Some(part)) => {
                     prop_assert!(prefix.contains(part));
                     prop_assert_eq!(part.length(), length);
-                    prop_assert_eq!(Prefix::of(Ipv6Addr::from_bits(address & mask(delegated) | bits), 128).cut(length), part);
+                    prop_assert_eq!(Prefix::of(Ipv6Addr::from_bits(address & mask(delegated) | bits), 128).truncate(length), part);
                 }
                 (Err(Misfit::TooShort), None) => prop_assert!(length < delegated),
                 (Err(Misfit::BitsAbove(fitting) | Misfit::BitsBelow(fitting)), None) => {

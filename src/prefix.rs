@@ -16,7 +16,8 @@ pub const LINK_LENGTH: u8 = 64;
 /// The order is by address, then by length, which is how lists are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
-    bits: u128,
+    // Not a u128: its alignment would make every item of a long list half as large again.
+    address: Ipv6Addr,
     length: u8,
 }
 
@@ -24,15 +25,23 @@ impl Prefix {
     /// The prefix of `length` bits (at most 128) that `address` is in.
     pub fn of(address: Ipv6Addr, length: u8) -> Self {
         let length = length.min(128);
+        Prefix::from_bits(address.to_bits() & mask(length), length)
+    }
+
+    fn from_bits(bits: u128, length: u8) -> Self {
         Prefix {
-            bits: address.to_bits() & mask(length),
+            address: Ipv6Addr::from_bits(bits),
             length,
         }
     }
 
+    fn bits(self) -> u128 {
+        self.address.to_bits()
+    }
+
     /// The lowest address in it.
     pub fn address(self) -> Ipv6Addr {
-        Ipv6Addr::from_bits(self.bits)
+        self.address
     }
 
     /// The number of leading bits that count, 0 to 128.
@@ -43,40 +52,31 @@ impl Prefix {
     /// The shorter prefix of `length` bits that this one is part of.
     ///
     /// A `length` beyond this prefix's own leaves it as it is: nothing is known of further bits.
-    pub fn cut(self, length: u8) -> Self {
-        let length = length.min(self.length);
-        Prefix {
-            bits: self.bits & mask(length),
-            length,
-        }
+    pub fn truncate(self, length: u8) -> Self {
+        Prefix::of(self.address, length.min(self.length))
     }
 
     /// Whether every address of `other` is in this prefix.
     pub fn contains(self, other: Prefix) -> bool {
-        self.length <= other.length && other.bits & mask(self.length) == self.bits
+        self.length <= other.length && other.bits() & mask(self.length) == self.bits()
     }
 
     /// The /64 with this number inside the prefix, counted from 0, or `None` if it does not fit.
     ///
     /// Never wraps: the number of a neighbour's prefix is not a number of ours.
-    pub fn link(self, id: u64) -> Option<Prefix> {
+    pub fn subnet(self, id: u64) -> Option<Prefix> {
         if id > highest_id(self.length)? {
             return None;
         }
-        Some(Prefix {
-            bits: self.bits | u128::from(id) << (128 - LINK_LENGTH),
-            length: LINK_LENGTH,
-        })
+        let bits = self.bits() | u128::from(id) << (128 - LINK_LENGTH);
+        Some(Prefix::from_bits(bits, LINK_LENGTH))
     }
 
     /// The longer prefix of `length` bits with these bits behind this prefix's own, or `None` if it does
     /// not fit: nothing of a neighbour's prefix is ever reached.
     pub fn part(self, bits: u128, length: u8) -> Option<Prefix> {
         let fits = (self.length..=128).contains(&length) && bits & (mask(self.length) | !mask(length)) == 0;
-        fits.then_some(Prefix {
-            bits: self.bits | bits,
-            length,
-        })
+        fits.then_some(Prefix::from_bits(self.bits() | bits, length))
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn id_2_of_a_60() {
         assert_eq!(
-            prefix("2001:db8:1234:5670::/60").link(2),
+            prefix("2001:db8:1234:5670::/60").subnet(2),
             Some(prefix("2001:db8:1234:5672::/64"))
         );
     }
@@ -169,49 +169,45 @@ mod tests {
             };
             assert_eq!(highest_id(length), Some(highest), "/{length}");
 
-            let first = delegated.link(0).unwrap();
-            assert_eq!(
-                first,
-                Prefix {
-                    bits: delegated.bits,
-                    length: 64
-                },
-                "/{length}"
-            );
+            let first = delegated.subnet(0).unwrap();
+            assert_eq!(first, Prefix::from_bits(delegated.bits(), 64), "/{length}");
 
-            let last = delegated.link(highest).unwrap();
-            assert_eq!(last.bits >> 64, u128::from(u64::MAX), "/{length}");
+            let last = delegated.subnet(highest).unwrap();
+            assert_eq!(last.bits() >> 64, u128::from(u64::MAX), "/{length}");
             assert!(delegated.contains(first) && delegated.contains(last), "/{length}");
 
-            assert_eq!(delegated.link(highest + 1), None, "/{length}");
-            assert_eq!(delegated.link(u64::MAX), None, "/{length}");
+            assert_eq!(delegated.subnet(highest + 1), None, "/{length}");
+            assert_eq!(delegated.subnet(u64::MAX), None, "/{length}");
         }
     }
 
     #[test]
-    fn every_link_maps_back_to_its_delegated_prefix() {
+    fn every_subnet_maps_back_to_its_delegated_prefix() {
         for length in 1..=64u8 {
-            let delegated = prefix("2001:db8:1234:5678::/64").cut(length);
+            let delegated = prefix("2001:db8:1234:5678::/64").truncate(length);
             for id in [0, 1, highest_id(length).unwrap() / 2, highest_id(length).unwrap()] {
-                if let Some(link) = delegated.link(id) {
-                    assert_eq!(link.cut(length), delegated, "/{length} id {id}");
+                if let Some(subnet) = delegated.subnet(id) {
+                    assert_eq!(subnet.truncate(length), delegated, "/{length} id {id}");
                 }
             }
         }
     }
 
     #[test]
-    fn no_link_in_a_prefix_longer_than_64() {
-        assert_eq!(prefix("2001:db8::/65").link(0), None);
+    fn no_subnet_in_a_prefix_longer_than_64() {
+        assert_eq!(prefix("2001:db8::/65").subnet(0), None);
         assert_eq!(highest_id(65), None);
         assert_eq!(highest_id(128), None);
     }
 
     #[test]
-    fn cut_never_lengthens() {
-        assert_eq!(prefix("2001:db8::/48").cut(64), prefix("2001:db8::/48"));
-        assert_eq!(prefix("2001:db8:0:ffff::/64").cut(60), prefix("2001:db8:0:fff0::/60"));
-        assert_eq!(prefix("ffff::/64").cut(0), prefix("::/0"));
+    fn truncate_never_lengthens() {
+        assert_eq!(prefix("2001:db8::/48").truncate(64), prefix("2001:db8::/48"));
+        assert_eq!(
+            prefix("2001:db8:0:ffff::/64").truncate(60),
+            prefix("2001:db8:0:fff0::/60")
+        );
+        assert_eq!(prefix("ffff::/64").truncate(0), prefix("::/0"));
     }
 
     #[test]

@@ -15,10 +15,11 @@ use crate::node::observe::Observer;
 use crate::node::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
 use crate::prefix::join;
 use crate::reconcile::condition::{self, Judgement};
-use crate::reconcile::plan::{self, DesiredTarget, Reason};
+use crate::reconcile::plan::{self, Reason};
 use crate::resources::GROUP;
 use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
+use crate::resources::targets::DesiredTarget;
 
 /// What this machine's interfaces show.
 pub trait Interfaces {
@@ -116,8 +117,7 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
 }
 
 fn document(target: &DesiredTarget) -> serde_yaml::Result<String> {
-    let object = target.key.newest_object(&target.cidrs);
-    Ok(format!("---\n{}", serde_yaml::to_string(&object)?))
+    Ok(format!("---\n{}", serde_yaml::to_string(&target.newest_object())?))
 }
 
 fn line(notes: &mut String, text: &str) {

@@ -8,7 +8,7 @@ use crate::kube::decode::cut;
 use crate::kube::objects::Condition;
 use crate::prefix::{Prefix, join, texts};
 use crate::resources::config::Config;
-use crate::resources::targets::MOST_CIDRS;
+use crate::resources::targets::MAX_ITEMS;
 use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
@@ -86,7 +86,7 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], without_entry: &[String]) 
     let oversized = verdict.oversized.iter().map(|(target, count)| Failing {
         what: format!("{target}: too many CIDRs"),
         text: format!(
-            "{target} would hold {count} CIDRs, more than the {MOST_CIDRS} that k6u writes (Cilium's policy map takes              as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
+            "{target} would hold {count} CIDRs, more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes              as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
         ),
     });
     let failures: Vec<Failing> = failures.iter().cloned().chain(oversized).collect();

@@ -6,11 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::cidr::Cidr;
 use crate::prefix::{Prefix, join};
 use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeEntry};
-use crate::resources::targets::{MOST_CIDRS, TargetKey};
+use crate::resources::targets::{DesiredTarget, MAX_ITEMS, TargetKey};
 
 /// A message names at most so many things of a kind.
 const MOST_NAMED: usize = 4;
@@ -50,7 +49,7 @@ pub struct Verdict {
     pub targets: Vec<DesiredTarget>,
     /// Targets that an older config has: the target and that config.
     pub contested: Vec<(TargetKey, String)>,
-    /// Targets that would hold more than [`MOST_CIDRS`]: the target and how many CIDRs.
+    /// Targets that would hold more than [`MAX_ITEMS`]: the target and how many CIDRs.
     pub oversized: Vec<(TargetKey, usize)>,
 }
 
@@ -61,17 +60,6 @@ pub struct Keep {
     pub reason: Reason,
     /// And what to do next.
     pub message: String,
-}
-
-/// What a target is to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DesiredTarget {
-    /// Which object.
-    pub key: TargetKey,
-    /// Sorted, each once.
-    pub cidrs: Vec<Cidr>,
-    /// What it may hold besides, sorted.
-    pub lingering: Vec<Cidr>,
 }
 
 /// The reason of the condition Ready.
@@ -185,14 +173,9 @@ fn desire(
         let count = target.parts.count(delegated.len());
         match owners.get(&key) {
             Some(owner) if *owner != config.metadata.name => verdict.contested.push((key, owner.to_string())),
-            _ if delegated.is_empty() && target.parts.depend_on_prefix() => {}
-            _ if count > MOST_CIDRS => verdict.oversized.push((key, count)),
-            _ => {
-                let cidrs = target.parts.of(&delegated);
-                let is_new = |cidr: &Cidr| cidrs.binary_search(cidr).is_err();
-                let lingering = target.parts.of(&lingering).into_iter().filter(is_new).collect();
-                verdict.targets.push(DesiredTarget { key, cidrs, lingering });
-            }
+            _ if delegated.is_empty() && !target.parts.is_constant() => {}
+            _ if count > MAX_ITEMS => verdict.oversized.push((key, count)),
+            _ => verdict.targets.push(target.desired(&delegated, &lingering)),
         }
     }
     Verdict {
@@ -205,7 +188,8 @@ fn desire(
 /// The distinct prefixes of all entries, cut to the delegated length, if they are allowed; and those that only
 /// vanished entries stand for.
 fn delegated_prefixes(spec: &ConfigSpec, entries: &[Entry], vanished: &BTreeSet<Prefix>) -> (Vec<Prefix>, Vec<Prefix>) {
-    let delegated = |prefix: &Prefix| Some(prefix.cut(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));
+    let delegated =
+        |prefix: &Prefix| Some(prefix.truncate(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));
     let published = entries.iter().flat_map(|entry| &entry.published.prefixes);
     let published: BTreeSet<Prefix> = published.filter_map(delegated).collect();
     let vanished: BTreeSet<Prefix> = vanished.iter().filter_map(delegated).collect();

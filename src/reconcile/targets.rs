@@ -7,12 +7,12 @@ use log::info;
 
 use super::condition::Failing;
 use super::context::{Context, Tried};
-use super::plan::{DesiredTarget, Plan};
+use super::plan::Plan;
 use super::problems::{Problem, Subject};
 use super::{Failure, Outcome};
-use crate::cidr::Cidr;
+use crate::kube::Client;
 use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, TARGETS_TIME};
-use crate::resources::targets::{Api, Cidrs, Held, TargetApi, TargetKey, elements};
+use crate::resources::targets::{Api, DesiredTarget, Held, TargetApi, TargetKey};
 use crate::schedule::RoundEnd;
 
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
@@ -122,8 +122,7 @@ impl Targets {
             self.states.insert(key.clone(), State::Failed(failing));
             return Ok(());
         }
-        let list = wanted(held.as_ref(), desired);
-        let is_right = held.as_ref().is_some_and(|held| held.list.are(&list));
+        let is_right = held.as_ref().is_some_and(|held| held.list.matches(desired));
         let history = self.histories.entry(key.clone()).or_default();
         history.saw(desired, is_right, cx.host.now());
         if is_right {
@@ -134,10 +133,13 @@ impl Targets {
         if cx.host.now() >= until {
             return Ok(());
         }
-        let (held, list) = (held.clone(), Cidrs(elements(&list)));
-        let write = |client: &mut _| self.api.write(client, key, held.as_ref(), &list.0);
+        let mut wanted = desired.clone();
+        wanted.items = held
+            .as_ref()
+            .map_or(wanted.items, |held| held.list.with_lingering(desired));
+        let write = |client: &mut Client| self.api.write(client, &wanted, held.as_ref());
         match cx.attempt(&subject, |e| key.explain(e), write)? {
-            Tried::Done(()) => {
+            Tried::Done(list) => {
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
@@ -188,21 +190,13 @@ impl History {
     }
 }
 
-/// What the list should be: what lingers stays if it is there.
-fn wanted(held: Option<&Held>, desired: &DesiredTarget) -> Vec<Cidr> {
-    let lingers = |cidr: &&Cidr| held.is_some_and(|held| held.list.has(cidr));
-    let lingering = desired.lingering.iter().filter(lingers);
-    let all: BTreeSet<_> = desired.cidrs.iter().chain(lingering).copied().collect();
-    all.into_iter().collect()
-}
-
 /// Why a target cannot be written as it is; `None` if it can.
 fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<String> {
     let key = &desired.key;
     match held {
         None if key.kind.is_created => None,
-        None => Some(key.create_first(api, &desired.cidrs)),
-        Some(held) if held.is_something_else => Some(key.is_something_else()),
+        None => Some(desired.create_first(api)),
+        Some(held) if held.lacks_list => Some(key.lacks_list()),
         Some(held) => foreign_owner(held),
     }
 }

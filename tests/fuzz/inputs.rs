@@ -4,18 +4,19 @@
 use std::io;
 use std::time::Duration;
 
-use k6u::cidr::Cidr;
+use k6u::cidr::{Cidr, Item};
 use k6u::kube::decode::{MOST_VALUES, decode};
 use k6u::kube::objects::{ApiResources, Crd, List, Object};
 use k6u::kube::refusal::{MOST_REFUSAL, Refusal, retry_after};
 use k6u::node::netlink::parse;
 use k6u::node::select::{MOST_PREFIXES, Observation, Watch, select};
+use k6u::prefix::Prefix;
 use k6u::preview::{self, Interfaces};
 use k6u::reconcile::condition;
 use k6u::reconcile::plan;
 use k6u::resources::config::Config;
 use k6u::resources::node_config::{NodeConfig, NodeEntry};
-use k6u::resources::targets::{Held, KINDS, MOST_CIDRS, Stored};
+use k6u::resources::targets::{Held, KINDS, MAX_ITEMS, Stored};
 use k6u::time::Timestamp;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
@@ -28,10 +29,10 @@ pub fn answers(body: &[u8]) {
     }
     for kind in &KINDS {
         if let Some(Ok(held)) = read::<Stored>(body).map(|stored| Held::read(kind, stored)) {
-            let cidrs = &held.list;
-            assert!(cidrs.0.len() <= MOST_VALUES);
-            assert!(!cidrs.to_string().is_empty());
-            assert!(cidrs.and(&[]).is_none_or(|all| all.len() == cidrs.0.len()));
+            let list = &held.list;
+            assert!(list.len() <= MOST_VALUES);
+            assert!(!list.to_string().is_empty());
+            assert!(list.items().is_sorted());
         }
     }
     let _ = read::<Crd>(body).map(|crd| crd.is_established());
@@ -70,15 +71,23 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
         for target in &verdict.targets {
             let spec = specs.iter().find(|spec| spec.key == target.key);
             let parts = &spec.expect("it is asked for").parts;
-            assert!(!delegated.is_empty() || !parts.depend_on_prefix());
-            let inside = |cidr: &Cidr| matches!(cidr, Cidr::V6(part) if delegated.iter().any(|d| d.contains(*part)));
-            let is_wanted = |cidr: &Cidr| parts.extra.contains(cidr) || inside(cidr);
+            assert!(!delegated.is_empty() || parts.is_constant());
+            let inside = |part| delegated.iter().any(|d| d.contains(part));
+            let is_wanted = |item: &Item| match item {
+                Item::Cidr(cidr) if parts.extra.contains(cidr) => true,
+                Item::Cidr(cidr) => matches!(cidr, Cidr::V6(part) if inside(*part)),
+                Item::Range(range) => [range.first(), range.last()]
+                    .map(|end| Prefix::of(end, 128))
+                    .into_iter()
+                    .all(inside),
+            };
             assert!(
-                target.cidrs.iter().all(is_wanted),
-                "a CIDR of somebody else: {target:?} {delegated:?}"
+                target.items.iter().all(is_wanted),
+                "an item of somebody else: {target:?} {delegated:?}"
             );
-            assert!(target.cidrs.len() <= MOST_CIDRS);
-            assert!(target.cidrs.is_sorted());
+            assert!(target.items.len() <= MAX_ITEMS);
+            assert!(target.items.is_sorted());
+            assert_eq!(target.key.kind.has_records(), target.record.is_some());
         }
         let judgement = condition::judge(verdict, &[], &planned.without_entry);
         if let Some(change) = condition::change(config, &judgement, delegated, NOW) {
@@ -113,7 +122,7 @@ pub fn netlink(datagram: &[u8]) {
         let seen = select(&lives, stale_after);
         assert!(seen.prefixes.len() <= MOST_PREFIXES && seen.deprecated.len() <= MOST_PREFIXES);
         assert!(seen.prefixes.is_sorted());
-        let is_global = |prefix: &k6u::prefix::Prefix| prefix.to_string().starts_with(['2', '3']);
+        let is_global = |prefix: &Prefix| prefix.to_string().starts_with(['2', '3']);
         assert!(seen.prefixes.iter().all(is_global), "{:?}", seen.prefixes);
         assert!(seen.message("eth0").len() < 4096);
         assert!(seen.is_like(&seen));

@@ -1,6 +1,9 @@
 //! The objects that hold the prefix, of each kind.
 
-use k6u_testkit::apiserver::kinds::{CALICO_V3, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS};
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::kinds::{CALICO_V3, DNS_NAME, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS, TTL};
+use k6u_testkit::apiserver::store::Store;
 use serde_json::{Value, json};
 
 use crate::Scenario;
@@ -14,28 +17,48 @@ pub const ALL: &[Scenario] = scenarios![
     a_kind_without_rights_is_named,
     a_kind_that_is_not_installed,
     another_namespace_is_another_right,
-    a_middleware_for_something_else_is_left_alone,
+    a_middleware_without_an_allow_list_is_left_alone,
     a_list_that_the_version_does_not_have,
     ciliums_pools_in_either_version,
     calicos_api_server_comes_first,
     two_configs_name_one_pool,
-    what_a_pattern_cannot_see_is_told
+    what_a_pattern_cannot_see_is_told,
+    a_name_in_dns_follows,
+    a_record_in_a_namespace_that_does_not_exist,
+    ranges_in_both_pools,
+    pools_of_two_kinds_with_one_name,
+    elements_of_others_are_replaced,
+    without_any_global_prefix_lists_keep_what_they_hold
 ];
 
 const SUFFIX: &str = "::1:ffff:0:0:0/112";
+/// The /64 with id 1, without its colons.
+const BEFORE: &str = "2001:db8:1234:5671";
+const AFTER: &str = "2001:db8:9876:5431";
 const OLD: &str = "2001:db8:1234:5671:ffff::/112";
 const NEW: &str = "2001:db8:9876:5431:ffff::/112";
+/// In the lists before k6u writes them.
+const FOREIGN: &str = "192.0.2.7/32";
 
 fn kind(name: &str) -> Kind {
-    KINDS.into_iter().find(|kind| kind.name == name).expect("a kind")
+    Kind::named(name)
 }
 
 /// Names a target beside the group.
 fn add_target(site: &Site, target: Value) {
+    add_targets(site, &[target]);
+}
+
+fn add_targets(site: &Site, targets: &[Value]) {
     site.patch(
         &format!("{CONFIGS}/{CONFIG_NAME}"),
-        json!({"spec": {"targets": [target]}}),
+        json!({"spec": {"targets": targets}}),
     );
+}
+
+/// Replaces the spec of an object, as somebody else would.
+fn replace_spec(site: &Site, kind: Kind, spec: &Value) {
+    site.patch(&format!("{}/{NAME}", kind.path()), json!({"spec": spec}));
 }
 
 /// An object as its owner makes it.
@@ -49,8 +72,8 @@ fn with_kind(kind: Kind) -> (Site, Running) {
     let site = Site::with_address("2001:db8:1234:5671::10");
     site.server.install(kind.crd);
     site.grant(kind.rights);
-    create(&site, kind, &["192.0.2.0/24"]);
-    add_target(&site, kind.target(SUFFIX));
+    create(&site, kind, &[FOREIGN]);
+    add_target(&site, kind.target(kind.suffix()));
     let node = site.run(1);
     (site, node)
 }
@@ -90,18 +113,19 @@ fn move_prefix(site: &Site) {
 fn each_kind_follows_and_keeps_the_rest() {
     for kind in KINDS {
         let (site, node) = with_kind(kind);
-        wait_held(&site, kind, &[OLD]);
+        wait_held(&site, kind, &[&kind.part(BEFORE)]);
         site.wait_lan("2001:db8:1234:567");
         site.wait_reason(CONFIG_NAME, "Updated");
-        wait_message(&site, "Updated", "2 targets follow 2001:db8:1234:5670::/60");
+        wait_message(&site, "Updated", "2001:db8:1234:5670::/60");
         move_prefix(&site);
-        wait_held(&site, kind, &[NEW]);
+        let new = kind.part(AFTER);
+        wait_held(&site, kind, &[&new]);
         site.wait_lan("2001:db8:9876:543");
-        wait_message(&site, "Updated", "2 targets follow 2001:db8:9876:5430::/60");
+        wait_message(&site, "Updated", "2001:db8:9876:5430::/60");
 
         // All but the list is as it was made.
         let mut object = site.server.store().objects[&kind.key()].clone();
-        let made = kind.object(&[NEW]);
+        let made = kind.object(&[&new]);
         assert_eq!(object["spec"], made["spec"], "{}", kind.name);
         assert_eq!(
             object["metadata"]["labels"], made["metadata"]["labels"],
@@ -109,10 +133,10 @@ fn each_kind_follows_and_keeps_the_rest() {
             kind.name
         );
 
-        // Drift, and a text that means the same.
-        *object.pointer_mut(kind.list).expect("a list") = json!([kind.element("2001:DB8:9876:5431:FFFF:0::/112")]);
-        let patch = json!({"spec": object["spec"]});
-        site.patch(&format!("{}/{NAME}", kind.path()), patch);
+        // The same in capitals and with leading zeros is left alone.
+        let same = new.to_uppercase().replace(":DB8:", ":0DB8:");
+        *object.pointer_mut(kind.list).expect("a list") = kind.elements(&[&same]);
+        replace_spec(&site, kind, &object["spec"]);
         let before = site.server.store().history.len();
         site.wait_rounds(3);
         let after: Vec<_> = site.server.store().history[before..]
@@ -124,9 +148,10 @@ fn each_kind_follows_and_keeps_the_rest() {
             "{}: what means the same was written",
             kind.name
         );
-        *object.pointer_mut(kind.list).expect("a list") = json!([kind.element("2001:db8:bad::/48"), kind.element(NEW)]);
-        site.patch(&format!("{}/{NAME}", kind.path()), json!({"spec": object["spec"]}));
-        wait_held(&site, kind, &[NEW]);
+        // Drift is put right.
+        *object.pointer_mut(kind.list).expect("a list") = kind.elements(&["2001:db8:bad::1/128", &new]);
+        replace_spec(&site, kind, &object["spec"]);
+        wait_held(&site, kind, &[&new]);
         assert_eq!(node.complaints(), [""; 0], "{}", kind.name);
 
         // Two lists, and one request for each target.
@@ -166,11 +191,11 @@ fn parts_and_extra_cidrs_of_a_group() {
 }
 
 fn a_missing_object_is_asked_for() {
-    for kind in KINDS {
+    for kind in KINDS.into_iter().filter(|kind| !kind.is_created()) {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.server.install(kind.crd);
         site.grant(kind.rights);
-        add_target(&site, kind.target(SUFFIX));
+        add_target(&site, kind.target(kind.suffix()));
         let node = site.run(1);
         let message = wait_message(&site, "UpdateFailed", "create it first: ");
         site.wait_lan("2001:db8:1234:567");
@@ -183,14 +208,14 @@ fn a_missing_object_is_asked_for() {
         // What it says is what an administrator applies.
         let yaml = message.split_once("create it first: ").expect("some YAML").1;
         let object: Value = serde_yaml::from_str(yaml).expect("YAML");
-        if kind.name == "GlobalNetworkSet" {
+        if kind.api.0 == "crd.projectcalico.org" {
             assert_eq!(
                 object["apiVersion"], "crd.projectcalico.org/v1",
                 "the one that is served"
             );
         }
         site.server.admin("POST", &kind.path(), "application/json", &object);
-        wait_held(&site, kind, &[OLD]);
+        wait_held(&site, kind, &[&kind.part(BEFORE)]);
         site.wait_reason(CONFIG_NAME, "Updated");
         node.wait_complaints(2);
     }
@@ -200,8 +225,8 @@ fn a_kind_without_rights_is_named() {
     for kind in KINDS {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.server.install(kind.crd);
-        create(&site, kind, &["192.0.2.0/24"]);
-        add_target(&site, kind.target(SUFFIX));
+        create(&site, kind, &[FOREIGN]);
+        add_target(&site, kind.target(kind.suffix()));
         let node = site.run(1);
         let right = format!(
             "cannot get resource \"{}\" in API group \"{}\"",
@@ -212,11 +237,11 @@ fn a_kind_without_rights_is_named() {
         assert!(message.contains(&component), "{message}");
         site.wait_lan("2001:db8:1234:567");
         // To read is not enough.
-        site.grant(&kind.rights.replace("[get, patch]", "[get]"));
+        site.grant(&kind.rights.replace(", patch]", "]"));
         wait_message(&site, "UpdateFailed", &right.replace(" get ", " patch "));
-        assert_eq!(kind.held(&site.server.store()).expect("it is there"), ["192.0.2.0/24"]);
+        assert_eq!(kind.held(&site.server.store()).expect("it is there"), [FOREIGN]);
         site.grant(kind.rights);
-        wait_held(&site, kind, &[OLD]);
+        wait_held(&site, kind, &[&kind.part(BEFORE)]);
         site.wait_reason(CONFIG_NAME, "Updated");
         drop(node);
     }
@@ -226,56 +251,60 @@ fn a_kind_that_is_not_installed() {
     for kind in KINDS {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.grant(kind.rights);
-        add_target(&site, kind.target(SUFFIX));
+        add_target(&site, kind.target(kind.suffix()));
         let node = site.run(1);
         let message = wait_message(&site, "UpdateFailed", "the API server does not serve ");
         assert!(message.contains(": install "), "{message}");
         site.wait_lan("2001:db8:1234:567");
         site.wait_rounds(2);
         site.server.install(kind.crd);
-        create(&site, kind, &["192.0.2.0/24"]);
-        wait_held(&site, kind, &[OLD]);
+        create(&site, kind, &[FOREIGN]);
+        wait_held(&site, kind, &[&kind.part(BEFORE)]);
         site.wait_reason(CONFIG_NAME, "Updated");
         drop(node);
     }
 }
 
 fn another_namespace_is_another_right() {
-    let pool = Kind {
-        namespace: "elsewhere",
-        ..kind("IPAddressPool")
-    };
-    let (site, _node) = with_kind(pool);
-    let message = wait_message(
-        &site,
-        "UpdateFailed",
-        "cannot get resource \"ipaddresspools\" in API group \"metallb.io\"",
-    );
-    assert!(message.contains("in the namespace \"elsewhere\""), "{message}");
-    assert!(message.ends_with("its Role in the namespace elsewhere"), "{message}");
-    assert_eq!(pool.held(&site.server.store()).expect("it is there"), ["192.0.2.0/24"]);
-    site.wait_lan("2001:db8:1234:567");
+    for kind in KINDS.into_iter().filter(|kind| !kind.namespace.is_empty()) {
+        let kind = Kind {
+            namespace: "elsewhere",
+            ..kind
+        };
+        let (site, _node) = with_kind(kind);
+        let right = format!(
+            "cannot get resource \"{}\" in API group \"{}\"",
+            kind.plural, kind.api.0
+        );
+        let message = wait_message(&site, "UpdateFailed", &right);
+        assert!(message.contains("in the namespace \"elsewhere\""), "{message}");
+        assert!(message.ends_with("its Role in the namespace elsewhere"), "{message}");
+        assert_eq!(kind.held(&site.server.store()).expect("it is there"), [FOREIGN]);
+        site.wait_lan("2001:db8:1234:567");
+    }
 }
 
-fn a_middleware_for_something_else_is_left_alone() {
-    let middleware = kind("Middleware");
-    let site = Site::with_address("2001:db8:1234:5671::10");
-    site.server.install(middleware.crd);
-    site.grant(middleware.rights);
-    let mut object = middleware.object(&[]);
-    object["spec"] = json!({"redirectScheme": {"scheme": "https"}});
-    site.server
-        .admin("POST", &middleware.path(), "application/json", &object);
-    add_target(&site, middleware.target(SUFFIX));
-    let node = site.run(1);
-    wait_message(
-        &site,
-        "UpdateFailed",
-        "it has no spec.ipAllowList, so it is for something else",
-    );
-    site.wait_rounds(3);
-    assert_eq!(site.server.store().objects[&middleware.key()]["spec"], object["spec"]);
-    node.wait_complaints(2);
+fn a_middleware_without_an_allow_list_is_left_alone() {
+    for (name, spec) in [
+        ("Middleware", json!({"redirectScheme": {"scheme": "https"}})),
+        ("MiddlewareTCP", json!({"inFlightConn": {"amount": 7}})),
+    ] {
+        let middleware = kind(name);
+        let site = Site::with_address("2001:db8:1234:5671::10");
+        site.server.install(middleware.crd);
+        site.grant(middleware.rights);
+        let mut object = middleware.object(&[]);
+        object["spec"] = spec;
+        site.server
+            .admin("POST", &middleware.path(), "application/json", &object);
+        add_target(&site, middleware.target(SUFFIX));
+        let node = site.run(1);
+        let what_to_do = format!("it has no spec.ipAllowList; name a {name} that has one");
+        wait_message(&site, "UpdateFailed", &what_to_do);
+        site.wait_rounds(3);
+        assert_eq!(site.server.store().objects[&middleware.key()]["spec"], object["spec"]);
+        node.wait_complaints(2);
+    }
 }
 
 /// It would be dropped without a word, and k6u would say that all is well.
@@ -312,7 +341,7 @@ fn ciliums_pools_in_either_version() {
         api: ("cilium.io", "v2alpha1"),
         ..pool
     };
-    create(&site, older, &["192.0.2.0/24"]);
+    create(&site, older, &[FOREIGN]);
     add_target(&site, pool.target(SUFFIX));
     let node = site.run(1);
     wait_held(&site, pool, &[OLD]);
@@ -332,25 +361,24 @@ fn ciliums_pools_in_either_version() {
 }
 
 fn calicos_api_server_comes_first() {
-    let stored = kind("GlobalNetworkSet");
-    let shown = Kind {
-        api: ("projectcalico.org", "v3"),
-        ..stored
-    };
-    let site = Site::with_address("2001:db8:1234:5671::10");
-    site.server.install(stored.crd);
-    site.server.install(CALICO_V3);
-    site.grant(stored.rights);
-    create(&site, shown, &["192.0.2.0/24"]);
-    create(&site, stored, &["192.0.2.0/24"]);
-    add_target(&site, stored.target(SUFFIX));
-    let node = site.run(1);
-    wait_held(&site, shown, &[OLD]);
-    assert_eq!(
-        stored.held(&site.server.store()).expect("it is there"),
-        ["192.0.2.0/24"]
-    );
-    assert_eq!(node.complaints(), [""; 0]);
+    for (name, crd) in CALICO_V3 {
+        let stored = kind(name);
+        let shown = Kind {
+            api: ("projectcalico.org", "v3"),
+            ..stored
+        };
+        let site = Site::with_address("2001:db8:1234:5671::10");
+        site.server.install(stored.crd);
+        site.server.install(crd);
+        site.grant(stored.rights);
+        create(&site, shown, &[FOREIGN]);
+        create(&site, stored, &[FOREIGN]);
+        add_target(&site, stored.target(SUFFIX));
+        let node = site.run(1);
+        wait_held(&site, shown, &[OLD]);
+        assert_eq!(stored.held(&site.server.store()).expect("it is there"), [FOREIGN]);
+        assert_eq!(node.complaints(), [""; 0]);
+    }
 }
 
 fn two_configs_name_one_pool() {
@@ -382,4 +410,261 @@ fn what_a_pattern_cannot_see_is_told() {
          prefix and must be 0 here: ::1:ffff:0:0:0/112 fits",
     );
     wait_held(&site, pool, &[OLD]);
+}
+
+/// A site that writes a DNSEndpoint with an IPv4 address beside the host.
+fn with_record() -> (Site, Running, Kind, Value) {
+    let endpoint = kind("DNSEndpoint");
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.server.install(endpoint.crd);
+    site.grant(endpoint.rights);
+    let mut target = endpoint.target(endpoint.suffix());
+    target["extraCIDRs"] = json!(["192.0.2.10/32"]);
+    add_target(&site, target.clone());
+    let node = site.run(1);
+    (site, node, endpoint, target)
+}
+
+fn a_name_in_dns_follows() {
+    let (site, node, endpoint, mut target) = with_record();
+    let (a, old, new) = ("192.0.2.10/32", endpoint.part(BEFORE), endpoint.part(AFTER));
+    // It is created.
+    wait_held(&site, endpoint, &[a, &old]);
+    let object = site.server.store().objects[&endpoint.key()].clone();
+    assert_eq!(
+        object["metadata"]["labels"],
+        json!({"app.kubernetes.io/managed-by": "k6u"})
+    );
+    assert_eq!(
+        object["spec"],
+        json!({"endpoints": [
+            {"dnsName": DNS_NAME, "recordType": "A", "recordTTL": TTL, "targets": ["192.0.2.10"]},
+            {"dnsName": DNS_NAME, "recordType": "AAAA", "recordTTL": TTL, "targets": ["2001:db8:1234:5671::10"]}]})
+    );
+    // While nodes differ the name has both addresses.
+    site.publish("node2.example.com", &["2001:db8:1234:5672::/64"]);
+    move_prefix(&site);
+    wait_held(&site, endpoint, &[a, &old, &new]);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
+        json!({"status": {"nodes": {"node2.example.com": null}}}),
+    );
+    wait_held(&site, endpoint, &[a, &new]);
+    // Another TTL, and none.
+    let aaaa = |ttl: Value| {
+        let mut record = json!({"dnsName": DNS_NAME, "recordType": "AAAA", "targets": ["2001:db8:9876:5431::10"]});
+        if !ttl.is_null() {
+            record["recordTTL"] = ttl;
+        }
+        json!({"endpoints": [record]})
+    };
+    for ttl in [json!(300), json!(null)] {
+        target["recordTTL"] = ttl.clone();
+        target["extraCIDRs"] = json!([]);
+        add_target(&site, target.clone());
+        let is_written = |spec: &Value| *spec == aaaa(ttl.clone());
+        let written = site.server.wait(SOON, |store| {
+            is_written(&store.objects.get(&endpoint.key())?["spec"]).then_some(())
+        });
+        assert!(written.is_some(), "{:?}", site.server.store().objects[&endpoint.key()]);
+    }
+    // A TTL of 0 is none, and records of others are replaced.
+    replace_spec(&site, endpoint, &aaaa(json!(0)));
+    let before = site.server.store().history.len();
+    site.wait_rounds(2);
+    assert!(
+        site.server.store().history[before..]
+            .iter()
+            .all(|past| past.key != endpoint.key())
+    );
+    let foreign = json!({"endpoints": [
+        {"dnsName": DNS_NAME, "recordType": "CNAME", "targets": ["www.example.com"]},
+        {"dnsName": "www.example.com", "recordType": "AAAA", "targets": ["2001:db8:9876:5431::10"]}]});
+    replace_spec(&site, endpoint, &foreign);
+    let written = site.server.wait(SOON, |store| {
+        (store.objects.get(&endpoint.key())?["spec"] == aaaa(json!(null))).then_some(())
+    });
+    assert!(written.is_some(), "{:?}", site.server.store().objects[&endpoint.key()]);
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+/// The API server says that the namespace does not exist; it is not asked over and over.
+fn a_record_in_a_namespace_that_does_not_exist() {
+    let endpoint = kind("DNSEndpoint");
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.server.install(endpoint.crd);
+    site.grant(endpoint.rights);
+    let create = format!("POST {}", endpoint.path());
+    let message = "namespaces \"external-dns\" not found";
+    let body = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": message,
+        "details": {"name": "external-dns", "kind": "namespaces"}});
+    let answer = Fault::Answer(Response::new(404, "application/json", body.to_string()));
+    site.server.inject(Plan::on(&create, usize::MAX, answer));
+    add_target(&site, endpoint.target(endpoint.suffix()));
+    let node = site.run(1);
+    wait_message(&site, "UpdateFailed", message);
+    site.wait_lan("2001:db8:1234:567");
+    let tried = requests(&site.server.store(), &create).len();
+    assert!(tried <= 2, "{tried} times");
+    site.server.heal();
+    wait_held(&site, endpoint, &[&endpoint.part(BEFORE)]);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    drop(node);
+}
+
+fn ranges_in_both_pools() {
+    let range = |subnet: &str| [format!("{subnet}::1:0"), format!("{subnet}::1:ff")];
+    let element = |kind: Kind, [start, stop]: [String; 2]| match kind.name {
+        "IPAddressPool" => json!(format!("{start}-{stop}")),
+        _ => json!({"start": start, "stop": stop}),
+    };
+    for name in ["CiliumLoadBalancerIPPool", "IPAddressPool"] {
+        let pool = kind(name);
+        let site = Site::with_address("2001:db8:1234:5671::10");
+        site.server.install(pool.crd);
+        site.grant(pool.rights);
+        create(&site, pool, &[FOREIGN]);
+        let mut target = pool.target(SUFFIX);
+        target.as_object_mut().expect("a map").remove("suffixes");
+        target["ranges"] = json!(["::1:0:0:1:0-::1:0:0:1:ff"]);
+        add_target(&site, target);
+        let node = site.run(1);
+        let wait_list = |expected: &Value| {
+            let list = |store: &Store| store.objects.get(&pool.key())?.pointer(pool.list).cloned();
+            let reached = site
+                .server
+                .wait(SOON, |store| (list(store)? == *expected).then_some(()));
+            assert!(
+                reached.is_some(),
+                "{name}: {:?}, not {expected}",
+                list(&site.server.store())
+            );
+        };
+        wait_list(&json!([element(pool, range(BEFORE))]));
+        move_prefix(&site);
+        wait_list(&json!([element(pool, range(AFTER))]));
+        // In another spelling it is left alone.
+        let same = range(AFTER).map(|text| text.to_uppercase().replace(":DB8:", ":0DB8:"));
+        let same = match name {
+            "IPAddressPool" => json!(same.join(" - ")),
+            _ => element(pool, same),
+        };
+        let mut object = site.server.store().objects[&pool.key()].clone();
+        *object.pointer_mut(pool.list).expect("a list") = json!([same]);
+        replace_spec(&site, pool, &object["spec"]);
+        site.wait_rounds(3);
+        wait_list(&json!([same]));
+        // A part of it is something else.
+        let part = [format!("{AFTER}::1:0"), format!("{AFTER}::1:fe")];
+        *object.pointer_mut(pool.list).expect("a list") = json!([element(pool, part)]);
+        replace_spec(&site, pool, &object["spec"]);
+        wait_list(&json!([element(pool, range(AFTER))]));
+        assert_eq!(node.complaints(), [""; 0], "{name}");
+    }
+}
+
+/// Each has its own list, and a single address of its own in either spelling.
+fn pools_of_two_kinds_with_one_name() {
+    let pools = ["CiliumLoadBalancerIPPool", "IPAddressPool"].map(kind);
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    for pool in pools {
+        site.server.install(pool.crd);
+        create(&site, pool, &[FOREIGN]);
+    }
+    site.grant(&pools.map(|pool| pool.rights).join("\n---\n"));
+    let suffixes = ["::1:0:0:0:10", "::2:0:0:0:20"];
+    add_targets(&site, &[pools[0].target(suffixes[0]), pools[1].target(suffixes[1])]);
+    let node = site.run(1);
+    wait_held(&site, pools[0], &["2001:db8:1234:5671::10/128"]);
+    wait_held(&site, pools[1], &["2001:db8:1234:5672::20/128"]);
+    move_prefix(&site);
+    wait_held(&site, pools[0], &["2001:db8:9876:5431::10/128"]);
+    wait_held(&site, pools[1], &["2001:db8:9876:5432::20/128"]);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    // Cilium takes a start without a stop for one address.
+    for same in [
+        json!({"start": "2001:DB8:9876:5431::010"}),
+        json!({"start": "2001:db8:9876:5431::10", "stop": ""}),
+    ] {
+        let mut object = site.server.store().objects[&pools[0].key()].clone();
+        object["spec"]["blocks"] = json!([same]);
+        replace_spec(&site, pools[0], &object["spec"]);
+        site.wait_rounds(3);
+        assert_eq!(
+            site.server.store().objects[&pools[0].key()]["spec"]["blocks"],
+            json!([same])
+        );
+    }
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+/// Elements that k6u did not write, and cannot read: they are replaced, and the list is never empty.
+fn elements_of_others_are_replaced() {
+    for (name, foreign) in [
+        (
+            "CiliumLoadBalancerIPPool",
+            json!([{"start": "192.0.2.1", "stop": "192.0.2.9"}, {}]),
+        ),
+        ("IPAddressPool", json!(["192.0.2.1-192.0.2.9", "nonsense", ""])),
+        (
+            "NetworkAuthentication",
+            json!([{"cidr": OLD, "except": ["2001:db8:1234:5671:ffff::7"]}]),
+        ),
+        ("ClusterGroup", json!([{"cidr": "nonsense"}, {}])),
+        ("MiddlewareTCP", json!(["nonsense", "::ffff:192.0.2.1"])),
+        ("NetworkSet", json!(["nonsense"])),
+        (
+            "DNSEndpoint",
+            json!([{}, {"dnsName": DNS_NAME, "recordType": "TXT", "targets": ["nonsense"]}]),
+        ),
+    ] {
+        let kind = kind(name);
+        let site = Site::with_address("2001:db8:1234:5671::10");
+        site.server.install(kind.crd);
+        site.grant(kind.rights);
+        let mut object = kind.object(&[FOREIGN]);
+        *object.pointer_mut(kind.list).expect("a list") = foreign;
+        site.server.admin("POST", &kind.path(), "application/json", &object);
+        add_target(&site, kind.target(kind.suffix()));
+        let node = site.run(1);
+        wait_held(&site, kind, &[&kind.part(BEFORE)]);
+        site.wait_reason(CONFIG_NAME, "Updated");
+        let store = site.server.store();
+        let empty = store.history.iter().filter(|past| past.key == kind.key());
+        let mut lists = empty.filter_map(|past| past.object.as_ref()?.pointer(kind.list));
+        assert!(lists.all(|list| *list != json!([])), "{name}");
+        drop(store);
+        assert_eq!(node.complaints(), [""; 0], "{name}");
+    }
+}
+
+/// The router announces a prefix of its own (ULA), and none that the provider delegated.
+fn without_any_global_prefix_lists_keep_what_they_hold() {
+    let kinds = ["IPAddressPool", "DNSEndpoint", "NetworkAuthentication"].map(kind);
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    for kind in kinds {
+        site.server.install(kind.crd);
+        create(&site, kind, &[FOREIGN]);
+    }
+    site.grant(&kinds.map(|kind| kind.rights).join("\n---\n"));
+    add_targets(&site, &kinds.map(|kind| kind.target(kind.suffix())));
+    let node = site.run(1);
+    for kind in kinds {
+        wait_held(&site, kind, &[&kind.part(BEFORE)]);
+    }
+    site.interface.set("fd00:1:2:3::10", 64, 600, 1800);
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_reason(CONFIG_NAME, "NoPrefix");
+    site.wait_rounds(3);
+    for kind in kinds {
+        assert_eq!(
+            kind.held(&site.server.store()).expect("it is there"),
+            [kind.part(BEFORE)]
+        );
+    }
+    site.interface.add("2001:db8:9876:5431::10");
+    for kind in kinds {
+        wait_held(&site, kind, &[&kind.part(AFTER)]);
+    }
+    drop(node);
 }

@@ -321,7 +321,7 @@ fn at_rest(story: &Story, outcome: &Outcome) -> Vec<String> {
     let delegated: BTreeSet<Prefix> = living
         .iter()
         .flat_map(|node| node.at(story.end))
-        .map(|p| p.cut(LENGTH))
+        .map(|p| p.truncate(LENGTH))
         .collect();
     let delegated: Vec<Prefix> = delegated.into_iter().collect();
     if reason != "Updated" || !message.contains(&join(&delegated)) {

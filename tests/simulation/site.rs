@@ -342,7 +342,7 @@ impl Drop for Account {
 
 /// What the group has to hold for these prefixes.
 pub fn cidrs(prefixes: &[Prefix]) -> BTreeSet<String> {
-    let links = prefixes.iter().map(|prefix| prefix.cut(LENGTH));
-    let texts = links.flat_map(|delegated| [0, 1, 2].map(|id| delegated.link(id).expect("it fits").to_string()));
+    let links = prefixes.iter().map(|prefix| prefix.truncate(LENGTH));
+    let texts = links.flat_map(|delegated| [0, 1, 2].map(|id| delegated.subnet(id).expect("it fits").to_string()));
     texts.collect()
 }

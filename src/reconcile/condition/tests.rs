@@ -1,6 +1,5 @@
-use super::super::plan::DesiredTarget;
 use super::*;
-use crate::resources::targets::TargetKey;
+use crate::resources::targets::{DesiredTarget, TargetKey};
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
@@ -22,8 +21,9 @@ fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
         delegated: prefixes(&["2001:db8:10::/60"]),
         targets: vec![DesiredTarget {
             key: TargetKey::group("lan"),
-            cidrs: vec![],
-            lingering: vec![],
+            items: vec![],
+            lingering: Default::default(),
+            record: None,
         }],
         contested: contested
             .iter()

@@ -6,17 +6,18 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cidr::{Cidr, Item};
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
-fn texts(cidrs: &[Cidr]) -> Vec<String> {
-    cidrs.iter().map(Cidr::to_string).collect()
+fn texts<'a>(items: impl IntoIterator<Item = &'a Item>) -> Vec<String> {
+    items.into_iter().map(Item::to_string).collect()
 }
 
-fn cidr(text: &str) -> Cidr {
-    text.parse().unwrap()
+fn item(text: &str) -> Item {
+    Item::Cidr(text.parse().unwrap())
 }
 
 fn config_with(name: &str, created: &str, spec: Value) -> Config {
@@ -71,7 +72,7 @@ fn plan_for(configs: &[Config], node_configs: &[NodeConfig]) -> Plan {
 /// What a single group is to hold; panics if the verdict is another.
 fn group(verdict: &Verdict) -> Vec<String> {
     assert_eq!(verdict.keep, None);
-    texts(&verdict.targets[0].cidrs)
+    texts(&verdict.targets[0].items)
 }
 
 fn reason(verdict: &Verdict) -> Reason {
@@ -91,12 +92,13 @@ fn the_main_job() {
             delegated: vec![prefix("2001:db8:1234:5670::/60")],
             targets: vec![DesiredTarget {
                 key: TargetKey::group("ip6-local-lan"),
-                cidrs: vec![
-                    cidr("2001:db8:1234:5670::/64"),
-                    cidr("2001:db8:1234:5671::/64"),
-                    cidr("2001:db8:1234:5672::/64"),
+                items: vec![
+                    item("2001:db8:1234:5670::/64"),
+                    item("2001:db8:1234:5671::/64"),
+                    item("2001:db8:1234:5672::/64"),
                 ],
-                lingering: vec![],
+                lingering: BTreeSet::new(),
+                record: None,
             }],
             ..Verdict::default()
         }
@@ -280,7 +282,7 @@ fn a_group_that_no_policy_map_holds_is_refused() {
     let config = config_with("a", "", spec(48, &[("big", &ids), ("small", &[0])]));
     let Verdict { oversized, targets, .. } = follows(config, &prefixes);
     assert_eq!(oversized, [(TargetKey::group("big"), 64 * 257)]);
-    assert_eq!(targets[0].cidrs.len(), 64);
+    assert_eq!(targets[0].items.len(), 64);
 }
 
 #[test]
@@ -356,7 +358,7 @@ fn a_pool_follows_beside_a_group() {
     assert_eq!(targets[0].key, TargetKey::group("a"));
     assert_eq!(targets[1].key.to_string(), "IPAddressPool metallb-system/lan");
     assert_eq!(
-        texts(&targets[1].cidrs),
+        texts(&targets[1].items),
         ["192.168.7.0/24", "2001:db8:1:1:ffff::/112", "2001:db8:2:1:ffff::/112"],
         "while nodes differ, old and new"
     );
@@ -389,7 +391,7 @@ fn without_a_prefix_only_what_depends_on_none_is_written() {
     assert_eq!(reason(&plan.verdicts[0]), Reason::NoPrefix);
     let written: Vec<(&str, Vec<String>)> = plan
         .targets()
-        .map(|target| (target.key.name.as_str(), texts(&target.cidrs)))
+        .map(|target| (target.key.name.as_str(), texts(&target.items)))
         .collect();
     assert_eq!(written, [("emptied", vec![]), ("fixed", vec!["fd00::/8".to_string()])]);
 }
@@ -411,16 +413,16 @@ proptest! {
         let config = [config_with("a", "", spec(length, &[("lan", &ids)]))];
         let plan = plan_for(&config, &[node_config("n", &entries)]);
 
-        let seen: Vec<Prefix> = nodes.iter().map(|n| prefix(&links[usize::from(*n)]).cut(length)).collect();
+        let seen: Vec<Prefix> = nodes.iter().map(|n| prefix(&links[usize::from(*n)]).truncate(length)).collect();
         let Verdict { keep, delegated, targets, .. } = &plan.verdicts[0];
         match keep.as_ref().map(|keep| keep.reason) {
             None => {
                 prop_assert!(!seen.is_empty() && delegated.iter().all(|p| seen.contains(p)));
                 prop_assert!(seen.iter().all(|p| delegated.contains(p)));
-                for cidr in &targets[0].cidrs {
-                    prop_assert!(matches!(cidr, Cidr::V6(part) if seen.iter().any(|p| p.contains(*part))));
+                for item in &targets[0].items {
+                    prop_assert!(matches!(item, Item::Cidr(Cidr::V6(part)) if seen.iter().any(|p| p.contains(*part))));
                 }
-                prop_assert_eq!(targets[0].cidrs.len(), delegated.len() * ids.len());
+                prop_assert_eq!(targets[0].items.len(), delegated.len() * ids.len());
             }
             Some(Reason::NoPrefix) => prop_assert!(seen.is_empty()),
             Some(Reason::InvalidSpec) => {

@@ -23,8 +23,8 @@ fn one_target(target: Value) -> Result<Vec<TargetSpec>, Vec<String>> {
     read(json!({"delegatedPrefixLength": 56, "ciliumCIDRGroups": [], "targets": [target]}))
 }
 
-fn texts(cidrs: Vec<Cidr>) -> Vec<String> {
-    cidrs.iter().map(Cidr::to_string).collect()
+fn texts(items: Vec<Item>) -> Vec<String> {
+    items.iter().map(Item::to_string).collect()
 }
 
 #[test]
@@ -163,7 +163,10 @@ fn an_entry_without_a_part() {
 #[test]
 fn targets_and_their_namespaces() {
     let target = |kind: &str, namespace: Value| {
-        let mut target = json!({"kind": kind, "name": "lan", "suffixes": ["::/64"]});
+        let mut target = json!({"kind": kind, "name": "lan", "suffixes": ["::10"]});
+        if kind == "DNSEndpoint" {
+            target["dnsName"] = json!("nas.example.com");
+        }
         if !namespace.is_null() {
             target["namespace"] = namespace;
         }
@@ -188,7 +191,8 @@ fn targets_and_their_namespaces() {
         target("NetworkPolicy", Value::Null).unwrap_err(),
         [
             "spec.targets[0].kind is \"NetworkPolicy\", but it must be one of CiliumCIDRGroup, CiliumLoadBalancerIPPool, \
-             IPAddressPool, GlobalNetworkSet, Middleware"
+             IPAddressPool, GlobalNetworkSet, NetworkSet, ClusterGroup, NetworkAuthentication, Middleware, MiddlewareTCP, \
+             DNSEndpoint"
         ]
     );
     let problems = one_target(json!({"kind": "GlobalNetworkSet", "name": "A_b", "suffixes": ["::/64"]})).unwrap_err();
@@ -239,6 +243,242 @@ fn groups_may_be_left_out_if_there_are_targets() {
     );
 }
 
+/// A pool with these ranges in a /56.
+fn pool_with(ranges: Value) -> Result<Vec<TargetSpec>, Vec<String>> {
+    one_target(json!({"kind": "CiliumLoadBalancerIPPool", "name": "lan", "ranges": ranges}))
+}
+
+#[test]
+fn ranges_from_one_suffix_to_another() {
+    let targets = pool_with(json!(["::1:0:0:1:0-::1:0:0:1:ff", "::7-::7"])).unwrap();
+    assert_eq!(targets[0].parts.count(2), 4);
+    let delegated = ["2001:db8:1:5600::/56", "2001:db8:2::/56"].map(|text| text.parse().unwrap());
+    assert_eq!(
+        texts(targets[0].parts.of(&delegated)),
+        [
+            "2001:db8:1:5600::7/128",
+            "2001:db8:2::7/128",
+            "2001:db8:1:5601::1:0-2001:db8:1:5601::1:ff",
+            "2001:db8:2:1::1:0-2001:db8:2:1::1:ff",
+        ]
+    );
+}
+
+#[test]
+fn ranges_that_are_refused() {
+    for (range, but) in [
+        (json!("::1:ff-::1:0"), "it ends before it starts"),
+        (
+            json!("2001:db8::1:0-2001:db8::1:ff"),
+            "its first 56 bits come from the delegated prefix and must be 0 here: ::1:0-::1:ff fits",
+        ),
+        (
+            json!("::1-::100:0:0:0:1"),
+            "its first 56 bits come from the delegated prefix and must be 0 here: ::1-::1 fits",
+        ),
+        (json!("::1"), "it must be two IPv6 addresses"),
+        (json!("::1-::2-::3"), "it must be two IPv6 addresses"),
+        (json!("::1-::2/64"), "it must be two IPv6 addresses"),
+        (json!("::1 - ::2"), "it must be two IPv6 addresses"),
+        (json!("192.168.1.1-192.168.1.9"), "it must be two IPv6 addresses"),
+        (json!(5), "it must be two IPv6 addresses"),
+    ] {
+        let problems = pool_with(json!([range])).unwrap_err();
+        let start = format!("spec.targets[0].ranges[0] is {range}, but {but}");
+        assert!(problems[0].starts_with(&start), "{problems:?}");
+        assert_eq!(problems.len(), 1);
+    }
+    assert_eq!(
+        pool_with(json!(["::1-::2", "::01-::02"])).unwrap_err(),
+        ["spec.targets[0].ranges[1] is \"::01-::02\", but the list has it already"]
+    );
+    let many: Vec<String> = (0..65).map(|n| format!("::{n:x}-::ffff")).collect();
+    assert_eq!(
+        pool_with(json!(many)).unwrap_err(),
+        ["spec.targets[0].ranges has 65 entries, but at most 64 are taken"]
+    );
+    assert_eq!(
+        pool_with(json!([])).unwrap_err(),
+        ["spec.targets[0] names no part of the delegated prefix: give it prefixIds, suffixes or ranges"]
+    );
+}
+
+#[test]
+fn only_pools_hold_ranges() {
+    for kind in KINDS.iter().filter(|kind| !kind.has_ranges()) {
+        let mut target = json!({"kind": kind.name, "name": "lan", "suffixes": ["::10"], "ranges": ["::1-::2"]});
+        if kind.is_namespaced {
+            target["namespace"] = json!("web");
+        }
+        if kind.has_records() {
+            target["dnsName"] = json!("nas.example.com");
+        }
+        assert_eq!(
+            one_target(target).unwrap_err(),
+            [
+                "spec.targets[0].ranges is a list, but only CiliumLoadBalancerIPPool and IPAddressPool can hold ranges: \
+                 leave it out"
+            ],
+            "{}",
+            kind.name
+        );
+    }
+    let problems = one_group(56, "ranges", json!(["::1-::2"])).unwrap_err();
+    assert!(
+        problems[0].starts_with("spec.ciliumCIDRGroups[0].ranges is a list, but only "),
+        "{problems:?}"
+    );
+}
+
+/// A DNSEndpoint in a /56, with other fields as given.
+fn record_with(fields: Value) -> Result<Vec<TargetSpec>, Vec<String>> {
+    let mut target = json!({"kind": "DNSEndpoint", "namespace": "dns", "name": "nas", "dnsName": "nas.example.com",
+        "suffixes": ["::1:0:0:0:10"]});
+    let (target_fields, fields) = (target.as_object_mut().unwrap(), fields.as_object().unwrap());
+    target_fields.extend(fields.clone());
+    one_target(target)
+}
+
+#[test]
+fn a_record_of_hosts() {
+    let extra = json!(["192.0.2.10/32", "fd00::10/128"]);
+    let targets = record_with(json!({"recordTTL": 60, "extraCIDRs": extra})).unwrap();
+    let desired = targets[0].desired(&["2001:db8:1:5600::/56".parse().unwrap()], &[]);
+    assert_eq!(desired.key.to_string(), "DNSEndpoint dns/nas");
+    let record = desired.record.unwrap();
+    assert_eq!((record.dns_name.as_str(), record.ttl), ("nas.example.com", Some(60)));
+    assert_eq!(
+        texts(desired.items),
+        ["192.0.2.10/32", "2001:db8:1:5601::10/128", "fd00::10/128"]
+    );
+    assert_eq!(record_with(json!({})).unwrap()[0].record.as_ref().unwrap().ttl, None);
+    assert!(record_with(json!({"suffixes": ["::10/128"], "prefixIds": []})).is_ok());
+}
+
+#[test]
+fn a_record_holds_hosts_only() {
+    for (fields, problem) in [
+        (
+            json!({"prefixIds": [1]}),
+            "spec.targets[0].prefixIds is a list, but a DNS record holds hosts only: give their suffixes",
+        ),
+        (
+            json!({"suffixes": ["::1", "::/64"]}),
+            "spec.targets[0].suffixes[1] is \"::/64\", but a DNS record holds hosts only: give it no length",
+        ),
+        (
+            json!({"extraCIDRs": ["192.0.2.0/24"]}),
+            "spec.targets[0].extraCIDRs[0] is \"192.0.2.0/24\", but a DNS record holds hosts only: its length must be \
+             32 or 128",
+        ),
+        (
+            json!({"extraCIDRs": ["2001:db8::/32"]}),
+            "spec.targets[0].extraCIDRs[0] is \"2001:db8::/32\", but a DNS record holds hosts only: its length must be \
+             32 or 128",
+        ),
+        (
+            json!({"suffixes": []}),
+            "spec.targets[0] names no part of the delegated prefix: give it suffixes",
+        ),
+    ] {
+        assert_eq!(record_with(fields).unwrap_err(), [problem]);
+    }
+}
+
+#[test]
+fn names_and_ttls_of_records() {
+    for name in [
+        "nas.example.com",
+        "nas",
+        "*.lab.example.com",
+        "_x._tcp.example.com",
+        "xn--bcher-kva.example",
+    ] {
+        assert!(record_with(json!({"dnsName": name})).is_ok(), "{name}");
+    }
+    let long = format!("{}.example.com", "a".repeat(64));
+    let longer = vec!["a".repeat(60); 5].join(".");
+    for name in [
+        json!(""),
+        json!("NAS.example.com"),
+        json!("nas.example.com."),
+        json!("nas..example.com"),
+        json!("-nas.example.com"),
+        json!("nas-.example.com"),
+        json!("nas.*.example.com"),
+        json!("*"),
+        json!("n s"),
+        json!(null),
+        json!(5),
+        json!(long),
+        json!(longer),
+    ] {
+        let problems = record_with(json!({"dnsName": name})).unwrap_err();
+        assert!(problems[0].starts_with("spec.targets[0].dnsName is "), "{problems:?}");
+        assert!(problems[0].ends_with("it must be a DNS name in lower case such as nas.example.com"));
+        assert_eq!(problems.len(), 1, "{name}");
+    }
+    assert!(record_with(json!({"recordTTL": MAX_TTL})).is_ok());
+    for ttl in [
+        json!(0),
+        json!(-1),
+        json!(1.5),
+        json!("60"),
+        json!(u64::from(MAX_TTL) + 1),
+        json!([60]),
+    ] {
+        let problems = record_with(json!({"recordTTL": ttl})).unwrap_err();
+        assert!(problems[0].starts_with("spec.targets[0].recordTTL is "), "{problems:?}");
+        assert_eq!(problems.len(), 1, "{ttl}");
+    }
+}
+
+#[test]
+fn name_and_ttl_are_fields_of_records_alone() {
+    for field in ["dnsName", "recordTTL"] {
+        for kind in KINDS.iter().filter(|kind| !kind.has_records()) {
+            let mut target = json!({"kind": kind.name, "name": "lan", "suffixes": ["::10"], field: "nas.example.com"});
+            if kind.is_namespaced {
+                target["namespace"] = json!("web");
+            }
+            assert_eq!(
+                one_target(target).unwrap_err(),
+                [format!(
+                    "spec.targets[0].{field} is \"nas.example.com\", but only DNSEndpoint has it: leave it out"
+                )],
+                "{}",
+                kind.name
+            );
+        }
+        assert_eq!(one_group(56, field, json!("x")).unwrap_err().len(), 1);
+    }
+}
+
+/// One name in a pool and in a set, of two kinds and in two namespaces, is no conflict.
+#[test]
+fn objects_of_two_kinds_with_one_name() {
+    let target = |kind: &str, namespace: Option<&str>| {
+        let mut target = json!({"kind": kind, "name": "lan", "suffixes": ["::/64"]});
+        if let Some(namespace) = namespace {
+            target["namespace"] = json!(namespace);
+        }
+        target
+    };
+    let targets = json!([
+        target("CiliumLoadBalancerIPPool", None),
+        target("GlobalNetworkSet", None),
+        target("IPAddressPool", Some("a")),
+        target("NetworkSet", Some("a")),
+        target("NetworkSet", Some("b")),
+    ]);
+    assert_eq!(
+        read(json!({"delegatedPrefixLength": 56, "targets": targets}))
+            .unwrap()
+            .len(),
+        5
+    );
+}
+
 fn any_suffix() -> impl Strategy<Value = String> {
     // Bits anywhere, or few of them where they may fit.
     let address = prop_oneof![
@@ -270,7 +510,7 @@ proptest! {
         };
         let delegated = Prefix::of(Ipv6Addr::from_bits(delegated), length);
         let all = targets[0].parts.of(&[delegated]);
-        let inside = all.iter().filter(|cidr| matches!(cidr, Cidr::V6(part) if delegated.contains(*part))).count();
+        let inside = all.iter().filter(|item| matches!(item, Item::Cidr(Cidr::V6(part)) if delegated.contains(*part))).count();
         prop_assert_eq!(inside, all.len() - 1, "{:?}", all);
         prop_assert_eq!(all[0].to_string(), "10.0.0.0/8");
         // Nothing that was asked for got lost, either.

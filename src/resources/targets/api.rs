@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use log::debug;
 use serde_json::json;
 
-use super::{Element, Held, Kind, Stored, TargetKey};
+use super::{DesiredTarget, Held, Kind, Stored, StoredList, TargetKey};
 use crate::kube::objects::ApiResources;
 use crate::kube::{Client, Error};
 
@@ -46,29 +46,44 @@ impl TargetApi {
         }
     }
 
-    /// Makes the list of an object hold these elements, and touches nothing else: `held` is what it was when
-    /// read, `None` creates it.
+    /// Writes the desired list into an object and changes nothing else: `held` is the object as it was read, `None`
+    /// creates it. Returns the list as it is stored.
     ///
     /// # Errors
-    /// What the API server answered; a conflict if the object is not what was read any more.
+    /// What the API server answered: a conflict if the object has changed since it was read. An error as well if the
+    /// list is not stored as it was sent.
     pub fn write(
         &mut self,
         client: &mut Client,
-        key: &TargetKey,
+        desired: &DesiredTarget,
         held: Option<&Held>,
-        elements: &[Element],
-    ) -> Result<(), Error> {
+    ) -> Result<StoredList, Error> {
+        let key = &desired.key;
         let api = self.api(client, key.kind)?;
-        match held {
+        let (verb, path) = match held {
+            Some(_) => ("PATCH", object_path(key, api)),
+            None => ("POST", list_path(key, api)),
+        };
+        let stored: Stored = match held {
             Some(held) => {
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
-                    "spec": key.kind.spec(elements),
+                    "spec": desired.spec(&desired.items),
                 });
-                client.merge_patch(&format!("{}?{STRICT}", object_path(key, api)), &patch)
+                client.merge_patch_returning(&format!("{path}?{STRICT}"), &patch)?
             }
-            None => client.create(&list_path(key, api), &key.object(api, elements)),
+            None => client.create_returning(&path, &desired.object(api))?,
+        };
+        let stored = Held::read(key.kind, stored).map_err(|what| Error::malformed(verb, &path, what))?;
+        if stored.list.matches(desired) {
+            return Ok(stored.list);
         }
+        let what = format!(
+            "it is stored with {}, not as it was sent: an admission webhook or policy changes it; exempt it from that \
+             (docs/gitops.md)",
+            stored.list
+        );
+        Err(Error::malformed(verb, &path, what))
     }
 
     /// The API that serves a kind, as far as it is known; else the newest.

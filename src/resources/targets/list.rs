@@ -1,4 +1,4 @@
-//! What the list of an object holds.
+//! The list that an object holds, and what k6u wants it to hold.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Kind, Shape};
-use crate::cidr::Cidr;
+use super::{DesiredTarget, Kind, Record};
+use crate::cidr::Item;
 use crate::kube::decode::{Bounded, MAX_KEPT};
 use crate::kube::objects::Metadata;
 use crate::kube::redact::excerpt;
 
-/// The most that k6u writes into one list. Cilium compiles a group into a policy map, which holds as many
-/// unless told otherwise.
-pub const MOST_CIDRS: usize = 16_384;
+/// The most items that k6u writes into one list. Cilium compiles a group into a policy map, which has room for this
+/// many unless configured otherwise.
+pub const MAX_ITEMS: usize = 16_384;
 
 /// An object of any kind, as it is read: each has its list inside its spec.
 #[derive(Debug, Deserialize)]
@@ -31,29 +31,32 @@ pub struct Held {
     /// Its metadata.
     pub metadata: Metadata,
     /// Its list.
-    pub list: Cidrs,
-    /// It has no such list, and not even the map inside its spec that the list would be in.
-    pub is_something_else: bool,
+    pub list: StoredList,
+    /// It has no list, and not even the map inside its spec that the list would be in.
+    pub lacks_list: bool,
 }
 
-/// The elements of a list, as they are.
+/// The elements of a stored list, by meaning.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cidrs(pub Vec<Element>);
-
-/// One element of a list.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Element {
-    /// A CIDR.
-    Cidr(Cidr),
-    /// Anything else, as it is: k6u did not write it.
-    Other(Value),
+pub struct StoredList {
+    /// Sorted, each once.
+    items: Vec<Item>,
+    /// Name and TTL of the records that the items are in; `None` for all other lists.
+    record: Option<Record>,
+    /// The number of elements that k6u does not write like this.
+    other_count: usize,
+    /// The first of them, for log lines.
+    others: Vec<String>,
 }
+
+/// At most this many elements are shown in a log line.
+const MAX_SHOWN: usize = 16;
 
 impl Held {
-    /// What an object of this kind holds.
+    /// Reads what an object of this kind holds.
     ///
     /// # Errors
-    /// If there is something else where the list should be, or the object is too large.
+    /// If there is something else in the place of the list, or the object is too large.
     pub fn read(kind: &Kind, stored: Stored) -> Result<Self, String> {
         if stored.spec.is_cut {
             return Err(format!("spec takes more than {MAX_KEPT} bytes of memory"));
@@ -64,99 +67,122 @@ impl Held {
         let list = list(kind, stored.spec.value)?;
         Ok(Held {
             metadata: stored.metadata,
-            is_something_else: list.is_none(),
+            lacks_list: list.is_none(),
             list: list.unwrap_or_default(),
         })
     }
 }
 
 /// The list in a spec; `None` if there is not even the map inside the spec that the list is in.
-fn list(kind: &Kind, spec: Value) -> Result<Option<Cidrs>, String> {
+fn list(kind: &Kind, spec: Value) -> Result<Option<StoredList>, String> {
     let mut value = spec;
     for (depth, field) in kind.list.iter().enumerate() {
         value = match value {
             Value::Object(mut map) => map.remove(*field).unwrap_or_default(),
-            // The spec itself may be left out.
+            // The spec itself may be absent.
             Value::Null if depth == 0 => Value::Null,
             Value::Null => return Ok(None),
             _ => return Err(format!("spec.{} is not a map", kind.list[..depth].join("."))),
         };
     }
     match value {
-        Value::Null => Ok(Some(Cidrs::default())),
-        Value::Array(items) => {
-            let elements = items.into_iter().map(|item| kind.shape.element(item));
-            Ok(Some(Cidrs(elements.collect())))
-        }
+        Value::Null => Ok(Some(StoredList::default())),
+        Value::Array(elements) => Ok(Some(StoredList::read(kind, elements))),
         _ => Err(format!("spec.{} is not a list", kind.list.join("."))),
     }
 }
 
-impl Shape {
-    fn element(self, value: Value) -> Element {
-        let text = match self {
-            Shape::Text => value.as_str(),
-            Shape::Field(name) => value
-                .as_object()
-                .filter(|map| map.len() == 1)
-                .and_then(|map| map.get(name)?.as_str()),
-        };
-        let cidr = text.and_then(|text| text.parse().ok());
-        cidr.map_or(Element::Other(value), Element::Cidr)
+impl StoredList {
+    fn read(kind: &Kind, elements: Vec<Value>) -> Self {
+        let mut list = StoredList::default();
+        let mut types = Vec::new();
+        for element in elements {
+            let Some(read) = kind.shape.read(&element) else {
+                list.add_other(&element);
+                continue;
+            };
+            list.items.extend(read.items);
+            // All records have one name and one TTL, and each type occurs once.
+            if let Some((record, record_type)) = read.record {
+                if types.contains(&record_type) || list.record.as_ref().is_some_and(|first| *first != record) {
+                    list.add_other(&element);
+                }
+                types.push(record_type);
+                list.record = Some(record);
+            }
+        }
+        list.items.sort_unstable();
+        list.items.dedup();
+        list.items.shrink_to_fit();
+        list
     }
-}
 
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Element::Cidr(cidr) => cidr.fmt(f),
-            Element::Other(Value::String(text)) => f.write_str(&excerpt(text)),
-            Element::Other(value) => value.fmt(f),
+    /// The list after it was written as desired.
+    pub fn of(desired: &DesiredTarget) -> Self {
+        StoredList {
+            items: desired.items.clone(),
+            record: desired.record.clone(),
+            ..StoredList::default()
         }
     }
+
+    /// Whether it means the same as the desired list: all that is desired is there, and nothing else but what
+    /// lingers.
+    pub fn matches(&self, desired: &DesiredTarget) -> bool {
+        let is_expected = |item: &Item| desired.lingering.contains(item) || desired.holds(item);
+        self.other_count == 0
+            && (self.record == desired.record || self.items.is_empty())
+            && desired.items.iter().all(|item| self.holds(item))
+            && self.items.iter().all(is_expected)
+    }
+
+    /// The list to write: what is desired, and what lingers and is in this one. Sorted, each once.
+    pub fn with_lingering(&self, desired: &DesiredTarget) -> Vec<Item> {
+        let kept = self.items.iter().filter(|item| desired.lingering.contains(item));
+        let all: BTreeSet<Item> = desired.items.iter().chain(kept).copied().collect();
+        all.into_iter().collect()
+    }
+
+    /// The items in it: sorted, each once.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// The number of its elements.
+    pub fn len(&self) -> usize {
+        self.items.len() + self.other_count
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn add_other(&mut self, element: &Value) {
+        self.other_count += 1;
+        if self.others.len() < MAX_SHOWN {
+            self.others.push(match element {
+                Value::String(text) => excerpt(text),
+                other => excerpt(&other.to_string()),
+            });
+        }
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        self.items.binary_search(item).is_ok()
+    }
 }
 
-impl Cidrs {
-    fn known(&self) -> BTreeSet<Cidr> {
-        let cidr = |element: &Element| match element {
-            Element::Cidr(cidr) => Some(*cidr),
-            Element::Other(_) => None,
-        };
-        self.0.iter().filter_map(cidr).collect()
-    }
-
-    /// Whether this CIDR is one of these.
-    pub fn has(&self, cidr: &Cidr) -> bool {
-        self.0.contains(&Element::Cidr(*cidr))
-    }
-
-    /// Whether these are just the wanted CIDRs, in whatever order.
-    pub fn are(&self, wanted: &[Cidr]) -> bool {
-        let no_others = self.0.iter().all(|element| matches!(element, Element::Cidr(_)));
-        let known = self.known();
-        no_others && known.len() == wanted.len() && wanted.iter().all(|cidr| known.contains(cidr))
-    }
-
-    /// These as they are, and the wanted CIDRs; `None` if no list holds as many.
-    pub fn and(&self, wanted: &[Cidr]) -> Option<Vec<Element>> {
-        let known = self.known();
-        let missing = wanted.iter().filter(|cidr| !known.contains(cidr));
-        let mut all = self.0.clone();
-        all.extend(missing.map(|cidr| Element::Cidr(*cidr)));
-        (all.len() <= MOST_CIDRS).then_some(all)
-    }
-}
-
-impl fmt::Display for Cidrs {
+impl fmt::Display for StoredList {
     /// For a log line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 16;
-        if self.0.is_empty() {
+        if self.is_empty() {
             return f.write_str("none");
         }
-        let shown: Vec<String> = self.0.iter().take(MOST).map(Element::to_string).collect();
+        let items = self.items.iter().map(Item::to_string);
+        let shown: Vec<String> = items.chain(self.others.iter().cloned()).take(MAX_SHOWN).collect();
         f.write_str(&shown.join(", "))?;
-        match self.0.len() - shown.len() {
+        match self.len() - shown.len() {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
         }

@@ -4,29 +4,32 @@
 //! IP6UpdateConfig into one who may write everything that k6u may patch.
 
 mod api;
+mod element;
 mod list;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::cidr::Cidr;
+use crate::cidr::Item;
 use crate::kube::Error;
 pub use api::{Api, TargetApi};
-pub use list::{Cidrs, Element, Held, MOST_CIDRS, Stored};
+use element::Shape;
+pub use list::{Held, MAX_ITEMS, Stored, StoredList};
 
 /// A kind of object that holds the prefix.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kind {
-    /// As its objects say it.
+    /// The name that its objects have in `kind`.
     pub name: &'static str,
     /// API groups and versions: the first that the API server serves is used.
-    apis: &'static [(&'static str, &'static str)],
+    apis: &'static [Api],
     /// The plural name.
     plural: &'static str,
     /// Whether its objects are in namespaces.
     pub is_namespaced: bool,
-    /// Where in the spec the list is.
+    /// The path of the list inside the spec.
     list: &'static [&'static str],
     /// What an element of the list is.
     shape: Shape,
@@ -38,24 +41,15 @@ pub struct Kind {
     source: &'static str,
 }
 
-/// What an element of a list is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Shape {
-    /// The CIDR.
-    Text,
-    /// A map with the CIDR in this field.
-    Field(&'static str),
-}
-
 /// All kinds.
-pub static KINDS: [Kind; 5] = [
+pub static KINDS: [Kind; 10] = [
     Kind {
         name: "CiliumCIDRGroup",
         apis: &[("cilium.io", "v2"), ("cilium.io", "v2alpha1")],
         plural: "ciliumcidrgroups",
         is_namespaced: false,
         list: &["externalCIDRs"],
-        shape: Shape::Text,
+        shape: Shape::Cidr,
         is_created: true,
         component: "",
         source: "Cilium 1.14 or newer",
@@ -66,7 +60,7 @@ pub static KINDS: [Kind; 5] = [
         plural: "ciliumloadbalancerippools",
         is_namespaced: false,
         list: &["blocks"],
-        shape: Shape::Field("cidr"),
+        shape: Shape::BlockOrRange,
         is_created: false,
         component: "ciliumloadbalancerippool",
         source: "Cilium 1.15 or newer",
@@ -77,10 +71,10 @@ pub static KINDS: [Kind; 5] = [
         plural: "ipaddresspools",
         is_namespaced: true,
         list: &["addresses"],
-        shape: Shape::Text,
+        shape: Shape::CidrOrRange,
         is_created: false,
         component: "ipaddresspool",
-        source: "MetalLB 0.13 or newer",
+        source: "MetalLB 0.14 or newer",
     },
     Kind {
         name: "GlobalNetworkSet",
@@ -88,10 +82,43 @@ pub static KINDS: [Kind; 5] = [
         plural: "globalnetworksets",
         is_namespaced: false,
         list: &["nets"],
-        shape: Shape::Text,
+        shape: Shape::Cidr,
         is_created: false,
         component: "globalnetworkset",
         source: "Calico",
+    },
+    Kind {
+        name: "NetworkSet",
+        apis: &[("projectcalico.org", "v3"), ("crd.projectcalico.org", "v1")],
+        plural: "networksets",
+        is_namespaced: true,
+        list: &["nets"],
+        shape: Shape::Cidr,
+        is_created: false,
+        component: "networkset",
+        source: "Calico",
+    },
+    Kind {
+        name: "ClusterGroup",
+        apis: &[("crd.antrea.io", "v1beta1")],
+        plural: "clustergroups",
+        is_namespaced: false,
+        list: &["ipBlocks"],
+        shape: Shape::Block,
+        is_created: false,
+        component: "clustergroup",
+        source: "Antrea 1.13 or newer",
+    },
+    Kind {
+        name: "NetworkAuthentication",
+        apis: &[("policy.linkerd.io", "v1alpha1")],
+        plural: "networkauthentications",
+        is_namespaced: true,
+        list: &["networks"],
+        shape: Shape::Block,
+        is_created: false,
+        component: "networkauthentication",
+        source: "Linkerd 2.12 or newer",
     },
     Kind {
         name: "Middleware",
@@ -99,14 +126,36 @@ pub static KINDS: [Kind; 5] = [
         plural: "middlewares",
         is_namespaced: true,
         list: &["ipAllowList", "sourceRange"],
-        shape: Shape::Text,
+        shape: Shape::Cidr,
         is_created: false,
         component: "middleware",
         source: "Traefik 2.11 or newer, with its Kubernetes CRDs",
     },
+    Kind {
+        name: "MiddlewareTCP",
+        apis: &[("traefik.io", "v1alpha1")],
+        plural: "middlewaretcps",
+        is_namespaced: true,
+        list: &["ipAllowList", "sourceRange"],
+        shape: Shape::Cidr,
+        is_created: false,
+        component: "middlewaretcp",
+        source: "Traefik 2.11 or newer, with its Kubernetes CRDs",
+    },
+    Kind {
+        name: "DNSEndpoint",
+        apis: &[("externaldns.k8s.io", "v1alpha1")],
+        plural: "dnsendpoints",
+        is_namespaced: true,
+        list: &["endpoints"],
+        shape: Shape::Record,
+        is_created: true,
+        component: "dnsendpoint",
+        source: "the CRD of external-dns",
+    },
 ];
 
-/// CiliumCIDRGroup, which `spec.ciliumCIDRGroups` is about.
+/// CiliumCIDRGroup, the kind of `spec.ciliumCIDRGroups`.
 pub static CIDR_GROUP: &Kind = &KINDS[0];
 
 impl Kind {
@@ -115,20 +164,21 @@ impl Kind {
         KINDS.iter().find(|kind| kind.name == name)
     }
 
-    /// An element of the list as it is written.
-    fn element(&self, element: &Element) -> Value {
-        match (element, self.shape) {
-            (Element::Cidr(cidr), Shape::Text) => Value::String(cidr.to_string()),
-            (Element::Cidr(cidr), Shape::Field(name)) => json!({name: cidr.to_string()}),
-            (Element::Other(value), _) => value.clone(),
-        }
+    /// Whether its list can hold ranges of addresses.
+    pub fn has_ranges(&self) -> bool {
+        self.shape.has_ranges()
     }
 
-    /// The spec that holds just these elements.
-    fn spec(&self, elements: &[Element]) -> Value {
-        let list = elements.iter().map(|element| self.element(element)).collect();
-        let inner = self.list.iter().rev();
-        inner.fold(Value::Array(list), |value, field| json!({*field: value}))
+    /// Whether its list holds DNS records: single addresses with a name and a TTL.
+    pub fn has_records(&self) -> bool {
+        self.shape.is_record()
+    }
+
+    /// The spec with a list of just these items.
+    fn spec(&self, items: &[Item], record: Option<&Record>) -> Value {
+        let list = Value::Array(self.shape.write(items, record));
+        let fields = self.list.iter().rev();
+        fields.fold(list, |value, field| json!({*field: value}))
     }
 }
 
@@ -160,52 +210,10 @@ impl TargetKey {
         }
     }
 
-    /// The object in an API group and version, with nothing in it but these elements.
-    fn object(&self, (group, version): (&str, &str), elements: &[Element]) -> Value {
-        let mut metadata = Map::from_iter([("name".to_string(), json!(self.name))]);
-        if self.kind.is_namespaced {
-            metadata.insert("namespace".into(), json!(self.namespace));
-        }
-        if self.kind.is_created {
-            metadata.insert("labels".into(), json!({"app.kubernetes.io/managed-by": "k6u"}));
-        }
-        json!({
-            "apiVersion": format!("{group}/{version}"),
-            "kind": self.kind.name,
-            "metadata": metadata,
-            "spec": self.kind.spec(elements),
-        })
-    }
-
-    /// The object in its newest version, with nothing in it but these CIDRs.
-    pub fn newest_object(&self, cidrs: &[Cidr]) -> Value {
-        self.object(self.kind.apis[0], &elements(cidrs))
-    }
-
-    /// What to do about an object that is missing: one line of YAML creates it. Its list holds one CIDR,
-    /// because k6u writes the others.
-    pub fn create_first(&self, (group, version): Api, cidrs: &[Cidr]) -> String {
-        let name = &self.name;
-        let namespace = match self.namespace.as_str() {
-            "" => String::new(),
-            namespace => format!(", namespace: {namespace:?}"),
-        };
-        // JSON is YAML, too.
-        let spec = self.kind.spec(&elements(&cidrs[..cidrs.len().min(1)]));
-        format!(
-            "there is none; create it first: {{apiVersion: {group}/{version}, kind: {}, metadata: {{name: \
-             {name:?}{namespace}}}, spec: {spec}}}",
-            self.kind.name
-        )
-    }
-
-    /// What to do about an object that has no such list, nor the map that it would be in.
-    pub fn is_something_else(&self) -> String {
+    /// What to do about an object that lacks the map that the list would be in.
+    pub fn lacks_list(&self) -> String {
         let map = self.kind.list[..self.kind.list.len() - 1].join(".");
-        format!(
-            "it has no spec.{map}, so it is for something else; name a {} that has one",
-            self.kind.name
-        )
+        format!("it has no spec.{map}; name a {} that has one", self.kind.name)
     }
 
     /// What an error about this object means, and what to do.
@@ -231,9 +239,76 @@ impl TargetKey {
     }
 }
 
-/// CIDRs as elements of a list.
-pub fn elements(cidrs: &[Cidr]) -> Vec<Element> {
-    cidrs.iter().map(|cidr| Element::Cidr(*cidr)).collect()
+/// The name and the TTL of a DNS record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// In lower case, without a trailing dot.
+    pub dns_name: String,
+    /// In seconds; `None` leaves it to the DNS provider.
+    pub ttl: Option<u32>,
+}
+
+/// What a target is to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredTarget {
+    /// Which object.
+    pub key: TargetKey,
+    /// Sorted, each once.
+    pub items: Vec<Item>,
+    /// What is neither put into the list nor taken out.
+    pub lingering: BTreeSet<Item>,
+    /// The record that the items are in, for a kind that has records.
+    pub record: Option<Record>,
+}
+
+impl DesiredTarget {
+    fn holds(&self, item: &Item) -> bool {
+        self.items.binary_search(item).is_ok()
+    }
+
+    fn spec(&self, items: &[Item]) -> Value {
+        self.key.kind.spec(items, self.record.as_ref())
+    }
+
+    /// The object in an API group and version, with nothing in it but the desired list.
+    fn object(&self, (group, version): Api) -> Value {
+        let TargetKey { kind, namespace, name } = &self.key;
+        let mut metadata = Map::from_iter([("name".to_string(), json!(name))]);
+        if kind.is_namespaced {
+            metadata.insert("namespace".into(), json!(namespace));
+        }
+        if kind.is_created {
+            metadata.insert("labels".into(), json!({"app.kubernetes.io/managed-by": "k6u"}));
+        }
+        json!({
+            "apiVersion": format!("{group}/{version}"),
+            "kind": kind.name,
+            "metadata": metadata,
+            "spec": self.spec(&self.items),
+        })
+    }
+
+    /// The object in its newest version, with nothing in it but the desired list.
+    pub fn newest_object(&self) -> Value {
+        self.object(self.key.kind.apis[0])
+    }
+
+    /// What to do about an object that is missing: a line of YAML that creates it. Its list holds one item; k6u
+    /// writes the others.
+    pub fn create_first(&self, (group, version): Api) -> String {
+        let TargetKey { kind, namespace, name } = &self.key;
+        let namespace = match namespace.as_str() {
+            "" => String::new(),
+            namespace => format!(", namespace: {namespace:?}"),
+        };
+        // JSON is YAML, too.
+        let spec = self.spec(&self.items[..self.items.len().min(1)]);
+        format!(
+            "it does not exist; create it first: {{apiVersion: {group}/{version}, kind: {}, metadata: {{name: \
+             {name:?}{namespace}}}, spec: {spec}}}",
+            kind.name
+        )
+    }
 }
 
 #[cfg(test)]

@@ -22,21 +22,42 @@ pub struct Kind {
     pub rights: &'static str,
     /// Where the list is (JSON pointer).
     pub list: &'static str,
-    /// The field of an element with the CIDR; empty if the element is the CIDR.
-    pub field: &'static str,
+    /// What an element of the list is.
+    pub element: Element,
     /// The spec of the object, without the list, as JSON.
     pub spec: &'static str,
 }
 
+/// What an element of a list is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// A CIDR.
+    Text,
+    /// A map with a CIDR in `cidr`.
+    Map,
+    /// A DNS record with the addresses of one type.
+    Record,
+}
+
 /// Cilium's pool when its list was another one.
 pub const POOL_BEFORE_BLOCKS: &str = include_str!("../../cilium/ciliumloadbalancerippools-cidrs.yaml");
-/// Calico's set in the API group of its API server.
-pub const CALICO_V3: &str = include_str!("../../calico/globalnetworksets-3.32.1.yaml");
+/// Calico's sets in the API group of its API server: kind and CRD.
+pub const CALICO_V3: [(&str, &str); 2] = [
+    (
+        "GlobalNetworkSet",
+        include_str!("../../calico/globalnetworksets-3.32.1.yaml"),
+    ),
+    ("NetworkSet", include_str!("../../calico/networksets-3.32.1.yaml")),
+];
 /// The name of each object.
 pub const NAME: &str = "lan";
+/// The name in each DNS record.
+pub const DNS_NAME: &str = "nas.example.com";
+/// The TTL of each DNS record.
+pub const TTL: u32 = 60;
 
 /// All of them.
-pub const KINDS: [Kind; 4] = [
+pub const KINDS: [Kind; 9] = [
     Kind {
         name: "CiliumLoadBalancerIPPool",
         api: ("cilium.io", "v2"),
@@ -45,7 +66,7 @@ pub const KINDS: [Kind; 4] = [
         crd: include_str!("../../cilium/ciliumloadbalancerippools-v2.yaml"),
         rights: include_str!("../../../../manifests/components/ciliumloadbalancerippool/rbac.yaml"),
         list: "/spec/blocks",
-        field: "cidr",
+        element: Element::Map,
         spec: r#"{"serviceSelector": {"matchLabels": {"pool": "lan"}}, "allowFirstLastIPs": "No", "disabled": false}"#,
     },
     Kind {
@@ -56,7 +77,7 @@ pub const KINDS: [Kind; 4] = [
         crd: include_str!("../../metallb/ipaddresspools-0.16.1.yaml"),
         rights: include_str!("../../../../manifests/components/ipaddresspool/rbac.yaml"),
         list: "/spec/addresses",
-        field: "",
+        element: Element::Text,
         spec: r#"{"autoAssign": false, "avoidBuggyIPs": true, "serviceAllocation": {"priority": 50, "namespaces": ["web"]}}"#,
     },
     Kind {
@@ -67,7 +88,40 @@ pub const KINDS: [Kind; 4] = [
         crd: include_str!("../../calico/globalnetworksets-crd-3.32.1.yaml"),
         rights: include_str!("../../../../manifests/components/globalnetworkset/rbac.yaml"),
         list: "/spec/nets",
-        field: "",
+        element: Element::Text,
+        spec: "{}",
+    },
+    Kind {
+        name: "NetworkSet",
+        api: ("crd.projectcalico.org", "v1"),
+        plural: "networksets",
+        namespace: "web",
+        crd: include_str!("../../calico/networksets-crd-3.32.1.yaml"),
+        rights: include_str!("../../../../manifests/components/networkset/rbac.yaml"),
+        list: "/spec/nets",
+        element: Element::Text,
+        spec: "{}",
+    },
+    Kind {
+        name: "ClusterGroup",
+        api: ("crd.antrea.io", "v1beta1"),
+        plural: "clustergroups",
+        namespace: "",
+        crd: include_str!("../../antrea/clustergroups-2.7.0.yaml"),
+        rights: include_str!("../../../../manifests/components/clustergroup/rbac.yaml"),
+        list: "/spec/ipBlocks",
+        element: Element::Map,
+        spec: "{}",
+    },
+    Kind {
+        name: "NetworkAuthentication",
+        api: ("policy.linkerd.io", "v1alpha1"),
+        plural: "networkauthentications",
+        namespace: "web",
+        crd: include_str!("../../linkerd/networkauthentications-2.20.yaml"),
+        rights: include_str!("../../../../manifests/components/networkauthentication/rbac.yaml"),
+        list: "/spec/networks",
+        element: Element::Map,
         spec: "{}",
     },
     Kind {
@@ -78,8 +132,30 @@ pub const KINDS: [Kind; 4] = [
         crd: include_str!("../../traefik/middlewares-3.7.9.yaml"),
         rights: include_str!("../../../../manifests/components/middleware/rbac.yaml"),
         list: "/spec/ipAllowList/sourceRange",
-        field: "",
+        element: Element::Text,
         spec: r#"{"ipAllowList": {"rejectStatusCode": 404, "ipStrategy": {"ipv6Subnet": 64}}}"#,
+    },
+    Kind {
+        name: "MiddlewareTCP",
+        api: ("traefik.io", "v1alpha1"),
+        plural: "middlewaretcps",
+        namespace: "traefik",
+        crd: include_str!("../../traefik/middlewaretcps-3.7.9.yaml"),
+        rights: include_str!("../../../../manifests/components/middlewaretcp/rbac.yaml"),
+        list: "/spec/ipAllowList/sourceRange",
+        element: Element::Text,
+        spec: r#"{"ipAllowList": {}, "inFlightConn": {"amount": 7}}"#,
+    },
+    Kind {
+        name: "DNSEndpoint",
+        api: ("externaldns.k8s.io", "v1alpha1"),
+        plural: "dnsendpoints",
+        namespace: "external-dns",
+        crd: include_str!("../../external-dns/dnsendpoints-0.22.0.yaml"),
+        rights: include_str!("../../../../manifests/components/dnsendpoint/rbac.yaml"),
+        list: "/spec/endpoints",
+        element: Element::Record,
+        spec: "{}",
     },
 ];
 
@@ -102,16 +178,45 @@ impl Kind {
         let mut object = json!({"apiVersion": format!("{}/{}", self.api.0, self.api.1), "kind": self.name,
             "metadata": metadata, "spec": serde_json::from_str::<Value>(self.spec).expect("JSON")});
         let (parent, last) = self.list.rsplit_once('/').expect("a pointer");
-        let list = cidrs.iter().map(|cidr| self.element(cidr)).collect();
-        object.pointer_mut(parent).expect("it is there")[last] = list;
+        object.pointer_mut(parent).expect("it is there")[last] = self.elements(cidrs);
         object
     }
 
-    /// An element of the list.
-    pub fn element(&self, cidr: &str) -> Value {
-        match self.field {
-            "" => json!(cidr),
-            field => json!({field: cidr}),
+    /// The kind of this name.
+    pub fn named(name: &str) -> Kind {
+        KINDS.into_iter().find(|kind| kind.name == name).expect("a kind")
+    }
+
+    /// Whether k6u creates a missing object.
+    pub fn is_created(&self) -> bool {
+        self.element == Element::Record
+    }
+
+    /// The list with these CIDRs.
+    pub fn elements(&self, cidrs: &[&str]) -> Value {
+        match self.element {
+            Element::Text => json!(cidrs),
+            Element::Map => cidrs.iter().map(|cidr| json!({"cidr": cidr})).collect(),
+            Element::Record => ["A", "AAAA"]
+                .into_iter()
+                .filter_map(|kind| record(kind, cidrs))
+                .collect(),
+        }
+    }
+
+    /// A suffix that the kind takes, behind a /60.
+    pub fn suffix(&self) -> &'static str {
+        match self.element {
+            Element::Record => "::1:0:0:0:10",
+            _ => "::1:ffff:0:0:0/112",
+        }
+    }
+
+    /// The part of a delegated prefix that this suffix names, by the text of the /64 with id 1 without its colons.
+    pub fn part(&self, subnet: &str) -> String {
+        match self.element {
+            Element::Record => format!("{subnet}::10/128"),
+            _ => format!("{subnet}:ffff::/112"),
         }
     }
 
@@ -120,6 +225,10 @@ impl Kind {
         let mut target = json!({"kind": self.name, "name": NAME, "suffixes": [suffix]});
         if !self.namespace.is_empty() {
             target["namespace"] = json!(self.namespace);
+        }
+        if self.element == Element::Record {
+            target["dnsName"] = json!(DNS_NAME);
+            target["recordTTL"] = json!(TTL);
         }
         target
     }
@@ -139,11 +248,18 @@ impl Kind {
             .and_then(Value::as_array)
             .into_iter()
             .flatten();
-        let cidr = |element: &Value| match self.field {
-            "" => element.as_str().map(String::from),
-            field => element[field].as_str().map(String::from),
+        let cidrs = |element: &Value| -> Option<Vec<String>> {
+            match self.element {
+                Element::Text => Some(vec![element.as_str()?.into()]),
+                Element::Map => Some(vec![element["cidr"].as_str()?.into()]),
+                Element::Record => {
+                    let length = if element["recordType"] == "A" { 32 } else { 128 };
+                    let address = |target: &Value| Some(format!("{}/{length}", target.as_str()?));
+                    element["targets"].as_array()?.iter().map(address).collect()
+                }
+            }
         };
-        list.map(|element| cidr(element).unwrap_or_else(|| element.to_string()))
+        list.flat_map(|element| cidrs(element).unwrap_or_else(|| vec![element.to_string()]))
             .collect()
     }
 
@@ -151,4 +267,12 @@ impl Kind {
     pub fn held(&self, store: &Store) -> Option<Vec<String>> {
         Some(self.cidrs(store.objects.get(&self.key())?))
     }
+}
+
+/// The record of a type with the hosts of its family; `None` if there are none.
+fn record(kind: &str, cidrs: &[&str]) -> Option<Value> {
+    let hosts = cidrs.iter().filter(|cidr| cidr.contains(':') == (kind == "AAAA"));
+    let targets: Vec<&str> = hosts.map(|cidr| cidr.split('/').next().expect("an address")).collect();
+    let record = json!({"dnsName": DNS_NAME, "recordType": kind, "recordTTL": TTL, "targets": targets});
+    (!targets.is_empty()).then_some(record)
 }

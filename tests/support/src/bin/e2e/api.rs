@@ -138,11 +138,11 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
         ),
         (
             targets("{kind: IPAddressPool, name: a, prefixIds: [0]}"),
-            "needs its namespace",
+            "namespace is needed for an IPAddressPool",
         ),
         (
             targets("{kind: GlobalNetworkSet, namespace: b, name: a, prefixIds: [0]}"),
-            "has a namespace",
+            "not allowed for the other kinds",
         ),
         (
             targets("{kind: GlobalNetworkSet, name: a, prefixIds: []}"),

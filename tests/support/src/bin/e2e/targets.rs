@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, PATIENCE};
 
-const SUFFIX: &str = "::1:ffff:0:0:0/112";
-const BEFORE: &str = "2001:db8:9876:5431:ffff::/112";
-const MOVED: &str = "2001:db8:7777:6661:ffff::/112";
+/// The /64 with id 1, without its colons.
+const BEFORE: &str = "2001:db8:9876:5431";
+const MOVED: &str = "2001:db8:7777:6661";
+/// In the lists before k6u writes them.
+const FOREIGN: &str = "192.0.2.7/32";
 
 /// Each kind: not installed, missing, without right, in a wrong namespace; then its list follows and all else stays.
 pub fn each_kind(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
+    what_the_schema_refuses(cluster);
     let node = cluster.run(binary);
     cluster.wait_group("2001:db8:9876:543", &node);
     for kind in KINDS {
@@ -23,15 +26,17 @@ pub fn each_kind(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
         println!("   {} follows", kind.name);
     }
     // All of them at once.
-    let targets: Vec<Value> = KINDS.iter().map(|kind| kind.target(SUFFIX)).collect();
+    let targets: Vec<Value> = KINDS.iter().map(|kind| kind.target(kind.suffix())).collect();
     name_targets(cluster, &targets);
     interface.add("2001:db8:7777:6661::10");
     interface.deprecate("2001:db8:9876:5431::10");
     for kind in KINDS {
-        wait_held(cluster, kind, MOVED, &node);
+        wait_held(cluster, kind, &kind.part(MOVED), &node);
     }
     cluster.wait_group("2001:db8:7777:666", &node);
-    wait_message(cluster, "Updated", "5 targets follow 2001:db8:7777:6660::/60", &node);
+    let all = format!("{} targets ", KINDS.len() + 1);
+    let message = wait_message(cluster, "Updated", "2001:db8:7777:6660::/60", &node);
+    assert!(message.starts_with(&all), "{message}");
     name_targets(cluster, &[]);
     interface.add("2001:db8:9876:5431::10");
     interface.remove("2001:db8:7777:6661::10");
@@ -41,9 +46,9 @@ pub fn each_kind(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
 
 fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
     if !kind.namespace.is_empty() {
-        cluster.kubectl(&["create", "namespace", kind.namespace]);
+        cluster.try_kubectl(&["create", "namespace", kind.namespace], "");
     }
-    name_targets(cluster, &[kind.target(SUFFIX)]);
+    name_targets(cluster, &[kind.target(kind.suffix())]);
     wait_message(cluster, "UpdateFailed", "the API server does not serve", node);
 
     let (installed, text) = cluster.try_kubectl(&["apply", "--server-side", "-f", "-"], kind.crd);
@@ -58,19 +63,22 @@ fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
 
     let component = format!("manifests/components/{}", kind.name.to_lowercase());
     cluster.kubectl(&["apply", "-k", &component]);
-    let message = wait_message(cluster, "UpdateFailed", "create it first: ", node);
-    let yaml = message.split_once("create it first: ").expect("some YAML").1;
-    // Calico's newest API is not the one that is installed here.
-    let yaml = yaml.replace("projectcalico.org/v3", "crd.projectcalico.org/v1");
-    let (created, text) = cluster.try_kubectl(&["create", "--validate=strict", "-f", "-"], &yaml);
-    assert!(created, "{yaml} {text}");
-    wait_held(cluster, kind, BEFORE, node);
+    let before = kind.part(BEFORE);
+    if !kind.is_created() {
+        let message = wait_message(cluster, "UpdateFailed", "create it first: ", node);
+        let yaml = message.split_once("create it first: ").expect("some YAML").1;
+        // Calico's newest API is not the one that is installed here.
+        let yaml = yaml.replace("projectcalico.org/v3", "crd.projectcalico.org/v1");
+        let (created, text) = cluster.try_kubectl(&["create", "--validate=strict", "-f", "-"], &yaml);
+        assert!(created, "{yaml} {text}");
+    }
+    wait_held(cluster, kind, &before, node);
 
     // As its owner would have it; the list is k6u's.
-    let (replaced, text) = cluster.try_kubectl(&["replace", "-f", "-"], &kind.object(&["192.0.2.0/24"]).to_string());
+    let (replaced, text) = cluster.try_kubectl(&["replace", "-f", "-"], &kind.object(&[FOREIGN]).to_string());
     assert!(replaced, "{text}");
-    wait_held(cluster, kind, BEFORE, node);
-    let (object, made) = (read(cluster, kind), kind.object(&[BEFORE]));
+    wait_held(cluster, kind, &before, node);
+    let (object, made) = (read(cluster, kind), kind.object(&[&before]));
     assert_eq!(
         object["spec"],
         with_defaults(&object["spec"], &made["spec"]),
@@ -82,43 +90,154 @@ fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
         "{}",
         kind.name
     );
-    wait_message(cluster, "Updated", "2 targets follow", node);
+    wait_message(cluster, "Updated", "2 targets ", node);
 
     if !kind.namespace.is_empty() {
-        let mut elsewhere = kind.target(SUFFIX);
+        let mut elsewhere = kind.target(kind.suffix());
         elsewhere["namespace"] = json!("default");
         name_targets(cluster, &[elsewhere]);
         wait_message(cluster, "UpdateFailed", "in the namespace \"default\"", node);
     }
+    if kind.is_created() {
+        in_a_missing_namespace(cluster, kind, node);
+    }
     name_targets(cluster, &[]);
-    wait_message(cluster, "Updated", "1 target follows", node);
+    wait_message(cluster, "Updated", "1 target ", node);
+}
+
+/// With rights everywhere, a namespace that does not exist is what is missing.
+fn in_a_missing_namespace(cluster: &Cluster, kind: Kind, node: &Node) {
+    let role = "--clusterrole=everywhere";
+    let resource = format!("--resource={}.{}", kind.plural, kind.api.0);
+    cluster.kubectl(&[
+        "create",
+        "clusterrole",
+        "everywhere",
+        "--verb=get,create,patch",
+        &resource,
+    ]);
+    let account = "--serviceaccount=kube-system:k6u";
+    cluster.kubectl(&["create", "clusterrolebinding", "everywhere", role, account]);
+    let mut nowhere = kind.target(kind.suffix());
+    nowhere["namespace"] = json!("nowhere");
+    name_targets(cluster, &[nowhere]);
+    wait_message(cluster, "UpdateFailed", "namespaces \"nowhere\" not found", node);
+    cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", "everywhere"]);
 }
 
 /// With Calico's own API served as well, that one is written.
 fn calico_v3(cluster: &Cluster, node: &Node) {
-    let stored = KINDS
-        .into_iter()
-        .find(|kind| kind.name == "GlobalNetworkSet")
-        .expect("a kind");
-    let shown = Kind {
-        api: ("projectcalico.org", "v3"),
-        ..stored
+    for (name, crd) in CALICO_V3 {
+        let stored = Kind::named(name);
+        let shown = Kind {
+            api: ("projectcalico.org", "v3"),
+            ..stored
+        };
+        let plural = stored.plural;
+        cluster.kubectl(&["delete", "crd", &format!("{plural}.crd.projectcalico.org")]);
+        let (installed, text) = cluster.try_kubectl(&["apply", "--server-side", "-f", "-"], crd);
+        assert!(installed, "{text}");
+        let crd = format!("crd/{plural}.projectcalico.org");
+        cluster.kubectl(&["wait", "--for=condition=Established", &crd]);
+        name_targets(cluster, &[shown.target(shown.suffix())]);
+        wait_message(cluster, "UpdateFailed", "create it first: ", node);
+        let (created, text) = cluster.try_kubectl(&["create", "-f", "-"], &shown.object(&[]).to_string());
+        assert!(created, "{text}");
+        wait_held(cluster, shown, &shown.part(BEFORE), node);
+        name_targets(cluster, &[]);
+        wait_message(cluster, "Updated", "1 target ", node);
+    }
+}
+
+/// What the schema refuses, and what it takes: the rules that need CEL, which the test server does not evaluate.
+fn what_the_schema_refuses(cluster: &Cluster) {
+    let dry_run = |target: &Value| {
+        let patch = json!({"spec": {"targets": [target]}}).to_string();
+        let config = [
+            "patch",
+            "ip6uc",
+            "ip6-update-config",
+            "--dry-run=server",
+            "--type=merge",
+            "--patch",
+            &patch,
+        ];
+        cluster.try_kubectl(&config, "")
     };
-    cluster.kubectl(&["delete", "crd", "globalnetworksets.crd.projectcalico.org"]);
-    let (installed, text) = cluster.try_kubectl(&["apply", "--server-side", "-f", "-"], CALICO_V3);
-    assert!(installed, "{text}");
-    cluster.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "crd/globalnetworksets.projectcalico.org",
-    ]);
-    name_targets(cluster, &[shown.target(SUFFIX)]);
-    wait_message(cluster, "UpdateFailed", "create it first: ", node);
-    let (created, text) = cluster.try_kubectl(&["create", "-f", "-"], &shown.object(&[]).to_string());
-    assert!(created, "{text}");
-    wait_held(cluster, shown, BEFORE, node);
-    name_targets(cluster, &[]);
-    wait_message(cluster, "Updated", "1 target follows", node);
+    let with = |kind: Kind, fields: Value| {
+        let mut target = kind.target(kind.suffix());
+        for (name, value) in fields.as_object().expect("a map") {
+            target[name] = value.clone();
+        }
+        target
+    };
+    let (pool, set) = (Kind::named("CiliumLoadBalancerIPPool"), Kind::named("NetworkSet"));
+    let endpoint = Kind::named("DNSEndpoint");
+    for kind in KINDS {
+        let (taken, text) = dry_run(&kind.target(kind.suffix()));
+        assert!(taken, "{}: {text}", kind.name);
+        let namespace = if kind.namespace.is_empty() {
+            json!("web")
+        } else {
+            Value::Null
+        };
+        let (taken, text) = dry_run(&with(kind, json!({"namespace": namespace})));
+        assert!(
+            !taken && text.contains("namespace is needed for an IPAddressPool"),
+            "{}: {text}",
+            kind.name
+        );
+    }
+    for target in [
+        with(pool, json!({"ranges": ["::1:0-::1:ff"], "suffixes": []})),
+        with(
+            Kind::named("IPAddressPool"),
+            json!({"ranges": ["::1:0:0:1:0-::1:0:0:1:ff"]}),
+        ),
+        with(
+            endpoint,
+            json!({"suffixes": ["::10", "::11/128"], "extraCIDRs": ["192.0.2.10/32", "fd00::10/128"]}),
+        ),
+        with(
+            endpoint,
+            json!({"dnsName": "*.lab.example.com", "recordTTL": null, "prefixIds": []}),
+        ),
+    ] {
+        let (taken, text) = dry_run(&target);
+        assert!(taken, "{target}: {text}");
+    }
+    let hosts_only = "a DNSEndpoint holds hosts only";
+    for (target, problem) in [
+        (with(set, json!({"ranges": ["::1-::2"]})), "can hold ranges"),
+        (with(pool, json!({"ranges": ["::1"]})), "should match"),
+        (with(pool, json!({"ranges": ["192.0.2.1-192.0.2.9"]})), "should match"),
+        (
+            with(pool, json!({"suffixes": [], "ranges": []})),
+            "at least one prefix id, suffix or range is needed",
+        ),
+        (
+            with(pool, json!({"dnsName": "nas.example.com"})),
+            "dnsName is needed for a DNSEndpoint",
+        ),
+        (
+            with(endpoint, json!({"dnsName": null})),
+            "dnsName is needed for a DNSEndpoint",
+        ),
+        (with(endpoint, json!({"dnsName": "NAS.example.com"})), "should match"),
+        (
+            with(endpoint, json!({"recordTTL": 0})),
+            "should be greater than or equal to 1",
+        ),
+        (with(set, json!({"recordTTL": 60})), "only a DNSEndpoint has recordTTL"),
+        (with(endpoint, json!({"prefixIds": [1]})), hosts_only),
+        (with(endpoint, json!({"suffixes": ["::/64"]})), hosts_only),
+        (with(endpoint, json!({"extraCIDRs": ["192.0.2.0/24"]})), hosts_only),
+        (with(endpoint, json!({"extraCIDRs": ["2001:db8::/32"]})), hosts_only),
+        (with(endpoint, json!({"ranges": ["::1-::2"]})), "can hold ranges"),
+    ] {
+        let (taken, text) = dry_run(&target);
+        assert!(!taken && text.contains(problem), "{target}: {text}");
+    }
 }
 
 /// What was made, with the fields that the API server sets by itself: false, unless somebody said otherwise.
