@@ -7,6 +7,7 @@ use super::Host;
 use super::observe::Observer;
 use super::select::{Observation, Watch};
 use super::wait::{self, Sleeper, Woken};
+use crate::prefix::Prefix;
 use crate::schedule::dice;
 
 /// The node that this process runs on.
@@ -41,8 +42,8 @@ impl Host for ThisNode {
         dice()
     }
 
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        self.observer.observe(watch)
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation> {
+        self.observer.observe(watch, allowed, self.started.elapsed())
     }
 
     fn wait(&mut self, until: Duration, listens: bool) -> Woken {

@@ -1,11 +1,11 @@
 //! This machine: the addresses of its interfaces, which of them count, and waiting for a change.
 
+pub mod address;
+pub mod announcements;
 pub mod host;
-pub mod memory;
 pub mod netlink;
 pub mod observe;
 pub mod select;
-pub mod stamps;
 pub mod wait;
 
 use std::io;
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use select::{Observation, Watch};
 use wait::Woken;
+
+use crate::prefix::Prefix;
 
 /// What k6u needs from the machine that it runs on. The simulation has one of its own.
 pub trait Host {
@@ -22,11 +24,12 @@ pub trait Host {
     /// A random number in 0..1.
     fn dice(&mut self) -> f64;
 
-    /// What is on an interface now. An interface that does not exist is an observation, not an error.
+    /// What is on an interface now. Only prefixes inside `allowed` count; `None` lets all count. An interface that
+    /// does not exist is an observation, not an error.
     ///
     /// # Errors
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation>;
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation>;
 
     /// Waits until then, in steady time, or for a change of addresses if `listens`, whichever is first.
     fn wait(&mut self, until: Duration, listens: bool) -> Woken;

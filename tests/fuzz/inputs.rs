@@ -9,8 +9,10 @@ use k6u::cidr::Cidr;
 use k6u::kube::decode::{MOST_VALUES, decode};
 use k6u::kube::objects::{ApiResources, Crd, List, Object};
 use k6u::kube::refusal::{MOST_REFUSAL, Refusal, retry_after};
+use k6u::node::announcements::Announcements;
 use k6u::node::netlink::parse;
-use k6u::node::select::{MOST_PREFIXES, Observation, Watch, select};
+use k6u::node::select::{Look, MAX_PREFIXES, Observation, Watch};
+use k6u::prefix::Prefix;
 use k6u::preview::{self, Interfaces};
 use k6u::reconcile::condition;
 use k6u::reconcile::plan::{self, Verdict};
@@ -108,13 +110,26 @@ fn refusal(body: &[u8]) {
 
 /// Datagrams from the kernel, and what follows from the addresses in them.
 pub fn netlink(datagram: &[u8]) {
-    let mut lives = Vec::new();
-    if parse(datagram, 7, &mut lives).is_err() {
+    let mut addresses = Vec::new();
+    if parse(datagram, 7, &mut addresses).is_err() {
         return;
     }
-    for stale_after in [0, 1800] {
-        let seen = select(&lives, stale_after);
-        assert!(seen.prefixes.len() <= MOST_PREFIXES && seen.deprecated.len() <= MOST_PREFIXES);
+    let allowed = ["2001:db8::/32".parse().expect("a prefix")];
+    for (stale_after, allowed) in [(0, None), (1800, None), (1800, Some(&allowed[..]))] {
+        let watch = Watch {
+            interface: "eth0".into(),
+            stale_after,
+            keep_deprecated: 60,
+        };
+        let mut past = Announcements::default();
+        let look = Look {
+            addresses: &past.date(1, &addresses, 0),
+            watch: &watch,
+            allowed,
+            now: 0,
+        };
+        let seen = look.select(&look.judge(&past.links), Vec::new());
+        assert!(seen.prefixes.len() <= MAX_PREFIXES);
         assert!(seen.prefixes.is_sorted());
         let is_global = |prefix: &k6u::prefix::Prefix| prefix.to_string().starts_with(['2', '3']);
         assert!(seen.prefixes.iter().all(is_global), "{:?}", seen.prefixes);
@@ -127,7 +142,7 @@ pub fn netlink(datagram: &[u8]) {
 pub fn yaml(text: &str) {
     struct NoMachine;
     impl Interfaces for NoMachine {
-        fn observe(&mut self, _: &Watch) -> io::Result<Observation> {
+        fn observe(&mut self, _: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
             Ok(Observation::default())
         }
         fn with_prefix(&mut self) -> io::Result<Vec<String>> {

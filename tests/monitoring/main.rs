@@ -13,6 +13,7 @@ use k6u::kube::Client;
 use k6u::node::Host;
 use k6u::node::select::{Observation, Watch};
 use k6u::node::wait::Woken;
+use k6u::prefix::Prefix;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::{Ended, Schedule};
 use k6u_testkit::apiserver::server::{ApiServer, Cilium};
@@ -41,7 +42,7 @@ impl Host for Machine {
         0.5
     }
 
-    fn observe(&mut self, _: &Watch) -> std::io::Result<Observation> {
+    fn observe(&mut self, _: &Watch, _: Option<&[Prefix]>) -> std::io::Result<Observation> {
         Ok(Observation {
             prefixes: vec![self.prefix.parse().expect("a prefix")],
             ..Observation::default()

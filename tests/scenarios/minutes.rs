@@ -10,6 +10,7 @@ use k6u::node::Host;
 use k6u::node::observe::Observer;
 use k6u::node::select::{Observation, Watch};
 use k6u::node::wait::Woken;
+use k6u::prefix::Prefix;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::Schedule;
 use k6u_testkit::apiserver::fault::{Fault, Plan};
@@ -66,8 +67,8 @@ impl Host for MovedHost {
         0.0
     }
 
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        self.observer.observe(watch)
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation> {
+        self.observer.observe(watch, allowed, self.now)
     }
 
     fn wait(&mut self, until: Duration, _listens: bool) -> Woken {
