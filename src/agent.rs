@@ -50,10 +50,11 @@ impl Agent {
             let (ended, _) = self.step(host);
             let mut due = self.schedule.after_round(host.now(), ended, host.dice());
             loop {
-                match host.wait(due, true) {
-                    Woken::TimeOver => break,
+                let look = self.reconciler.until().map_or(due, |until| due.min(until));
+                match host.wait(look, true) {
+                    Woken::TimeOver if look == due => break,
                     Woken::Stop => return,
-                    Woken::AddressChange => {
+                    _ => {
                         let look = self.looks.take(host.now());
                         host.wait(look, false);
                         if self.reconciler.sees_change(host) {

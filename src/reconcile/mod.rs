@@ -21,8 +21,9 @@ use std::time::Duration;
 use crate::kube::{Client, Error};
 use crate::node::Host;
 use crate::node::select::{Observation, Watch};
+use crate::prefix::Prefix;
 use crate::problems::{Problems, Subject};
-use crate::resources::config::Config;
+use crate::resources::config::{Config, all_allowed_prefixes};
 use crate::resources::crds::Crds;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
 use crate::resources::targets::{Kind, TargetApi, TargetKey};
@@ -94,6 +95,8 @@ pub struct Reconciler {
     /// The last second half left something to do, or there was none yet.
     is_unsettled: bool,
     seen: BTreeMap<Watch, Observation>,
+    /// What some config lets count, as read last.
+    allowed: Option<Vec<Prefix>>,
     was_idle: Option<bool>,
     /// What is wrong at the moment.
     pub problems: Problems,
@@ -121,6 +124,7 @@ impl Reconciler {
             conflicts: BTreeMap::new(),
             is_unsettled: true,
             seen: BTreeMap::new(),
+            allowed: None,
             was_idle: None,
             problems: Problems::default(),
         }
@@ -132,11 +136,22 @@ impl Reconciler {
     }
 
     /// Whether the interfaces look other than in the last round.
-    pub fn sees_change(&self, host: &mut dyn Host) -> bool {
-        // If the kernel does not answer, the round says so.
-        self.seen
-            .iter()
-            .any(|(watch, before)| host.observe(watch).map_or(true, |seen| !seen.is_like(before)))
+    pub fn sees_change(&mut self, host: &mut dyn Host) -> bool {
+        let allowed = self.allowed.as_deref();
+        let mut is_change = false;
+        for (watch, before) in &mut self.seen {
+            match host.observe(watch, allowed) {
+                Ok(seen) if seen.is_like(before) => before.until = seen.until,
+                // If the kernel does not answer, the round says so.
+                _ => (before.until, is_change) = (None, true),
+            }
+        }
+        is_change
+    }
+
+    /// When to look at the interfaces again.
+    pub fn until(&self) -> Option<Duration> {
+        self.seen.values().filter_map(|seen| seen.until).min()
     }
 
     /// One round.
@@ -206,6 +221,7 @@ impl Reconciler {
         host: &mut dyn Host,
     ) -> Result<(Ended, bool), Failure> {
         let mut configs = self.list_configs()?;
+        self.allowed = all_allowed_prefixes(&configs);
         let mut plan = self.plan(&configs, &mut node_configs, published);
         let mut targets = self.read_targets(&plan, host)?;
         if !targets.are_right(&plan) || self.has_news(&configs, &plan, &targets, published) {
@@ -218,7 +234,6 @@ impl Reconciler {
         let written = self.write_targets(&plan, &mut targets, host)?;
         let (reported, is_ready) = self.report(&configs, &plan, &targets, published, host)?;
         let removed = self.remove_silent(&node_configs, host)?;
-        self.publication.thresholds = thresholds(&configs);
         self.forget_problems(&configs, &plan);
         Ok((written.max(reported).max(removed), is_ready))
     }
@@ -335,14 +350,6 @@ impl Reconciler {
     fn time(&self) -> Timestamp {
         self.client.server_time().unwrap_or_else(Timestamp::of_this_machine)
     }
-}
-
-fn thresholds(configs: &[Config]) -> BTreeSet<u32> {
-    let specs = configs.iter().filter_map(|config| config.spec.as_ref().ok());
-    specs
-        .map(|spec| spec.keep_deprecated)
-        .filter(|seconds| *seconds > 0)
-        .collect()
 }
 
 fn status_path(list: &str, name: &str) -> String {

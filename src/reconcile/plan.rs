@@ -179,17 +179,11 @@ fn follow(
     }
 }
 
-/// The distinct prefixes of all entries, cut to the delegated length, if they are allowed; and those that
-/// are kept after their deprecation. Without any living prefix nothing is known, and so none is given.
+/// The distinct prefixes of all entries, cut to the delegated length, if they are allowed.
 fn delegated_prefixes(spec: &ConfigSpec, entries: &[Entry]) -> Vec<Prefix> {
     let cut = |prefix: &Prefix| Some(prefix.cut(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));
     let living = entries.iter().flat_map(|entry| &entry.published.prefixes);
-    let mut distinct: BTreeSet<Prefix> = living.filter_map(cut).collect();
-    if !distinct.is_empty() {
-        let deprecated = entries.iter().flat_map(|entry| &entry.published.deprecated);
-        let kept = deprecated.filter(|deprecated| deprecated.seconds < spec.keep_deprecated);
-        distinct.extend(kept.filter_map(|deprecated| cut(&deprecated.prefix)));
-    }
+    let distinct: BTreeSet<Prefix> = living.filter_map(cut).collect();
     distinct.into_iter().collect()
 }
 

@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 use super::{Failure, Reconciler, status_path};
 use crate::node::Host;
 use crate::node::select::Observation;
-use crate::prefix::{Prefix, join, texts};
+use crate::prefix::{join, texts};
 use crate::problems::Subject;
-use crate::resources::config::MOST_KEEP_DEPRECATED;
-use crate::resources::node_config::{Deprecated, NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
 use crate::schedule::Ended;
 use crate::time::Timestamp;
 
@@ -24,24 +23,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 pub(super) struct Publication {
     /// When, in steady time, by IP6UpdateNodeConfig.
     published: BTreeMap<String, Duration>,
-    /// Since when prefixes are deprecated on an interface, in steady time; it may be before k6u started.
-    deprecated: BTreeMap<(String, Prefix), Age>,
-    /// The keepDeprecatedSeconds of all configs: that a prefix is deprecated for longer is a change.
-    pub thresholds: BTreeSet<u32>,
-}
-
-/// How old something was at a point in steady time.
-#[derive(Clone, Copy, Debug)]
-struct Age {
-    seconds: u32,
-    at: Duration,
-}
-
-impl Age {
-    fn seconds_at(self, now: Duration) -> u32 {
-        let passed = u32::try_from(now.saturating_sub(self.at).as_secs()).unwrap_or(u32::MAX);
-        self.seconds.saturating_add(passed)
-    }
 }
 
 /// What came of publishing.
@@ -63,76 +44,27 @@ pub(super) struct Published {
     conflicts: usize,
 }
 
-impl Publication {
-    /// The entry for what is observed, given the one that is stored. Its time is set when it is sent.
-    fn entry(
-        &mut self,
-        config: &NodeConfig,
-        observed: &Observation,
-        stored: Option<&NodeEntry>,
-        now: Duration,
-    ) -> NodeEntry {
-        let interface = config.spec.watch.as_ref().map_or("", |watch| &watch.interface);
-        let stored = stored.map_or(&[][..], |entry| &entry.deprecated);
-        let mut deprecated = Vec::new();
-        for prefix in &observed.deprecated {
-            let key = (interface.to_string(), *prefix);
-            let stored = stored.iter().find(|deprecated| deprecated.prefix == *prefix);
-            let known = self.deprecated.get(&key).copied();
-            let age = match (known, stored) {
-                (Some(age), _) => age,
-                // A restart of k6u does not start it anew.
-                (None, Some(stored)) => Age {
-                    seconds: stored.seconds,
-                    at: now,
-                },
-                (None, None) => Age {
-                    seconds: match observed.long_gone.contains(prefix) {
-                        true => MOST_KEEP_DEPRECATED,
-                        false => 0,
-                    },
-                    at: now,
-                },
-            };
-            self.deprecated.insert(key, age);
-            let seconds = age.seconds_at(now);
-            // No list keeps one that became stale first: that it is deprecated now is no news.
-            let is_news = seconds < MOST_KEEP_DEPRECATED || stored.is_some();
-            if is_news {
-                deprecated.push(Deprecated {
-                    prefix: *prefix,
-                    seconds,
-                });
-            }
-        }
-        self.deprecated
-            .retain(|(other, prefix), _| other != interface || observed.deprecated.contains(prefix));
-        NodeEntry {
-            prefixes: observed.prefixes.clone(),
-            deprecated,
-            observed_time: String::new(),
-            message: match &config.spec.watch {
-                Ok(watch) => observed.message(&watch.interface),
-                Err(problem) => problem.clone(),
-            },
-        }
+/// The entry for what is observed. Its time is set when it is sent.
+fn entry(config: &NodeConfig, observed: &Observation) -> NodeEntry {
+    NodeEntry {
+        prefixes: observed.prefixes.clone(),
+        observed_time: String::new(),
+        message: match &config.spec.watch {
+            Ok(watch) => observed.message(&watch.interface),
+            Err(problem) => problem.clone(),
+        },
     }
+}
 
+/// Whether plans or people make the same of two entries.
+fn says_the_same(one: &NodeEntry, other: &NodeEntry) -> bool {
+    one.prefixes == other.prefixes && one.message == other.message
+}
+
+impl Publication {
     /// Forgets what belongs to node configs that do not select this node.
     fn retain(&mut self, selected: &BTreeMap<String, NodeEntry>) {
         self.published.retain(|name, _| selected.contains_key(name));
-    }
-
-    /// Whether plans or people make the same of two entries.
-    fn says_the_same(&self, one: &NodeEntry, other: &NodeEntry) -> bool {
-        let passed = |seconds: u32| self.thresholds.range(..=seconds).count();
-        let facts = |entry: &NodeEntry| -> Vec<(Prefix, usize)> {
-            let deprecated = entry.deprecated.iter();
-            deprecated
-                .map(|deprecated| (deprecated.prefix, passed(deprecated.seconds)))
-                .collect()
-        };
-        one.prefixes == other.prefixes && one.message == other.message && facts(one) == facts(other)
     }
 
     /// Whether a sign of life is due. Rounds come once an interval, so it may be half of one early.
@@ -160,15 +92,13 @@ impl Reconciler {
             let mut observed = Observation::default();
             if let Ok(watch) = &config.spec.watch {
                 let interface = &watch.interface;
-                observed = host.observe(watch).map_err(|e| {
+                observed = host.observe(watch, self.allowed.as_deref()).map_err(|e| {
                     Failure::Addresses(format!("the kernel did not list the addresses of {interface}: {e}"))
                 })?;
                 log_change(interface, self.seen.get(watch), &observed);
                 seen.insert(watch.clone(), observed.clone());
             }
-            let stored = config.nodes().get(&self.node);
-            let entry = self.publication.entry(config, &observed, stored, host.now());
-            entries.insert(name.clone(), entry);
+            entries.insert(name.clone(), entry(config, &observed));
         }
         self.seen = seen;
         Ok(entries)
@@ -218,7 +148,7 @@ impl Reconciler {
         let entry = entries.get(&name);
         let is_change = match (stored, entry) {
             (None, None) => return Ok(()),
-            (Some(stored), Some(entry)) => !self.publication.says_the_same(stored, entry),
+            (Some(stored), Some(entry)) => !says_the_same(stored, entry),
             _ => true,
         };
         if !is_change && !self.publication.is_due(&name, host.now(), self.interval()) {
@@ -302,13 +232,8 @@ fn log_change(interface: &str, before: Option<&Observation>, seen: &Observation)
 /// An entry as it is stored. What is empty is left out, and so taken out (RFC 7396): with hundreds of nodes
 /// entries are most of what is read.
 fn body(entry: &NodeEntry) -> Value {
-    let deprecated = entry.deprecated.iter();
-    let deprecated: Vec<Value> = deprecated
-        .map(|d| json!({"prefix": d.prefix.to_string(), "seconds": d.seconds}))
-        .collect();
     json!({
         "prefixes": texts(&entry.prefixes),
-        "deprecated": (!deprecated.is_empty()).then_some(deprecated),
         "observedTime": entry.observed_time,
         "message": (!entry.message.is_empty()).then_some(&entry.message),
     })

@@ -85,6 +85,8 @@ pub struct Cluster {
     pub clocks: Clocks,
     /// For how long after an entry changed somebody may still act on what it said before.
     pub just_before: Duration,
+    /// spec.keepDeprecatedSeconds of every IP6UpdateNodeConfig.
+    pub keep_deprecated: u32,
     /// Prefixes that left an entry, and when.
     left: Vec<(Duration, Vec<Prefix>)>,
     /// Since when any entry has a prefix.
@@ -109,12 +111,12 @@ struct Group {
 
 impl Cluster {
     /// An administrator makes an IP6UpdateConfig for one group: prefix ids 0, 1 and 2.
-    pub fn add_config(&mut self, keep_deprecated: u32) {
+    pub fn add_config(&mut self) {
         self.version += 1;
         self.config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig", "metadata":
             {"name": CONFIG, "uid": "uid", "generation": 1, "creationTimestamp": timestamp(Duration::ZERO),
             "resourceVersion": self.version.to_string()},
-            "spec": {"delegatedPrefixLength": LENGTH, "keepDeprecatedSeconds": keep_deprecated,
+            "spec": {"delegatedPrefixLength": LENGTH,
             "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]}]}});
     }
 
@@ -159,7 +161,8 @@ impl Cluster {
         let node_config = NodeConfig {
             uid: self.version,
             version: self.version,
-            spec: json!({"interface": "eth0", "nodeSelector": selector}),
+            spec: json!({"interface": "eth0", "nodeSelector": selector,
+                "keepDeprecatedSeconds": self.keep_deprecated}),
             nodes: BTreeMap::new(),
         };
         self.node_configs.insert(name.into(), node_config);
@@ -389,7 +392,7 @@ impl Cluster {
                     config.nodes.insert(node.clone(), stored.to_string())
                 }
             };
-            is_change |= before.as_deref().map(living) != config.nodes.get(node).map(|entry| living(entry));
+            is_change |= before.as_deref().map(prefixes) != config.nodes.get(node).map(|entry| prefixes(entry));
             if let Some(before) = before {
                 self.left.push((at, prefixes(&before)));
             }
@@ -406,7 +409,7 @@ impl Cluster {
     /// Notes since when any entry has each prefix.
     fn note_published(&mut self, at: Duration) {
         let entries = self.node_configs.values().flat_map(|config| config.nodes.values());
-        let now: BTreeSet<Prefix> = entries.flat_map(|entry| living(entry)).collect();
+        let now: BTreeSet<Prefix> = entries.flat_map(|entry| prefixes(entry)).collect();
         self.published.retain(|prefix, _| now.contains(prefix));
         now.into_iter().for_each(|prefix| {
             self.published.entry(prefix).or_insert(at);
@@ -414,22 +417,11 @@ impl Cluster {
     }
 }
 
-/// The living prefixes in an entry.
-fn living(entry: &str) -> Vec<Prefix> {
+/// The prefixes in an entry.
+fn prefixes(entry: &str) -> Vec<Prefix> {
     let entry: Value = serde_json::from_str(entry).expect("JSON");
     let texts = texts(&entry["prefixes"]).into_iter();
     texts.map(|text| text.parse().expect("a prefix")).collect()
-}
-
-/// The prefixes in an entry, the deprecated ones too.
-fn prefixes(entry: &str) -> Vec<Prefix> {
-    let mut all = living(entry);
-    let entry: Value = serde_json::from_str(entry).expect("JSON");
-    for item in entry["deprecated"].as_array().into_iter().flatten() {
-        let text = item["prefix"].as_str().expect("a text");
-        all.push(text.parse().expect("a prefix"));
-    }
-    all
 }
 
 fn kind(request: &Request) -> Kind {

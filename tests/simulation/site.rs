@@ -199,7 +199,8 @@ pub fn run(story: &Story) -> Outcome {
     cluster.health = story.health.clone();
     cluster.clocks = story.clocks.clone();
     cluster.just_before = story.just_before();
-    cluster.add_config(story.keep_deprecated);
+    cluster.keep_deprecated = story.keep_deprecated;
+    cluster.add_config();
     for (number, node) in story.nodes.iter().enumerate() {
         cluster.add_node(&name(number), node.publishes);
     }
@@ -270,6 +271,7 @@ fn live(name: &str, node: Node, wire: Wire, account: &Account, dice: fastrand::R
         node,
         wire,
         dice,
+        deprecated: BTreeMap::new(),
     });
     Ok(())
 }
@@ -281,6 +283,8 @@ struct VirtualHost {
     heard: Duration,
     wire: Wire,
     dice: fastrand::Rng,
+    /// When each prefix was first seen deprecated.
+    deprecated: BTreeMap<Prefix, Duration>,
 }
 
 impl Host for VirtualHost {
@@ -292,11 +296,22 @@ impl Host for VirtualHost {
         self.dice.f64()
     }
 
-    fn observe(&mut self, _: &Watch) -> io::Result<Observation> {
-        let (prefixes, deprecated) = self.node.at(self.now()).clone();
+    fn observe(&mut self, watch: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
+        let (now, keep) = (self.now(), Duration::from_secs(watch.keep_deprecated.into()));
+        let (mut prefixes, deprecated) = self.node.at(now).clone();
+        self.deprecated.retain(|prefix, _| deprecated.contains(prefix));
+        let mut until = None;
+        for prefix in deprecated {
+            let end = *self.deprecated.entry(prefix).or_insert(now) + keep;
+            if now < end {
+                prefixes.push(prefix);
+                until = Some(until.map_or(end, |other: Duration| other.min(end)));
+            }
+        }
+        prefixes.sort();
         Ok(Observation {
             prefixes,
-            deprecated,
+            until,
             ..Observation::default()
         })
     }

@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::resources::node_config::Deprecated;
 
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -291,42 +290,6 @@ fn a_group_that_no_policy_map_holds_is_refused() {
 #[test]
 fn a_published_prefix_shorter_than_the_delegated_length_counts_for_nothing() {
     assert_eq!(reason(&follows(lan(), &["2001:db8::/32"])), Reason::NoPrefix);
-}
-
-fn keeping(seconds: u32) -> Config {
-    let mut spec = spec(60, &[("lan", &[0])]);
-    spec["keepDeprecatedSeconds"] = json!(seconds);
-    config_with("a", "", spec)
-}
-
-/// A node that saw a prefix deprecated for so many seconds.
-fn deprecated_for(living: &[&str], seconds: u32) -> NodeConfig {
-    let mut nodes = node_config("n", &[("b", living)]);
-    let deprecated = Deprecated {
-        prefix: prefix("2001:db8:1::/64"),
-        seconds,
-    };
-    nodes.status.nodes.get_mut("b").unwrap().deprecated = vec![deprecated];
-    nodes
-}
-
-#[test]
-fn a_deprecated_prefix_is_kept_as_long_as_the_config_says() {
-    let both = ["2001:db8:1::/64", "2001:db8:2::/64"];
-    let after = |keep, seconds| {
-        let plan = plan(&[keeping(keep)], &[deprecated_for(&["2001:db8:2::/64"], seconds)]);
-        group(&plan.verdicts[0])
-    };
-    assert_eq!(after(0, 0), both[1..], "at once by default");
-    assert_eq!(after(600, 0), both);
-    assert_eq!(after(600, 599), both);
-    assert_eq!(after(600, 600), both[1..]);
-}
-
-#[test]
-fn deprecated_prefixes_alone_are_no_knowledge() {
-    let plan = plan(&[keeping(600)], &[deprecated_for(&[], 0)]);
-    assert_eq!(reason(&plan.verdicts[0]), Reason::NoPrefix);
 }
 
 /// A config with a pool beside its group.
