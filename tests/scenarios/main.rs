@@ -10,6 +10,7 @@ macro_rules! scenarios {
     };
 }
 
+mod announcements;
 mod boards;
 mod cilium;
 mod command_line;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         command_line::ALL,
         start::ALL,
         renumbering::ALL,
+        announcements::ALL,
         nodes::ALL,
         configs::ALL,
         cilium::ALL,
