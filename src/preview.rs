@@ -368,6 +368,31 @@ mod tests {
     }
 
     #[test]
+    fn it_judges_as_the_agent_does() {
+        let config = CONFIG.replace("spec:", "spec:\n  allowedPrefixes: [2001:db8::/32]");
+        let machine = || Machine(vec![("eth0", vec!["2001:db8:1234:5671::10", "2a00:bad::10"])]);
+        let preview = run(&[&config, NODE_CONFIG], &[], machine()).unwrap();
+        assert!(
+            preview.notes.contains("eth0: prefixes 2001:db8:1234:5671::/64\n"),
+            "{}",
+            preview.notes
+        );
+        assert!(
+            preview
+                .notes
+                .contains("eth0: 2a00:bad::10 left out: outside every allowedPrefixes")
+        );
+        let alone = run(&[&config], &["2a00:bad::10"], machine()).unwrap();
+        assert!(!alone.ready && alone.yaml.is_empty(), "{}", alone.notes);
+        assert!(
+            run(&[CONFIG, NODE_CONFIG], &[], machine())
+                .unwrap()
+                .yaml
+                .contains("- 2a00:bad:")
+        );
+    }
+
+    #[test]
     fn an_interface_that_is_not_there_is_replaced() {
         let machine = Machine(vec![("lo", vec!["::1"]), ("wlan0", vec!["2001:db8:1234:5671::10"])]);
         let preview = run(&[CONFIG, NODE_CONFIG], &[], machine).unwrap();

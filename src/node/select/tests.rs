@@ -700,6 +700,16 @@ fn routers_that_announce_every_65535_seconds() {
     assert_eq!(prefixes(0), ["2001:db8:1::/64", "2001:db8:2::/64"]);
 }
 
+/// A T1 of as many seconds, beside a prefix that is announced every few: each renewal comes a little late.
+#[test]
+fn a_delegated_prefix_that_is_renewed_every_1800_seconds() {
+    let after = |seconds| {
+        let addresses = [announced("2001:db8:1::1", seconds), announced("2001:db8:2::1", 0)];
+        texts(&seen(&addresses)).len()
+    };
+    assert_eq!((after(1_800), after(1_801)), (2, 1));
+}
+
 #[test]
 fn two_uplinks_that_are_announced_rarely_are_seldom_both_there() {
     // As radvd does unless told otherwise: each interval is a random one, from a third of the longest to the longest.
