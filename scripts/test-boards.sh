@@ -39,43 +39,27 @@ mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /tmp
-# The kernel makes variables of what it does not know on its command line: today, late and K6U_SCENARIOS.
+# The kernel makes variables of what it does not know on its command line: today and K6U_SCENARIOS.
 [ -z "${today:-}" ] || date -u -s "$today"
 for module in /modules/*; do insmod "$module" || echo "$module cannot be loaded"; done
 echo "Linux $(uname -rm), $(date -u)"
 status=0
 cd /build
-if [ -n "${late:-}" ]; then
-    sleep $((late - $(sed 's/\..*//' /proc/uptime)))
-    # One of them is under way when time stamps start again at 0.
-    for _ in 1 2 3 4 5 6; do
-        /scenarios --color never --exact a_prefix_that_is_announced_no_longer || status=1
-    done
-    cat /proc/uptime
-else
-    /unit-tests --quiet || status=1
-    # Two at a time on two processors; the heavy ones need 1 GiB.
-    /scenarios --color never --test-threads 2 $(cat /arguments) || status=1
-    /bench /musl/k6u || status=1
-fi
+/unit-tests --quiet || status=1
+# Two at a time on two processors; the heavy ones need 1 GiB.
+/scenarios --color never --test-threads 2 $(cat /arguments) || status=1
+/bench /musl/k6u || status=1
 echo "the machine ends with $status"
 poweroff -f
 INIT
 }
 
-# Boots a machine with what was built for a target, and shows what it found. After an @ in its name is the date;
-# after a + for how many seconds it is to run, without anybody waiting for that, before one scenario runs.
+# Boots a machine with what was built for a target, and shows what it found. After an @ in its name is the date.
 boot() { # MACHINE TARGET QEMU...
-    name=$1 kernel=$root/boards/${1%[@+]*} target=$2 variables=K6U_SCENARIOS=$part processors=2
+    name=$1 kernel=$root/boards/${1%@*} target=$2 variables=K6U_SCENARIOS=$part
     shift 2
     case $name in
         *@*) variables="$variables today=${name#*@}" ;;
-        *+*)
-            variables="$variables late=${name#*+}"
-            # Whenever it waits its clock moves on at once; two processors would wait for each other then.
-            processors=1
-            set -- "$@" -icount shift=1,sleep=off
-            ;;
     esac
     case " ${chosen:-$name} " in *" $name "*) ;; *) return ;; esac
     if [ ! -e "$kernel/vmlinuz" ]; then
@@ -98,7 +82,7 @@ boot() { # MACHINE TARGET QEMU...
     log=$root/boards/$name.log
     echo "$name: Linux $(cat "$kernel/version")"
     begun=$(date +%s)
-    chroot "$root" timeout 3600 "$@" -M virt -smp "$processors" -m 2048 -nodefaults -display none -serial stdio -no-reboot \
+    chroot "$root" timeout 3600 "$@" -M virt -smp 2 -m 2048 -nodefaults -display none -serial stdio -no-reboot \
         -kernel "${kernel#"$root"}/vmlinuz" -initrd /boards/initramfs \
         -append "console=ttyAMA0 quiet panic=-1 $variables" < /dev/null > "$log" 2>&1 || true
     tr -d '\r' < "$log" | grep -E '^Linux|^test result:|^resident|^peak|FAILED|MISSED|SKIPPED|cannot be loaded' || true
@@ -123,7 +107,5 @@ arm64 arm64-16k-sid cortex-a76
 armv7 armv7-bullseye
 armv7 armv7-sid
 armv7 armv7-sid@2040-01-01
-# Time stamps of addresses start again at 0 after 2^32 / 100 ticks, 250 a second: at 171,798 s.
-armv7 armv7-sid+171780
 
 [ -z "$failed" ] || exit 1

@@ -4,30 +4,32 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::kube::decode::{Bounded, decode};
-use crate::node::netlink::Life;
+use crate::node::address::Address;
+use crate::node::announcements::Announcements;
 use crate::node::observe::Observer;
-use crate::node::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
-use crate::prefix::join;
+use crate::node::select::{DEFAULT_STALE_AFTER, Look, Observation, Watch};
+use crate::prefix::{Prefix, join};
 use crate::reconcile::condition::{self, Judgement};
 use crate::reconcile::plan::{self, Reason};
 use crate::resources::GROUP;
-use crate::resources::config::{Config, ConfigSpec};
+use crate::resources::config::{Config, ConfigSpec, all_allowed_prefixes};
 use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
 use crate::resources::targets::DesiredTarget;
 
 /// What this machine's interfaces show.
 pub trait Interfaces {
-    /// What is on one interface.
+    /// What is on one interface, as in [`Host::observe`](crate::node::Host::observe).
     ///
     /// # Errors
     /// When the kernel does not answer.
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation>;
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation>;
 
     /// The interfaces that show a prefix.
     ///
@@ -37,8 +39,8 @@ pub trait Interfaces {
 }
 
 impl Interfaces for Observer {
-    fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        Observer::observe(self, watch)
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation> {
+        Observer::observe(self, watch, allowed, Duration::ZERO)
     }
 
     fn with_prefix(&mut self) -> io::Result<Vec<String>> {
@@ -77,10 +79,13 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
         ..Preview::default()
     };
     let node_configs = objects.node_configs;
+    let allowed = all_allowed_prefixes(&objects.configs);
     let seen = if addresses.is_empty() {
-        look_around(&node_configs, interfaces, &mut preview.notes)?
+        look_around(&node_configs, allowed.as_deref(), interfaces, &mut preview.notes)?
     } else {
-        given(addresses, &mut preview.notes)
+        let seen = given(addresses, allowed.as_deref());
+        explain("the command line", &seen, &mut preview.notes);
+        BTreeMap::from([("command-line".to_string(), ("command-line".to_string(), seen))])
     };
 
     // Whatever the nodes of a cluster published, it is this machine that is asked.
@@ -201,25 +206,40 @@ fn decoded<T: DeserializeOwned>(object: &str, value: &Value) -> Result<T, String
 /// By the name of the node config: the interface, and what is seen on it.
 type Seen = BTreeMap<String, (String, Observation)>;
 
-/// What the addresses from the command line show.
-fn given(addresses: &[Ipv6Addr], notes: &mut String) -> Seen {
-    let lives: Vec<Life> = addresses.iter().map(|address| Life::of_preferred(*address)).collect();
-    let seen = select(&lives, DEFAULT_STALE_AFTER);
-    explain("the command line", &seen, notes);
-    BTreeMap::from([("command-line".to_string(), ("command-line".to_string(), seen))])
+/// What an interface shows that has these addresses.
+fn given(addresses: &[Ipv6Addr], allowed: Option<&[Prefix]>) -> Observation {
+    let addresses: Vec<Address> = addresses.iter().map(|ip| Address::permanent(*ip)).collect();
+    let mut past = Announcements::default();
+    let look = Look {
+        addresses: &past.date(0, &addresses, 0),
+        watch: &watch_of("command-line"),
+        allowed,
+        now: 0,
+    };
+    look.select(&look.judge(&past.links), Vec::new())
+}
+
+/// How an interface is looked at that no IP6UpdateNodeConfig names.
+fn watch_of(interface: &str) -> Watch {
+    Watch {
+        interface: interface.into(),
+        stale_after: DEFAULT_STALE_AFTER,
+        keep_deprecated: 0,
+    }
 }
 
 /// What the interfaces show that the node configs name.
 fn look_around(
     node_configs: &[NodeConfig],
+    allowed: Option<&[Prefix]>,
     interfaces: &mut dyn Interfaces,
     notes: &mut String,
 ) -> Result<Seen, String> {
-    let silent = |e: io::Error| format!("the kernel does not say what addresses there are: {e}");
+    let no_answer = |e: io::Error| format!("the kernel does not say what addresses there are: {e}");
     let mut seen = BTreeMap::new();
     if node_configs.is_empty() {
         line(notes, "no IP6UpdateNodeConfig was read, which would name the interface");
-        let (name, observation) = some_interface(interfaces, notes).map_err(silent)?;
+        let (name, observation) = some_interface(allowed, interfaces, notes).map_err(no_answer)?;
         seen.insert("no-node-config".into(), (name, observation));
     }
     for config in node_configs {
@@ -235,10 +255,10 @@ fn look_around(
             );
         }
         let mut place = interface.clone();
-        let mut observation = interfaces.observe(watch).map_err(silent)?;
+        let mut observation = interfaces.observe(watch, allowed).map_err(no_answer)?;
         if observation.absent {
             line(notes, &format!("there is no interface {interface} on this machine"));
-            (place, observation) = some_interface(interfaces, notes).map_err(silent)?;
+            (place, observation) = some_interface(allowed, interfaces, notes).map_err(no_answer)?;
         } else {
             explain(interface, &observation, notes);
         }
@@ -248,7 +268,11 @@ fn look_around(
 }
 
 /// The first interface that shows a prefix, in place of one that is not there.
-fn some_interface(interfaces: &mut dyn Interfaces, notes: &mut String) -> io::Result<(String, Observation)> {
+fn some_interface(
+    allowed: Option<&[Prefix]>,
+    interfaces: &mut dyn Interfaces,
+    notes: &mut String,
+) -> io::Result<(String, Observation)> {
     let candidates = interfaces.with_prefix()?;
     let Some(name) = candidates.first() else {
         line(
@@ -262,10 +286,7 @@ fn some_interface(interfaces: &mut dyn Interfaces, notes: &mut String) -> io::Re
         n => format!("the first of {n} that have"),
     };
     line(notes, &format!("using {name} instead, {others} a global IPv6 address"));
-    let seen = interfaces.observe(&Watch {
-        interface: name.clone(),
-        stale_after: DEFAULT_STALE_AFTER,
-    })?;
+    let seen = interfaces.observe(&watch_of(name), allowed)?;
     explain(name, &seen, notes);
     Ok((name.clone(), seen))
 }
@@ -273,11 +294,12 @@ fn some_interface(interfaces: &mut dyn Interfaces, notes: &mut String) -> io::Re
 /// Which addresses count, and why the others do not.
 fn explain(place: &str, seen: &Observation, notes: &mut String) {
     line(notes, &format!("{place}: prefixes {}", join(&seen.prefixes)));
-    for (address, why) in &seen.left_out {
+    for (address, why) in &seen.rejected {
         line(notes, &format!("{place}: {address} left out: {why}"));
     }
-    if seen.excess > 0 {
-        line(notes, &seen.message(place));
+    let message = seen.message(place);
+    if !message.is_empty() {
+        line(notes, &message);
     }
 }
 
@@ -289,34 +311,20 @@ mod tests {
     struct Machine(Vec<(&'static str, Vec<&'static str>)>);
 
     impl Interfaces for Machine {
-        fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
+        fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation> {
             let found = self.0.iter().find(|(name, _)| *name == watch.interface);
-            Ok(match found {
-                None => Observation {
-                    absent: true,
-                    ..Observation::default()
-                },
-                Some((_, addresses)) => {
-                    let lives: Vec<Life> = addresses
-                        .iter()
-                        .map(|a| Life::of_preferred(a.parse().unwrap()))
-                        .collect();
-                    select(&lives, DEFAULT_STALE_AFTER)
-                }
-            })
+            let Some((_, addresses)) = found else {
+                return Ok(Observation::absent());
+            };
+            let addresses: Vec<Ipv6Addr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+            Ok(given(&addresses, allowed))
         }
 
         fn with_prefix(&mut self) -> io::Result<Vec<String>> {
             let names: Vec<String> = self.0.iter().map(|(name, _)| name.to_string()).collect();
             Ok(names
                 .into_iter()
-                .filter(|name| {
-                    let watch = Watch {
-                        interface: name.clone(),
-                        stale_after: DEFAULT_STALE_AFTER,
-                    };
-                    !self.observe(&watch).unwrap().prefixes.is_empty()
-                })
+                .filter(|name| !self.observe(&watch_of(name), None).unwrap().prefixes.is_empty())
                 .collect())
         }
     }
@@ -361,6 +369,31 @@ mod tests {
     fn with_an_address_it_works_anywhere() {
         let preview = run(&[CONFIG], &["2001:db8:1234:5671::10"], Machine(vec![])).unwrap();
         assert!(preview.yaml.contains("- 2001:db8:1234:5672::/64\n"));
+    }
+
+    #[test]
+    fn it_judges_as_the_agent_does() {
+        let config = CONFIG.replace("spec:", "spec:\n  allowedPrefixes: [2001:db8::/32]");
+        let machine = || Machine(vec![("eth0", vec!["2001:db8:1234:5671::10", "2a00:bad::10"])]);
+        let preview = run(&[&config, NODE_CONFIG], &[], machine()).unwrap();
+        assert!(
+            preview.notes.contains("eth0: prefixes 2001:db8:1234:5671::/64\n"),
+            "{}",
+            preview.notes
+        );
+        assert!(
+            preview
+                .notes
+                .contains("eth0: 2a00:bad::10 left out: outside every allowedPrefixes")
+        );
+        let alone = run(&[&config], &["2a00:bad::10"], machine()).unwrap();
+        assert!(!alone.ready && alone.yaml.is_empty(), "{}", alone.notes);
+        assert!(
+            run(&[CONFIG, NODE_CONFIG], &[], machine())
+                .unwrap()
+                .yaml
+                .contains("- 2a00:bad:")
+        );
     }
 
     #[test]

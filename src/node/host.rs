@@ -42,8 +42,8 @@ impl Host for ThisNode {
         random()
     }
 
-    fn observe(&mut self, watch: &Watch, _allowed: Option<&[Prefix]>) -> io::Result<Observation> {
-        self.observer.observe(watch)
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation> {
+        self.observer.observe(watch, allowed, self.started.elapsed())
     }
 
     fn sleep(&mut self, until: Duration) {

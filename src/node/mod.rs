@@ -1,11 +1,11 @@
 //! This machine: the addresses of its interfaces, which of them count, and waiting for a change.
 
+pub mod address;
+pub mod announcements;
 pub mod host;
-pub mod memory;
 pub mod netlink;
 pub mod observe;
 pub mod select;
-pub mod stamps;
 pub mod wait;
 
 use std::io;
@@ -24,7 +24,8 @@ pub trait Host {
     /// A random number in 0..1.
     fn random(&mut self) -> f64;
 
-    /// What is on an interface now; only prefixes inside one of `allowed` count, or all. An interface that does not exist is an observation, not an error.
+    /// What is on an interface now. Only prefixes inside `allowed` count; `None` lets all count. An interface that
+    /// does not exist is an observation, not an error.
     ///
     /// # Errors
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.

@@ -1,15 +1,17 @@
-//! rtnetlink: how alive each IPv6 address is, and word when one changes.
+//! rtnetlink: the IPv6 addresses of an interface, and reports of their changes.
 //!
-//! getifaddrs(3) tells neither flags nor lifetimes. Both are in the kernel's answer to
-//! RTM_GETADDR (rtnetlink(7), net/ipv6/addrconf.c `inet6_fill_ifaddr`).
+//! getifaddrs(3) is made of the same answers, but has neither flags nor lifetimes, and fails or forgets an interface
+//! whose alternative names fill more than its buffer (rtnetlink(7), net/ipv6/addrconf.c `inet6_fill_ifaddr`).
 
-mod link;
+pub mod link;
 
 use std::io;
 use std::mem::size_of;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+use super::address::Address;
 
 /// The kernel fills dump messages up to this size at most on pages of 4 KiB; a larger buffer
 /// saves calls where it uses more (net/netlink/af_netlink.c `netlink_dump`).
@@ -18,76 +20,11 @@ const BUFFER: usize = 16 * 1024;
 const HEADER: usize = size_of::<libc::nlmsghdr>();
 const ADDRESS_HEADER: usize = 8;
 const ATTRIBUTE_HEADER: usize = 4;
+/// linux/if_addr.h: who made an address, since Linux 5.18.
+const IFA_PROTO: u16 = 11;
 /// A list that changes while it is read is read again, so often and after such a pause.
 const ATTEMPTS: u32 = 20;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
-
-/// One IPv6 address as the kernel describes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
-    /// The interface's index.
-    pub interface: u32,
-    /// The local address.
-    pub address: Ipv6Addr,
-    /// The length of its prefix, 0 to 128.
-    pub prefix_length: u8,
-    /// `IFA_F_*` of linux/if_addr.h.
-    pub flags: u32,
-    /// Seconds for which it stays preferred; `u32::MAX` is for ever, 0 is deprecated.
-    pub preferred: u32,
-    /// Seconds for which it stays valid; `u32::MAX` is for ever.
-    pub valid: u32,
-    /// When it was made, in hundredths of a second since the system started.
-    pub created: u32,
-    /// When it was last refreshed, in hundredths of a second since the system started; see [`super::stamps`].
-    pub updated: u32,
-}
-
-impl Life {
-    /// An address without limits, such as an administrator sets by hand.
-    pub fn of_preferred(address: Ipv6Addr) -> Self {
-        Life {
-            interface: 0,
-            address,
-            prefix_length: 64,
-            flags: libc::IFA_F_PERMANENT,
-            preferred: u32::MAX,
-            valid: u32::MAX,
-            created: 0,
-            updated: 0,
-        }
-    }
-
-    /// Whether no new connection should use it (RFC 4862 section 5.5.4).
-    ///
-    /// The flag follows a lifetime that ran out only when the kernel next looks at it, so both count. So does
-    /// the last second: NetworkManager rounds lifetimes up, and writes a prefix that a router announces as
-    /// deprecated with a preferred lifetime of one second, again at each announcement.
-    pub fn is_deprecated(&self) -> bool {
-        self.flags & libc::IFA_F_DEPRECATED != 0 || self.preferred <= 1
-    }
-
-    /// Whether a router announced its prefix, or a program that listens to routers did so for the kernel:
-    /// such addresses have lifetimes that end, unless they are renewed.
-    pub fn is_announced(&self) -> bool {
-        self.is_limited() && self.prefix_length == 64 && !self.is_temporary()
-    }
-
-    /// Whether its lifetime ends, unless somebody renews it. That of a static address does not.
-    pub fn is_limited(&self) -> bool {
-        self.valid != u32::MAX
-    }
-
-    /// Whether it is a privacy address (RFC 8981), made from a prefix that was announced once.
-    pub fn is_temporary(&self) -> bool {
-        self.flags & libc::IFA_F_TEMPORARY != 0
-    }
-
-    /// Whether duplicate address detection found another owner (RFC 4862 section 5.4).
-    pub fn is_duplicate(&self) -> bool {
-        self.flags & libc::IFA_F_DADFAILED != 0
-    }
-}
 
 /// What a datagram of a dump says, beyond the addresses in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,14 +56,18 @@ impl Netlink {
         })
     }
 
-    /// The IPv6 addresses of one interface, by its number; before Linux 4.20, those of all interfaces.
+    /// The IPv6 addresses of one interface, by its index; 0 is all interfaces.
     ///
     /// # Errors
     /// Those of send(2) and recv(2), what the kernel answers, and a list that keeps changing.
-    pub fn addresses(&mut self, interface: u32) -> io::Result<Vec<Life>> {
+    pub fn addresses(&mut self, interface: u32) -> io::Result<Vec<Address>> {
         for _ in 0..ATTEMPTS {
             match self.dump(interface) {
-                Ok(Some(list)) => return Ok(list),
+                Ok(Some(mut list)) => {
+                    // Before Linux 4.20 the kernel lists all of them anyway.
+                    list.retain(|address| [0, address.interface].contains(&interface));
+                    return Ok(list);
+                }
                 Ok(None) => std::thread::sleep(BETWEEN_ATTEMPTS),
                 Err(e) => {
                     // The dump that broke off may still go on in the kernel: leave it to the old socket.
@@ -143,7 +84,7 @@ impl Netlink {
     }
 
     /// One dump, or `None` if it has to be asked for again.
-    fn dump(&mut self, interface: u32) -> io::Result<Option<Vec<Life>>> {
+    fn dump(&mut self, interface: u32) -> io::Result<Option<Vec<Address>>> {
         self.sequence = self.sequence.wrapping_add(1);
         send(&self.socket, &request(self.sequence, interface))?;
         let mut list = Vec::new();
@@ -208,7 +149,7 @@ fn request(sequence: u32, interface: u32) -> [u8; HEADER + ADDRESS_HEADER] {
 ///
 /// # Errors
 /// `InvalidData` when a length does not fit, and the error that the kernel reports.
-pub fn parse(mut datagram: &[u8], sequence: u32, list: &mut Vec<Life>) -> io::Result<Part> {
+pub fn parse(mut datagram: &[u8], sequence: u32, list: &mut Vec<Address>) -> io::Result<Part> {
     let mut part = Part::default();
     while !datagram.is_empty() {
         let (message, rest) = split_message(datagram)?;
@@ -255,17 +196,18 @@ fn split_aligned(bytes: &[u8], length: usize) -> io::Result<(&[u8], &[u8])> {
 }
 
 /// struct ifaddrmsg and its attributes; `None` if this is not an IPv6 address.
-fn address(payload: &[u8]) -> io::Result<Option<Life>> {
+fn address(payload: &[u8]) -> io::Result<Option<Address>> {
     let header = payload.get(..ADDRESS_HEADER).ok_or_else(malformed)?;
     if i32::from(header[0]) != libc::AF_INET6 {
         return Ok(None);
     }
     let (mut local, mut peer_or_local) = (None, None);
-    let mut life = Life {
+    let mut address = Address {
         interface: u32_at(header, 4)?,
-        address: Ipv6Addr::UNSPECIFIED,
+        ip: Ipv6Addr::UNSPECIFIED,
         prefix_length: header[1],
         flags: header[2].into(),
+        protocol: 0,
         preferred: u32::MAX,
         valid: u32::MAX,
         created: 0,
@@ -276,19 +218,20 @@ fn address(payload: &[u8]) -> io::Result<Option<Life>> {
             libc::IFA_LOCAL => local = Some(ipv6(value)?),
             libc::IFA_ADDRESS => peer_or_local = Some(ipv6(value)?),
             // The old flags field has eight bits; this has them all.
-            libc::IFA_FLAGS => life.flags = u32_at(value, 0)?,
+            libc::IFA_FLAGS => address.flags = u32_at(value, 0)?,
+            IFA_PROTO => address.protocol = value.first().copied().unwrap_or(0),
             libc::IFA_CACHEINFO => {
-                life.preferred = u32_at(value, 0)?;
-                life.valid = u32_at(value, 4)?;
-                life.created = u32_at(value, 8)?;
-                life.updated = u32_at(value, 12)?;
+                address.preferred = u32_at(value, 0)?;
+                address.valid = u32_at(value, 4)?;
+                address.created = u32_at(value, 8)?;
+                address.updated = u32_at(value, 12)?;
             }
             _ => {}
         }
         Ok(())
     })?;
     // On a point-to-point link IFA_ADDRESS is the other end.
-    Ok(local.or(peer_or_local).map(|address| Life { address, ..life }))
+    Ok(local.or(peer_or_local).map(|ip| Address { ip, ..address }))
 }
 
 /// Hands out each attribute: its type and its value.

@@ -1,30 +1,23 @@
-//! Looks at interfaces: getifaddrs(3) lists the addresses, rtnetlink tells how alive each one is.
+//! Looks at interfaces: rtnetlink lists their addresses, and what the host says about them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::fs;
 use std::io;
-use std::net::Ipv6Addr;
-use std::ptr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::memory::Memory;
-use super::netlink::{Life, Netlink};
-use super::select::{DEFAULT_STALE_AFTER, Observation, Watch, select};
-use super::stamps::Stamps;
-
-/// Whoever takes an address away to write it anew needs less time than so many looks with such pauses.
-const LOOKS: u32 = 20;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+use super::announcements::{Announcements, time};
+use super::netlink::Netlink;
+use super::netlink::link::Link;
+use super::select::{Look, Observation, Remark, Watch};
+use crate::prefix::Prefix;
 
 /// Looks at interfaces.
 #[derive(Debug)]
 pub struct Observer {
     netlink: Netlink,
-    /// What getifaddrs listed, by the number of the interface.
-    listed: BTreeMap<u32, BTreeSet<Ipv6Addr>>,
-    memory: Memory,
-    since: Instant,
-    stamps: Stamps,
+    /// By the name of the interface.
+    past: BTreeMap<String, Announcements>,
 }
 
 impl Observer {
@@ -35,83 +28,80 @@ impl Observer {
     pub fn new() -> io::Result<Self> {
         Ok(Observer {
             netlink: Netlink::open()?,
-            listed: BTreeMap::new(),
-            memory: Memory::default(),
-            since: Instant::now(),
-            stamps: Stamps::of_this_kernel(),
+            past: BTreeMap::new(),
         })
     }
 
-    /// What is on the interface now. An interface that does not exist is an observation, not an error.
+    /// What is on the interface now, in steady time. Only prefixes inside `allowed` count; `None` lets all count. An
+    /// interface that does not exist is an observation, not an error.
     ///
     /// # Errors
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.
-    pub fn observe(&mut self, watch: &Watch) -> io::Result<Observation> {
-        let mut looks = 1;
-        loop {
-            let Some((index, mut lives)) = self.look(&watch.interface)? else {
-                self.memory.forget(&watch.interface);
-                return Ok(Observation {
-                    absent: true,
-                    ..Observation::default()
-                });
-            };
-            let now = self.since.elapsed();
-            if looks == LOOKS || !self.memory.misses(&watch.interface, &lives, now) {
-                self.memory.recall(&watch.interface, &mut lives, now);
-                self.stamps.correct(index, &mut lives);
-                return Ok(select(&lives, watch.stale_after));
+    pub fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>, now: Duration) -> io::Result<Observation> {
+        let past = self.past.entry(watch.interface.clone()).or_default();
+        let Some(link) = self.netlink.link(&watch.interface)? else {
+            past.interface_is_gone();
+            return Ok(Observation::absent());
+        };
+        let addresses = match self.netlink.addresses(link.index) {
+            // It went since its index was asked for.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {
+                past.interface_is_gone();
+                return Ok(Observation::absent());
             }
-            looks += 1;
-            std::thread::sleep(BETWEEN_LOOKS);
-        }
+            addresses => addresses?,
+        };
+        let addresses = past.date(link.index, &addresses, time(now));
+        let look = Look {
+            addresses: &addresses,
+            watch,
+            allowed,
+            now: time(now),
+        };
+        past.remember(look.judge(&past.links), &addresses);
+        Ok(look.select(&past.links, remarks(&link, addresses.len())))
     }
 
-    /// The number and the addresses of an interface; `None` if there is no such interface.
-    fn look(&mut self, interface: &str) -> io::Result<Option<(u32, Vec<Life>)>> {
-        let Some(link) = self.netlink.link(interface)? else {
-            return Ok(None);
-        };
-        let mut lives = match self.netlink.addresses(link.index) {
-            // It went since its number was asked for.
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
-            lives => lives?,
-        };
-        lives.retain(|life| life.interface == link.index);
-        // It lists all links and addresses of the node, which may be hundreds: so only what is new is asked for.
-        let known = self.listed.entry(link.index).or_default();
-        if lives.iter().any(|life| !known.contains(&life.address)) {
-            // It knows interfaces by their names only, not by alternative ones.
-            *known = listed(&link.name)?;
-        }
-        // An address in one list only came or went in between: the next wake-up tells.
-        lives.retain(|life| known.contains(&life.address));
-        Ok(Some((link.index, lives)))
-    }
-
-    /// The interfaces with at least one address that counts, in the kernel's order.
+    /// The interfaces with a global unicast address that is not deprecated, in the kernel's order.
     ///
     /// # Errors
     /// As [`Observer::observe`].
     pub fn interfaces_with_prefix(&mut self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for (name, _) in getifaddrs()? {
-            if !names.contains(&name) {
-                names.push(name);
-            }
+        for address in self.netlink.addresses(0)? {
+            let counts = address.is_global_unicast() && !address.is_deprecated();
+            // One that is gone by now has no name.
+            let name = self.netlink.link_of(address.interface)?.map(|link| link.name);
+            names.extend(name.filter(|name| counts && !names.contains(name)));
         }
-        let mut with_prefix = Vec::new();
-        for name in names {
-            let watch = Watch {
-                interface: name,
-                stale_after: DEFAULT_STALE_AFTER,
-            };
-            if !self.observe(&watch)?.prefixes.is_empty() {
-                with_prefix.push(watch.interface);
-            }
-        }
-        Ok(with_prefix)
+        Ok(names)
     }
+}
+
+/// What the host says about an interface with so many addresses.
+fn remarks(link: &Link, addresses: usize) -> Vec<Remark> {
+    let setting = |name: &str| -> Option<usize> {
+        let path = format!("/proc/sys/net/ipv6/conf/{}/{name}", link.name);
+        // A root without /proc says nothing.
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let mut remarks = Vec::new();
+    if !link.is_up {
+        remarks.push(Remark::Down);
+    } else if !link.has_carrier {
+        remarks.push(Remark::NoCarrier);
+    }
+    if setting("accept_ra") == Some(1) && setting("forwarding").is_some_and(|value| value != 0) {
+        remarks.push(Remark::IgnoresRouters);
+    }
+    // 0 is no limit.
+    let is_full = |max: &usize| (1..=addresses).contains(max);
+    remarks.extend(
+        setting("max_addresses")
+            .filter(is_full)
+            .map(|_| Remark::Full(addresses)),
+    );
+    remarks
 }
 
 /// This machine's name; for a pod on the host network, the node's.
@@ -127,72 +117,34 @@ pub fn hostname() -> String {
     }
 }
 
-/// The IPv6 addresses that getifaddrs lists for this interface.
-fn listed(interface: &str) -> io::Result<BTreeSet<Ipv6Addr>> {
-    let all = getifaddrs()?;
-    let own = all.into_iter().filter(|(name, _)| name == interface);
-    Ok(own.map(|(_, address)| address).collect())
-}
-
-/// Every IPv6 address with the name of its interface.
-fn getifaddrs() -> io::Result<Vec<(String, Ipv6Addr)>> {
-    let mut first: *mut libc::ifaddrs = ptr::null_mut();
-    // SAFETY: `first` is writable; the list that it points to afterwards is freed below.
-    let status = unsafe { libc::getifaddrs(&mut first) };
-    if status != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut list = Vec::new();
-    let mut next = first;
-    while !next.is_null() {
-        // SAFETY: `next` is an element of the list, which is not freed before the loop's end.
-        let entry = unsafe { &*next };
-        list.extend(ipv6_of(entry));
-        next = entry.ifa_next;
-    }
-    // SAFETY: `first` came from getifaddrs, and no reference into the list is left.
-    unsafe { libc::freeifaddrs(first) };
-    Ok(list)
-}
-
-/// Name and address of an element, if it holds an IPv6 address.
-fn ipv6_of(entry: &libc::ifaddrs) -> Option<(String, Ipv6Addr)> {
-    if entry.ifa_addr.is_null() {
-        return None;
-    }
-    // SAFETY: ifa_addr is not null, so it points to a socket address, which starts with its family.
-    let family = unsafe { (*entry.ifa_addr).sa_family };
-    if i32::from(family) != libc::AF_INET6 {
-        return None;
-    }
-    // SAFETY: an address of the family AF_INET6 is a sockaddr_in6; it may not be aligned as one.
-    let address = unsafe { ptr::read_unaligned(entry.ifa_addr.cast::<libc::sockaddr_in6>()) };
-    // SAFETY: ifa_name is a string that ends in NUL and lives as long as the list.
-    let name = unsafe { CStr::from_ptr(entry.ifa_name) };
-    Some((name.to_string_lossy().into_owned(), address.sin6_addr.s6_addr.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::select::DEFAULT_STALE_AFTER;
 
     fn watch(interface: &str) -> Watch {
         Watch {
             interface: interface.into(),
             stale_after: DEFAULT_STALE_AFTER,
+            keep_deprecated: 0,
         }
+    }
+
+    fn observe(interface: &str) -> Observation {
+        let mut observer = Observer::new().unwrap();
+        observer.observe(&watch(interface), None, Duration::ZERO).unwrap()
     }
 
     #[test]
     fn an_unknown_interface_is_an_observation() {
-        let seen = Observer::new().unwrap().observe(&watch("k6u-nowhere")).unwrap();
+        let seen = observe("k6u-nowhere");
         assert!(seen.absent && seen.prefixes.is_empty());
-        assert!(Observer::new().unwrap().observe(&watch("nul\0")).unwrap().absent);
+        assert!(observe("nul\0").absent);
     }
 
     #[test]
     fn loopback_has_no_prefix() {
-        let seen = Observer::new().unwrap().observe(&watch("lo")).unwrap();
+        let seen = observe("lo");
         assert!(!seen.absent && seen.prefixes.is_empty());
     }
 }

@@ -1,98 +1,167 @@
 //! Which addresses of an interface say what prefix this node is in: pure.
+//!
+//! A /64 is judged as one thing first: it is announced, over (the router's word) or stale (an inference). Then its
+//! addresses are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
-use super::netlink::Life;
-use crate::prefix::{LINK_LENGTH, Prefix};
+use super::address::Address;
+use super::announcements::{Dated, Deprecated, Link, Links, Time};
+use crate::prefix::Prefix;
 
 /// The longest interval at which a router announces (RFC 4861 section 6.2.1, MaxRtrAdvInterval).
 pub const DEFAULT_STALE_AFTER: u32 = 1800;
-/// A message names at most so many things.
-const MOST_PARTS: usize = 8;
+/// A message names at most this many things.
+const MAX_PARTS: usize = 8;
 /// At most this many prefixes of one interface are published; more are an attack or a mistake.
-pub const MOST_PREFIXES: usize = 64;
+pub const MAX_PREFIXES: usize = 64;
+/// What the message of an interface says that ignores routers, whatever prefix it shows.
+pub const IGNORES_ROUTERS: &str = "ignores routers";
 
 /// What to look at, and how.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watch {
     /// The interface's name.
     pub interface: String,
-    /// A prefix is stale when it was last announced so many seconds before another one; 0 is never.
+    /// A prefix is stale when it was last announced more than this many seconds before another one; 0 is never.
     pub stale_after: u32,
+    /// A deprecated prefix counts for another this many seconds.
+    pub keep_deprecated: u32,
 }
 
 /// What is seen on one interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observation {
-    /// The /64 prefixes that count, sorted, each once, at most [`MOST_PREFIXES`].
+    /// The /64 prefixes that count, sorted, each once, at most [`MAX_PREFIXES`].
     pub prefixes: Vec<Prefix>,
-    /// The /64 prefixes that are valid, but deprecated, sorted, at most [`MOST_PREFIXES`].
-    pub deprecated: Vec<Prefix>,
-    /// Those of them that were stale before: to them nobody holds a connection any more.
-    pub long_gone: Vec<Prefix>,
-    /// Every address that does not count, and why.
-    pub left_out: Vec<(Ipv6Addr, Why)>,
-    /// Prefixes beyond [`MOST_PREFIXES`].
+    /// Prefixes beyond [`MAX_PREFIXES`].
     pub excess: usize,
     /// The kernel knows no interface of that name.
     pub absent: bool,
-    /// When to look again though nothing changes, in steady time.
-    pub until: Option<std::time::Duration>,
+    /// The steady time at which something ends that counts until then.
+    pub until: Option<Duration>,
+    /// Every address that does not count, and why.
+    pub rejected: Vec<(Ipv6Addr, Rejection)>,
+    /// What the host says about the interface.
+    pub remarks: Vec<Remark>,
 }
 
 /// Why an address says nothing about the delegated prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Not in 2000::/3, all that IANA has allocated as global unicast (RFC 4291 section 2.4).
-    NotGlobal,
-    /// Its preferred lifetime is over: a router that renumbers announces it so (RFC 7084 L-13).
-    Deprecated,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rejection {
     /// Another host has it (duplicate address detection failed, RFC 4862 section 5.4).
     Duplicate,
+    /// It, or its /64, is deprecated: a router that renumbers announces that (RFC 7084 L-13).
+    Deprecated,
+    /// It is deprecated, but has no lifetime, so no router and no DHCPv6 server did that.
+    DeprecatedByHand,
     /// The router announces another prefix, but no longer this one (flash renumbering, RFC 8978).
     Stale,
+    /// No config allows it.
+    NotAllowed,
+    /// Not in 2000::/3.
+    NotGlobal,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rejection::Duplicate => "duplicate address detection failed",
+            Rejection::Deprecated => "deprecated",
+            Rejection::DeprecatedByHand => {
+                "deprecated by hand (an address without a lifetime; kube-vip and keepalived write such)"
+            }
+            Rejection::Stale => "stale (routers announce other prefixes, but this one no longer)",
+            Rejection::NotAllowed => {
+                "outside every allowedPrefixes (correct them if the provider delegates from another range now)"
+            }
+            Rejection::NotGlobal => "not global unicast (2000::/3)",
+        })
+    }
+}
+
+/// What the host says about an interface, because its addresses cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// It is not up.
+    Down,
+    /// No cable, or nobody on its other end.
+    NoCarrier,
+    /// The kernel forwards, and accept_ra is 1.
+    IgnoresRouters,
+    /// The kernel makes no more addresses: it has as many as max_addresses says.
+    Full(usize),
+}
+
+impl Remark {
+    /// Whether it matters only where the kernel makes the addresses.
+    fn is_about_routers(self) -> bool {
+        matches!(self, Remark::IgnoresRouters | Remark::Full(_))
+    }
+
+    fn text(self, interface: &str) -> String {
         match self {
-            Why::NotGlobal => f.write_str("not global unicast (2000::/3)"),
-            Why::Deprecated => f.write_str("deprecated"),
-            Why::Duplicate => f.write_str("duplicate address detection failed"),
-            Why::Stale => f.write_str("stale (routers announce other prefixes, but this one no longer)"),
+            Remark::Down => format!("{interface} is down"),
+            Remark::NoCarrier => format!("{interface} has no carrier"),
+            Remark::IgnoresRouters => format!(
+                "{interface} {IGNORES_ROUTERS}, because it forwards and net.ipv6.conf.{interface}.accept_ra is 1: set \
+                 that to 2, or let networkd, NetworkManager or dhcpcd listen to routers"
+            ),
+            Remark::Full(count) => format!(
+                "{interface} has {count} addresses, so the kernel makes none for a new prefix \
+                 (net.ipv6.conf.{interface}.max_addresses)"
+            ),
         }
     }
 }
 
 impl Observation {
-    /// Whether this says the same as `earlier`, as far as anything follows from it.
-    pub fn is_like(&self, earlier: &Observation) -> bool {
-        let facts = |o: &Observation| (o.absent, o.excess);
-        facts(self) == facts(earlier) && self.prefixes == earlier.prefixes && self.deprecated == earlier.deprecated
+    /// What is seen where there is no interface.
+    pub fn absent() -> Self {
+        Observation {
+            absent: true,
+            ..Observation::default()
+        }
     }
 
-    /// Why there is no prefix, or too many, and which global prefixes were left out; empty when all is well.
+    /// Whether a plan makes the same of this and of `earlier`.
+    pub fn is_like(&self, earlier: &Observation) -> bool {
+        let facts = |o: &Observation| (o.absent, o.excess);
+        facts(self) == facts(earlier) && self.prefixes == earlier.prefixes
+    }
+
+    /// Why there is no prefix, or too many, which global prefixes were left out, and what the host says; empty when
+    /// all is well.
     pub fn message(&self, interface: &str) -> String {
         let mut parts = Vec::new();
         if self.excess > 0 {
             let all = self.prefixes.len() + self.excess;
             parts.push(format!(
-                "{interface} has {all} prefixes; only the first {MOST_PREFIXES} count"
+                "{interface} has {all} prefixes; only the first {MAX_PREFIXES} count"
             ));
         }
         if self.prefixes.is_empty() {
             parts.push(self.why_none(interface));
         }
-        let mut told = BTreeSet::new();
-        for (address, why) in &self.left_out {
-            let prefix = Prefix::of(*address, LINK_LENGTH);
-            if *why != Why::NotGlobal && !self.prefixes.contains(&prefix) && told.insert(prefix) {
+        parts.extend(self.remarks.iter().map(|remark| remark.text(interface)));
+        // Foreign prefixes last: they must not take the room of reasons.
+        let mut rejected: Vec<(Rejection, Prefix)> = self
+            .rejected
+            .iter()
+            .map(|(ip, why)| (*why, Address::permanent(*ip).link()))
+            .filter(|(why, prefix)| *why != Rejection::NotGlobal && !self.prefixes.contains(prefix))
+            .collect();
+        rejected.sort_by_key(|(why, prefix)| (*why == Rejection::NotAllowed, *prefix));
+        let mut named = BTreeSet::new();
+        for (why, prefix) in rejected {
+            if named.insert(prefix) {
                 parts.push(format!("{prefix} left out: {why}"));
             }
         }
-        parts.truncate(MOST_PARTS);
+        parts.truncate(MAX_PARTS);
         parts.join("; ")
     }
 
@@ -100,121 +169,166 @@ impl Observation {
         if self.absent {
             return format!("there is no interface {interface}");
         }
-        match self.left_out.first() {
-            None => format!("{interface} has no IPv6 address"),
-            Some((first, Why::NotGlobal)) => {
-                // The last in order is the most global one: fd00::/8 rather than ::1, but fe80::/10 is above both.
-                let not_link_local = |(a, why): &&(Ipv6Addr, Why)| *why == Why::NotGlobal && !a.is_unicast_link_local();
-                let shown = self
-                    .left_out
-                    .iter()
-                    .rfind(not_link_local)
-                    .map_or(first, |(address, _)| address);
-                format!(
-                    "{interface} has no global IPv6 address in use: {shown} is {}",
-                    Why::NotGlobal
-                )
-            }
-            Some(_) => format!("{interface} has no global IPv6 address in use"),
-        }
-    }
-}
-
-/// Which of the addresses count. Tentative and temporary ones do: it is the prefix that matters.
-///
-/// Among announced addresses a prefix is stale that was last announced more than `stale_after`
-/// seconds before the one that was announced last. To announce it as deprecated is to announce it: so
-/// a router that stops does not hand the lists to a prefix that was stale before.
-pub fn select(addresses: &[Life], stale_after: u32) -> Observation {
-    let stale = stale_prefixes(&last_announced(addresses), stale_after);
-    let (mut prefixes, mut deprecated, mut left_out) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-    for life in addresses {
-        let prefix = Prefix::of(life.address, LINK_LENGTH);
-        let why = if !is_global_unicast(life.address) {
-            Why::NotGlobal
-        } else if life.is_duplicate() {
-            Why::Duplicate
-        } else if life.is_deprecated() {
-            deprecated.insert(prefix);
-            Why::Deprecated
-        } else if stale
-            .get(&prefix)
-            .is_some_and(|since| goes_with_its_prefix(life, *since))
-        {
-            Why::Stale
-        } else {
-            prefixes.insert(prefix);
-            continue;
+        let Some((first, _)) = self.rejected.first() else {
+            return format!("{interface} has no IPv6 address");
         };
-        left_out.push((life.address, why));
-    }
-    left_out.sort_by_key(|(address, _)| *address);
-    let excess = prefixes.len().saturating_sub(MOST_PREFIXES);
-    let deprecated: Vec<Prefix> = deprecated.difference(&prefixes).copied().take(MOST_PREFIXES).collect();
-    Observation {
-        long_gone: deprecated
+        let none = format!("{interface} has no global IPv6 address in use");
+        if self.rejected.iter().any(|(_, why)| *why != Rejection::NotGlobal) {
+            return none;
+        }
+        // The last in order is the most global one: fd00::/8 rather than ::1, but fe80::/10 is above both.
+        let is_not_link_local = |(ip, _): &&(Ipv6Addr, Rejection)| !ip.is_unicast_link_local();
+        let shown = self
+            .rejected
             .iter()
-            .filter(|prefix| stale.contains_key(prefix))
-            .copied()
-            .collect(),
-        deprecated,
-        prefixes: prefixes.into_iter().take(MOST_PREFIXES).collect(),
-        left_out,
-        excess,
-        absent: false,
-        until: None,
+            .rfind(is_not_link_local)
+            .map_or(first, |(ip, _)| ip);
+        format!("{none}: {shown} is {}", Rejection::NotGlobal)
     }
 }
 
-/// Whether an address says no more than its prefix, which is stale since then. A static address stands for
-/// itself, and so does a lease of DHCPv6 that was renewed afterwards: a server still stands by it. Temporary
-/// addresses are made anew without anybody's doing, so they are no evidence.
-fn goes_with_its_prefix(life: &Life, stale_since: u32) -> bool {
-    let is_lease = !life.is_announced() && !life.is_temporary();
-    life.is_limited() && !(is_lease && is_later(life.updated, stale_since))
+/// A look at an interface: what is there, and by which rules it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// Its addresses.
+    pub addresses: &'a [Dated],
+    /// The rules of its IP6UpdateNodeConfig.
+    pub watch: &'a Watch,
+    /// Only prefixes inside one of these count; `None` lets all count.
+    pub allowed: Option<&'a [Prefix]>,
+    /// When it was looked.
+    pub now: Time,
 }
 
-/// When each announced prefix was last announced.
-fn last_announced(addresses: &[Life]) -> BTreeMap<Prefix, u32> {
-    let mut refreshed = BTreeMap::new();
-    for life in addresses
-        .iter()
-        .filter(|life| is_global_unicast(life.address) && life.is_announced())
-    {
-        let last = refreshed
-            .entry(Prefix::of(life.address, LINK_LENGTH))
-            .or_insert(life.updated);
-        if is_later(life.updated, *last) {
-            *last = life.updated;
+impl Look<'_> {
+    /// What is known of each /64 now, given what was known before.
+    pub fn judge(&self, before: &Links) -> Links {
+        let mut links = before.clone();
+        let announced: Vec<&Dated> = self.announced().collect();
+        for dated in &announced {
+            let link = links.entry(dated.address.link()).or_default();
+            link.announced = link.announced.max(Some(dated.written));
+        }
+        // A /64 is what its announced addresses say; one that was never announced, what its leases say.
+        let mut is_preferred = BTreeMap::new();
+        for dated in self.candidates() {
+            let (address, prefix) = (&dated.address, dated.address.link());
+            let is_lease = !address.is_permanent() && !address.is_temporary();
+            let was_announced = links.get(&prefix).is_some_and(|link| link.announced.is_some());
+            if announced.contains(&dated) || is_lease && !was_announced {
+                *is_preferred.entry(prefix).or_insert(false) |= !address.is_deprecated();
+            }
+        }
+        let newest = self.newest(&links);
+        for (prefix, is_preferred) in is_preferred {
+            let link = links.entry(prefix).or_default();
+            let was_in_use = self.stale_since(link, newest).is_none();
+            let first_seen = || Deprecated {
+                since: self.now,
+                was_in_use,
+            };
+            link.deprecated = (!is_preferred).then(|| link.deprecated.unwrap_or_else(first_seen));
+        }
+        links
+    }
+
+    /// Which of the addresses count. Tentative and temporary ones do: it is the prefix that matters.
+    pub fn select(&self, links: &Links, remarks: Vec<Remark>) -> Observation {
+        let newest = self.newest(links);
+        let (mut prefixes, mut rejected, mut ends) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        for dated in self.addresses {
+            let link = links.get(&dated.address.link()).copied().unwrap_or_default();
+            match self.verdict(dated, &link, newest) {
+                Ok(until) => {
+                    prefixes.insert(dated.address.link());
+                    ends.extend(until);
+                }
+                Err(why) => rejected.push((dated.address.ip, why)),
+            }
+            ends.extend(dated.lingers_until);
+        }
+        rejected.sort_unstable();
+        let depends_on_routers = prefixes.is_empty() || self.announced().next().is_some();
+        let is_worth_saying = |remark: &Remark| depends_on_routers || !remark.is_about_routers();
+        let end = ends.first().and_then(|end| u64::try_from(*end).ok());
+        Observation {
+            excess: prefixes.len().saturating_sub(MAX_PREFIXES),
+            prefixes: prefixes.into_iter().take(MAX_PREFIXES).collect(),
+            absent: false,
+            until: end.map(Duration::from_millis),
+            rejected,
+            remarks: remarks.into_iter().filter(is_worth_saying).collect(),
         }
     }
-    refreshed
-}
 
-/// The stale ones of these, and since when.
-fn stale_prefixes(refreshed: &BTreeMap<Prefix, u32>, stale_after: u32) -> BTreeMap<Prefix, u32> {
-    let newest = refreshed
-        .values()
-        .copied()
-        .reduce(|newest, other| if is_later(other, newest) { other } else { newest });
-    let Some(newest) = newest.filter(|_| stale_after > 0) else {
-        return BTreeMap::new();
-    };
-    let stale = refreshed
-        .iter()
-        .filter(|(_, at)| newest.wrapping_sub(**at) / 100 > stale_after);
-    stale
-        .map(|(prefix, at)| (*prefix, at.wrapping_add(stale_after.saturating_mul(100))))
-        .collect()
-}
+    /// Until when an address counts, `None` if that is open; or why it does not.
+    fn verdict(&self, dated: &Dated, link: &Link, newest: Option<Time>) -> Result<Option<Time>, Rejection> {
+        let address = &dated.address;
+        // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
+        let is_written_since = |since: Time| address.stands_for_itself() && dated.written > since;
+        if !address.is_global_unicast() {
+            return Err(Rejection::NotGlobal);
+        }
+        if !self.is_allowed(address) {
+            return Err(Rejection::NotAllowed);
+        }
+        if address.is_duplicate() {
+            return Err(Rejection::Duplicate);
+        }
+        let over = link.deprecated.filter(|over| !is_written_since(over.since));
+        if over.is_some() || address.is_deprecated() {
+            let end = over.filter(|over| over.was_in_use).map(|over| self.kept_until(over));
+            return match end.filter(|end| self.now < *end) {
+                None if address.is_deprecated() && address.is_permanent() => Err(Rejection::DeprecatedByHand),
+                None => Err(Rejection::Deprecated),
+                end => Ok(end),
+            };
+        }
+        match self.stale_since(link, newest) {
+            Some(since) if !address.is_permanent() && !is_written_since(since) => Err(Rejection::Stale),
+            _ => Ok(None),
+        }
+    }
 
-/// Whether one time stamp is later than another. They wrap after 497 days.
-fn is_later(one: u32, other: u32) -> bool {
-    one != other && one.wrapping_sub(other) < u32::MAX / 2
-}
+    /// When a /64 went stale. To announce it as deprecated is to announce it: so a router that stops does not hand
+    /// the lists to a prefix that was stale before.
+    fn stale_since(&self, link: &Link, newest: Option<Time>) -> Option<Time> {
+        let stale_after = Time::from(self.watch.stale_after) * 1000;
+        let since = link.announced? + stale_after;
+        (stale_after > 0 && newest? > since).then_some(since)
+    }
 
-fn is_global_unicast(address: Ipv6Addr) -> bool {
-    address.segments()[0] & 0xe000 == 0x2000
+    fn kept_until(&self, over: Deprecated) -> Time {
+        over.since + Time::from(self.watch.keep_deprecated) * 1000
+    }
+
+    /// The last announcement on this interface.
+    fn newest(&self, links: &Links) -> Option<Time> {
+        let announced = |dated: &Dated| links.get(&dated.address.link())?.announced;
+        self.candidates().filter_map(announced).max()
+    }
+
+    /// The addresses that a router announced: the kernel made them, or a program that listens to routers in its
+    /// place. Where the kernel makes addresses, it alone does.
+    fn announced(&self) -> impl Iterator<Item = &Dated> {
+        let does_kernel_listen = self.addresses.iter().any(|dated| dated.address.is_kernels());
+        self.candidates()
+            .filter(|dated| dated.address.is_like_announced())
+            .filter(move |dated| !does_kernel_listen || dated.address.is_kernels())
+    }
+
+    /// The addresses of which the prefix may count. What no config allows is no evidence either.
+    fn candidates(&self) -> impl Iterator<Item = &Dated> {
+        self.addresses
+            .iter()
+            .filter(|dated| dated.address.is_global_unicast() && self.is_allowed(&dated.address))
+    }
+
+    fn is_allowed(&self, address: &Address) -> bool {
+        let link = address.link();
+        self.allowed
+            .is_none_or(|list| list.iter().any(|range| range.contains(link)))
+    }
 }
 
 #[cfg(test)]

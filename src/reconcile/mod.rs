@@ -25,7 +25,7 @@ use crate::kube::{Client, Error};
 use crate::limits::MAX_PASSES;
 use crate::node::Host;
 use crate::prefix::Prefix;
-use crate::resources::config::{CONFIGS, Config};
+use crate::resources::config::{CONFIGS, Config, all_allowed_prefixes};
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
 use crate::resources::targets::TargetKey;
 use crate::schedule::{self, RoundEnd};
@@ -35,7 +35,7 @@ use peers::Peers;
 use plan::Plan;
 use problems::{Problems, Subject};
 use report::{Facts, report};
-use selection::{Selection, allowed};
+use selection::Selection;
 use served::Served;
 use silent::remove_silent;
 use targets::Targets;
@@ -255,7 +255,7 @@ impl Memory {
         let (configs, allowed) = match is_leading {
             true => {
                 let configs = self.served.list::<Config>(cx, CONFIGS)?;
-                let allowed = allowed(&configs);
+                let allowed = all_allowed_prefixes(&configs);
                 (configs, allowed)
             }
             false => (before.configs, before.allowed),

@@ -12,7 +12,6 @@ use crate::kube::objects::Object;
 use crate::limits::LABELS_FRESH;
 use crate::node::select::Watch;
 use crate::prefix::Prefix;
-use crate::resources::config::Config;
 use crate::resources::node_config::NodeConfig;
 
 /// What the objects want of this node.
@@ -99,11 +98,4 @@ impl Selection {
         }
         self.was_idle = Some(is_idle);
     }
-}
-
-/// What counts for any of these configs: the union of what they allow, or everything if one allows that.
-pub fn allowed(configs: &[Config]) -> Option<Vec<Prefix>> {
-    let specs = configs.iter().filter_map(|config| config.spec.as_ref().ok());
-    let lists: Option<Vec<_>> = specs.map(|spec| spec.allowed_prefixes.as_deref()).collect();
-    lists.filter(|lists| !lists.is_empty()).map(|lists| lists.concat())
 }

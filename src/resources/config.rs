@@ -3,18 +3,15 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::shown;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
-use super::{shown, whole_number};
 use crate::kube::decode::{Bounded, Item, MAX_ITEM};
 use crate::kube::objects::{BadItem, Condition, Metadata};
 use crate::prefix::{LINK_LENGTH, Prefix};
 
 /// The path of the list.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
-
-/// A prefix that a router takes back stays valid for two hours at most (RFC 4862 section 5.5.3 e).
-pub const MOST_KEEP_DEPRECATED: u32 = 7200;
 
 /// IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -43,8 +40,6 @@ pub struct ConfigSpec {
     pub delegated_prefix_length: u8,
     /// Only delegated prefixes inside one of these count; `None` lets all count.
     pub allowed_prefixes: Option<Vec<Prefix>>,
-    /// How long a deprecated prefix stays in the lists, 0 to 7200 seconds.
-    pub keep_deprecated: u32,
     /// The objects, each once: CiliumCIDRGroups first, then `targets`.
     pub targets: Vec<TargetSpec>,
 }
@@ -83,13 +78,11 @@ impl ConfigSpec {
         let mut bad = BadSpec::default();
         let length = delegated_prefix_length(&spec["delegatedPrefixLength"], &mut bad.problems);
         let allowed_prefixes = allowed_prefixes(&spec["allowedPrefixes"], &mut bad.problems);
-        let keep_deprecated = keep_deprecated(&spec["keepDeprecatedSeconds"], &mut bad.problems);
         let targets = targets(spec, length, &mut bad.problems);
         match length {
             Some(delegated_prefix_length) if bad.problems.is_empty() => Ok(ConfigSpec {
                 delegated_prefix_length,
                 allowed_prefixes,
-                keep_deprecated,
                 targets,
             }),
             _ => {
@@ -137,18 +130,13 @@ fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Pre
     Some(allowed)
 }
 
-fn keep_deprecated(value: &Value, problems: &mut Vec<String>) -> u32 {
-    if value.is_null() {
-        return 0;
-    }
-    let seconds = whole_number(value, MOST_KEEP_DEPRECATED.into());
-    if seconds.is_none() {
-        let found = shown(value);
-        problems.push(format!(
-            "spec.keepDeprecatedSeconds is {found}, but it must be a whole number from 0 to {MOST_KEEP_DEPRECATED}"
-        ));
-    }
-    seconds.unwrap_or(0) as u32
+/// The allowedPrefixes of all configs together: what is outside of them concerns nobody. `None` if one config allows
+/// everything, or there is none. A config whose spec is invalid writes nothing, so it allows nothing.
+pub fn all_allowed_prefixes(configs: &[Config]) -> Option<Vec<Prefix>> {
+    let mut specs = configs.iter().filter_map(|config| config.spec.as_ref().ok()).peekable();
+    specs.peek()?;
+    let lists: Option<Vec<&[Prefix]>> = specs.map(|spec| spec.allowed_prefixes.as_deref()).collect();
+    Some(lists?.concat())
 }
 
 fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {

@@ -26,9 +26,5 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn whole_number(value: &Value, most: u64) -> Option<u64> {
-    value.as_u64().filter(|number| *number <= most)
-}
-
 #[cfg(test)]
 mod tests;

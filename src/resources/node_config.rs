@@ -5,19 +5,21 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{shown, whole_number};
+use super::shown;
 use crate::kube::decode::{Bounded, Item, entries, map_only};
 use crate::kube::objects::{BadItem, Metadata};
-use crate::node::select::{DEFAULT_STALE_AFTER, MOST_PREFIXES, Watch};
+use crate::node::select::{DEFAULT_STALE_AFTER, MAX_PREFIXES, Watch};
 use crate::prefix::Prefix;
 
 /// The path of the list.
 pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
 
 /// Linux takes names of 15 bytes, and alternative names of 127 (linux/if.h, ALTIFNAMSIZ).
-const MOST_NAME: usize = 127;
+const MAX_NAME: usize = 127;
 /// A week: longer than any router is silent.
-const MOST_STALE_AFTER: u64 = 604_800;
+const MAX_STALE_AFTER: u32 = 604_800;
+/// A prefix that a router takes back stays valid for two hours at most (RFC 4862 section 5.5.3 e).
+const MAX_KEEP_DEPRECATED: u32 = 7_200;
 
 /// IP6UpdateNodeConfig: which interface to watch on which nodes.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -44,7 +46,7 @@ impl Item for NodeConfig {
 pub struct NodeSpec {
     /// Labels that a node must have; `None` if unreadable, which no node matches.
     pub selector: Option<BTreeMap<String, String>>,
-    /// The interface and when a prefix on it is stale, or what is wrong with that.
+    /// The interface and the rules for prefixes on it, or what is wrong with that.
     pub watch: Result<Watch, String>,
 }
 
@@ -60,23 +62,12 @@ pub struct NodeConfigStatus {
 /// What one node published.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeEntry {
-    /// The /64 prefixes that it saw, at most [`MOST_PREFIXES`].
+    /// The /64 prefixes that it saw, at most [`MAX_PREFIXES`].
     pub prefixes: Vec<Prefix>,
-    /// Those that it saw deprecated, but still valid, at most [`MOST_PREFIXES`].
-    pub deprecated: Vec<Deprecated>,
-    /// A sign of life: another text at each publication. For people it is a time in RFC 3339.
+    /// The heartbeat: another text at each publication. For people it is a time in RFC 3339.
     pub observed_time: String,
     /// Why there is no prefix, when there is none, and which prefixes were left out.
     pub message: String,
-}
-
-/// A deprecated prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Deprecated {
-    /// The /64.
-    pub prefix: Prefix,
-    /// For how many seconds the node had seen it so when it published.
-    pub seconds: u32,
 }
 
 impl NodeConfig {
@@ -118,31 +109,37 @@ impl NodeSpec {
 }
 
 fn watch(spec: &Value) -> Result<Watch, String> {
-    let interface = match &spec["interface"] {
-        Value::String(name) if is_interface_name(name) => name.clone(),
-        other => {
-            return Err(format!(
-                "spec.interface is {}, but it must be a name of a network interface, 1 to {MOST_NAME} characters",
-                shown(other)
-            ));
-        }
-    };
-    let stale_after = match &spec["staleAfterSeconds"] {
-        Value::Null => DEFAULT_STALE_AFTER,
-        value => whole_number(value, MOST_STALE_AFTER).ok_or_else(|| {
-            let found = shown(value);
-            format!("spec.staleAfterSeconds is {found}, but it must be a whole number from 0 to {MOST_STALE_AFTER}")
-        })? as u32,
-    };
-    Ok(Watch { interface, stale_after })
+    Ok(Watch {
+        interface: interface(&spec["interface"])?,
+        stale_after: seconds(spec, "staleAfterSeconds", MAX_STALE_AFTER, DEFAULT_STALE_AFTER)?,
+        keep_deprecated: seconds(spec, "keepDeprecatedSeconds", MAX_KEEP_DEPRECATED, 0)?,
+    })
 }
 
-/// What the kernel takes for a name (net/core/dev.c `dev_valid_name`), but as long as an alternative one.
+fn interface(value: &Value) -> Result<String, String> {
+    let name = value.as_str().filter(|name| is_interface_name(name));
+    name.map(str::to_string).ok_or_else(|| {
+        let found = shown(value);
+        format!("spec.interface is {found}, but it must be a name of a network interface, 1 to {MAX_NAME} characters")
+    })
+}
+
+fn seconds(spec: &Value, field: &str, max: u32, default: u32) -> Result<u32, String> {
+    if spec[field].is_null() {
+        return Ok(default);
+    }
+    let seconds = spec[field].as_u64().and_then(|seconds| u32::try_from(seconds).ok());
+    seconds.filter(|seconds| *seconds <= max).ok_or_else(|| {
+        let found = shown(&spec[field]);
+        format!("spec.{field} is {found}, but it must be a whole number from 0 to {max}")
+    })
+}
+
+/// What the kernel takes for a name (net/core/dev.c `dev_valid_name`), but as long as an alternative one, and without
+/// control characters: it is written to logs.
 fn is_interface_name(name: &str) -> bool {
-    let fits = (1..=MOST_NAME).contains(&name.len());
-    fits && name != "."
-        && name != ".."
-        && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace())
+    let is_odd = |c: char| "/:".contains(c) || c.is_whitespace() || c.is_control();
+    (1..=MAX_NAME).contains(&name.len()) && ![".", ".."].contains(&name) && !name.contains(is_odd)
 }
 
 fn absent_node_spec() -> NodeSpec {
@@ -162,7 +159,6 @@ fn node_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeConfigS
 #[serde(default, rename_all = "camelCase")]
 struct EntryFields {
     prefixes: Bounded,
-    deprecated: Bounded,
     observed_time: Bounded,
     message: Bounded,
 }
@@ -171,22 +167,16 @@ impl<'de> Deserialize<'de> for NodeEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields: EntryFields = map_only(deserializer)?.unwrap_or_default();
         let text = |field: &Bounded| field.value.as_str().unwrap_or_default().to_string();
-        let list = |field: &'_ Bounded| field.value.as_array().cloned().into_iter().flatten();
-        // What is no prefix was not written by k6u.
-        let deprecated = |item: &Value| {
-            Some(Deprecated {
-                prefix: item["prefix"].as_str()?.parse().ok()?,
-                seconds: u32::try_from(item["seconds"].as_u64().unwrap_or(0)).unwrap_or(u32::MAX),
-            })
-        };
         Ok(NodeEntry {
-            prefixes: list(&fields.prefixes)
+            // What is no prefix was not written by k6u.
+            prefixes: fields
+                .prefixes
+                .value
+                .as_array()
+                .into_iter()
+                .flatten()
                 .filter_map(|item| item.as_str()?.parse().ok())
-                .take(MOST_PREFIXES)
-                .collect(),
-            deprecated: list(&fields.deprecated)
-                .filter_map(|item| deprecated(&item))
-                .take(MOST_PREFIXES)
+                .take(MAX_PREFIXES)
                 .collect(),
             observed_time: text(&fields.observed_time),
             message: text(&fields.message),

@@ -9,7 +9,7 @@ use super::node_config::*;
 use super::targets::TargetKey;
 use crate::kube::decode::{Item, decode};
 use crate::kube::objects::{BadItem, List};
-use crate::prefix::highest_id;
+use crate::prefix::{Prefix, highest_id};
 
 fn problems(spec: Value) -> Vec<String> {
     ConfigSpec::read(&spec).unwrap_err().problems
@@ -194,10 +194,8 @@ fn seconds_in_range_and_beyond() {
     assert_eq!(stale_after(json!(0)), Ok(0));
     assert_eq!(stale_after(json!(604_800)), Ok(604_800));
     let keep = |seconds: Value| {
-        let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [], "keepDeprecatedSeconds": seconds});
-        ConfigSpec::read(&spec)
-            .map(|spec| spec.keep_deprecated)
-            .map_err(|bad| bad.problems.len())
+        let spec = NodeSpec::read(&json!({"interface": "eth0", "keepDeprecatedSeconds": seconds}));
+        spec.watch.map(|watch| watch.keep_deprecated)
     };
     assert_eq!(
         (keep(json!(null)), keep(json!(0)), keep(json!(7200))),
@@ -205,9 +203,38 @@ fn seconds_in_range_and_beyond() {
     );
     for bad in [json!(-1), json!(604_801), json!(1.5), json!("60"), json!([])] {
         assert!(watch(bad.clone()).is_err(), "{bad}");
-        assert_eq!(keep(bad), Err(1));
+        assert!(keep(bad.clone()).is_err(), "{bad}");
     }
-    assert_eq!(keep(json!(7201)), Err(1));
+    assert_eq!(
+        keep(json!(7201)).unwrap_err(),
+        "spec.keepDeprecatedSeconds is 7201, but it must be a whole number from 0 to 7200"
+    );
+}
+
+#[test]
+fn what_some_config_allows() {
+    let config = |allowed: Value| -> Config {
+        let spec =
+            json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [], "targets": [], "allowedPrefixes": allowed});
+        serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap()
+    };
+    let all = |allowed: &[Value]| {
+        let configs: Vec<Config> = allowed.iter().cloned().map(config).collect();
+        all_allowed_prefixes(&configs).map(|prefixes| prefixes.iter().map(Prefix::to_string).collect::<Vec<_>>())
+    };
+    let (one, other) = (json!(["2001:db8::/32"]), json!(["2a00::/16", "2a01::/16"]));
+    assert_eq!(all(&[]), None);
+    assert_eq!(all(&[one.clone(), json!(null)]), None, "one that allows all");
+    assert_eq!(
+        all(&[one.clone(), other]),
+        Some(["2001:db8::/32", "2a00::/16", "2a01::/16"].map(String::from).to_vec())
+    );
+    assert_eq!(
+        all(&[json!("x"), one]),
+        Some(vec!["2001:db8::/32".to_string()]),
+        "an invalid spec allows nothing"
+    );
+    assert_eq!(all(&[json!("x")]), None, "nor does it forbid anything");
 }
 
 #[test]
@@ -250,22 +277,13 @@ fn statuses_of_other_types_count_as_empty() {
 #[test]
 fn node_entries_whatever_they_hold() {
     let config: NodeConfig = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"nodes": {
-        "good": {"prefixes": ["2001:db8::/64", "x", 1], "observedTime": "2026-11-23T05:28:45Z", "extra": [{}],
-            "deprecated": [{"prefix": "2001:db8:1::/64", "seconds": 45}, {"prefix": "2001:db8:2::/64"}, {"seconds": 1}, 7]},
+        "good": {"prefixes": ["2001:db8::/64", "x", 1], "observedTime": "2026-11-23T05:28:45Z", "extra": [{}]},
         "odd": {"prefixes": "2001:db8::/64", "observedTime": 3, "message": []},
         "none": null, "list": [1, 2], "number": 7
     }}}))
     .unwrap();
     assert_eq!(config.nodes()["good"].prefixes, ["2001:db8::/64".parse().unwrap()]);
     assert_eq!(config.nodes()["good"].observed_time, "2026-11-23T05:28:45Z");
-    let deprecated = |text: &str, seconds| Deprecated {
-        prefix: text.parse().unwrap(),
-        seconds,
-    };
-    assert_eq!(
-        config.nodes()["good"].deprecated,
-        [deprecated("2001:db8:1::/64", 45), deprecated("2001:db8:2::/64", 0)]
-    );
     for name in ["odd", "none", "list", "number"] {
         assert_eq!(config.nodes()[name], NodeEntry::default(), "{name}");
     }
@@ -309,14 +327,10 @@ fn a_crowd_is_read() {
 }
 
 #[test]
-fn of_one_entry_so_many_prefixes_are_read() {
+fn at_most_64_prefixes_of_an_entry_are_read() {
     let many: Vec<String> = (0..1000).map(|n| format!("2001:db8:{n:x}::/64")).collect();
-    let deprecated: Vec<Value> = many
-        .iter()
-        .map(|prefix| json!({"prefix": prefix, "seconds": 1}))
-        .collect();
-    let entry: NodeEntry = serde_json::from_value(json!({"prefixes": many, "deprecated": deprecated})).unwrap();
-    assert_eq!((entry.prefixes.len(), entry.deprecated.len()), (64, 64));
+    let entry: NodeEntry = serde_json::from_value(json!({"prefixes": many})).unwrap();
+    assert_eq!(entry.prefixes.len(), 64);
 }
 
 /// Whatever an item is, the others are read.

@@ -57,6 +57,14 @@ pub const ALL: &[Row] = &[
         clients: &[Client::Dhcpcd, Client::Networkd, Client::NetworkManager],
         ..row("dhcpv6_beside_slaac_dnsmasq", &["dnsmasq"], dhcpv6_beside_slaac_dnsmasq)
     },
+    Row {
+        clients: &[Client::Dhcpcd, Client::Networkd, Client::NetworkManager],
+        ..row(
+            "by_the_book_beside_a_lease",
+            &["radvd", "dnsmasq"],
+            by_the_book_beside_a_lease,
+        )
+    },
     row("bridge_radvd", &["radvd"], bridge_radvd),
     Row {
         link: Some(Link::Vlan),
@@ -384,31 +392,55 @@ fn dhcpv6_beside_slaac_dnsmasq(client: Client) {
     let dnsmasq = home.router.dnsmasq_both(&link(FIRST));
     let _running = home.start();
     home.wait(&[FIRST], Instant::now());
-    let has_lease = |delegated: &str| {
-        let lease = format!("inet6 {delegated}1::1");
-        addresses()
-            .lines()
-            .any(|l| l.trim().starts_with(&lease) && l.contains("/128 "))
-    };
-    let deadline = Instant::now() + PATIENCE;
-    while !has_lease(FIRST) {
-        assert!(Instant::now() < deadline, "no lease:\n{}", addresses());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_lease(FIRST);
     home.stays(10);
     drop(dnsmasq);
     let changed = Instant::now();
     let _dnsmasq = home.router.dnsmasq_both(&link(SECOND));
     let took = home.wait(&[SECOND], changed);
     home.stays(12);
-    let lease = if has_lease(FIRST) {
-        "still there"
-    } else {
-        "given up by the client"
-    };
+    let lease = lease_is(FIRST);
     tell(&format!(
         "only the new one after {took:.1} s (staleAfterSeconds 8); the old lease is {lease}"
     ));
+}
+
+/// The DHCPv6 server is gone, its lease goes on, and the router announces that the prefix is over.
+fn by_the_book_beside_a_lease(client: Client) {
+    let home = Home::new(client, 60);
+    let dnsmasq = home.router.dnsmasq_both(&link(FIRST));
+    let _running = home.start();
+    home.wait(&[FIRST], Instant::now());
+    wait_lease(FIRST);
+    drop(dnsmasq);
+    let changed = Instant::now();
+    let _radvd = home.router.radvd("a", "0.2", "0.3", &[gone(FIRST), alive(SECOND)]);
+    let took = home.wait(&[SECOND], changed);
+    home.stays(6);
+    let lease = lease_is(FIRST);
+    tell(&format!("only the new one after {took:.1} s; the old lease is {lease}"));
+}
+
+fn has_lease(delegated: &str) -> bool {
+    let lease = format!("inet6 {delegated}1::1");
+    addresses()
+        .lines()
+        .any(|l| l.trim().starts_with(&lease) && l.contains("/128 "))
+}
+
+fn wait_lease(delegated: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !has_lease(delegated) {
+        assert!(Instant::now() < deadline, "no lease:\n{}", addresses());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn lease_is(delegated: &str) -> &'static str {
+    match has_lease(delegated) {
+        true => "still there",
+        false => "given up by the client",
+    }
 }
 
 /// The node's interface is a port of a bridge, and the bridge has the addresses.

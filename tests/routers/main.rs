@@ -29,6 +29,16 @@ const ALL: &[Case] = &[
     ("case_1_by_the_book_radvd", &["radvd"], case_1_by_the_book_radvd),
     ("case_1_by_the_book_dnsmasq", &["dnsmasq"], case_1_by_the_book_dnsmasq),
     (
+        "case_1_by_the_book_beside_a_lease",
+        &["radvd", "dnsmasq", "dhcpcd"],
+        case_1_by_the_book_beside_a_lease,
+    ),
+    (
+        "case_1_by_the_book_beside_a_permanent_lease",
+        &["radvd"],
+        case_1_by_the_book_beside_a_permanent_lease,
+    ),
+    (
         "case_2_flash_renumbering_radvd",
         &["radvd"],
         case_2_flash_renumbering_radvd,
@@ -222,6 +232,44 @@ fn case_1_by_the_book_dnsmasq() {
     tell("case 1, dnsmasq", changed);
 }
 
+/// OpenWrt's default is SLAAC beside DHCPv6. The server is gone, its lease goes on, and the router says that the prefix
+/// is over.
+fn case_1_by_the_book_beside_a_lease() {
+    let home = Home::new(2);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let dnsmasq = home.router.dnsmasq_silent(&link(FIRST));
+    let _dhcpcd = home.router.dhcpcd_beside_kernel(&home.site.interface);
+    home.wait_address(FIRST, 64);
+    home.wait_address(FIRST, 128);
+    let node = home.run();
+    home.site.wait_lan(FIRST);
+    drop(dnsmasq);
+    let changed = Instant::now();
+    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    home.site.wait_lan(SECOND);
+    tell("case 1, radvd, beside a lease of dnsmasq", changed);
+    assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
+    node.wait_log(&format!("{} left out: deprecated", link(FIRST)), SOON);
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+/// As Talos and ISC dhclient's script write a lease: without a lifetime.
+fn case_1_by_the_book_beside_a_permanent_lease() {
+    let home = Home::new(60);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    home.wait_address(FIRST, 64);
+    home.site
+        .interface
+        .set(&format!("{FIRST}1::abc"), 128, u32::MAX, u32::MAX);
+    let _node = home.run();
+    home.site.wait_lan(FIRST);
+    let changed = Instant::now();
+    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    home.site.wait_lan(SECOND);
+    tell("case 1, radvd, beside a permanent lease", changed);
+    assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
+}
+
 fn case_2_flash_renumbering_radvd() {
     let home = Home::new(2);
     let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
@@ -393,10 +441,8 @@ fn case_8_frequent_and_rare_announcements_radvd() {
 fn keep_deprecated_radvd() {
     let home = Home::new(60);
     let keep = |seconds: u32| {
-        home.site.patch(
-            &format!("{}/{CONFIG_NAME}", site::CONFIGS),
-            json!({"spec": {"keepDeprecatedSeconds": seconds}}),
-        );
+        let patch = json!({"spec": {"keepDeprecatedSeconds": seconds}});
+        home.site.patch(&format!("{NODE_CONFIGS}/ip6-update-node1"), patch);
     };
     keep(3600);
     let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);

@@ -98,11 +98,11 @@ fn an_interface_with_two_thousand_addresses() {
 fn twelve_hundred_entries() {
     let site = Site::with_address("2001:db8:1234:5671::10");
     let entry = |n: usize| {
-        let deprecated: Vec<Value> = (0..16)
-            .map(|at| json!({"prefix": format!("2001:db8:{:x}:{n:x}::/64", 0x2000 + at), "seconds": 60 * at}))
+        let deprecated: Vec<String> = (0..16)
+            .map(|at| format!("2001:db8:{:x}:{n:x}::/64 left out: deprecated", 0x2000 + at))
             .collect();
-        let entry = json!({"prefixes": ["2001:db8:1234:5672::/64"], "deprecated": deprecated,
-            "observedTime": "2026-11-24T00:00:00Z", "message": ""});
+        let entry = json!({"prefixes": ["2001:db8:1234:5672::/64"],
+            "observedTime": "2026-11-24T00:00:00Z", "message": deprecated.join("; ")});
         (format!("other{n}.example.com"), entry)
     };
     // A list of them takes an emulated processor that others use as well more than ten seconds.

@@ -10,6 +10,7 @@ macro_rules! scenarios {
     };
 }
 
+mod announcements;
 mod boards;
 mod cilium;
 mod command_line;
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED, NOT PASSED: {name} needs a {kind} linked binary.");
     }
     left_out.extend(unfit);
-    let without_kernel = if entered.is_ok() { links::unfit() } else { Vec::new() };
+    let mut without_kernel = if entered.is_ok() { links::unfit() } else { Vec::new() };
+    without_kernel.extend(announcements::unfit());
     for (name, missing) in &without_kernel {
         eprintln!("SKIPPED, NOT PASSED: {name} needs a kernel with {missing}.");
         left_out.push(name);
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         command_line::ALL,
         start::ALL,
         renumbering::ALL,
+        announcements::ALL,
         nodes::ALL,
         configs::ALL,
         cilium::ALL,

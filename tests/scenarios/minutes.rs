@@ -67,8 +67,8 @@ impl Host for MovedHost {
         0.0
     }
 
-    fn observe(&mut self, watch: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
-        self.observer.observe(watch)
+    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation> {
+        self.observer.observe(watch, allowed, self.now)
     }
 
     fn sleep(&mut self, until: Duration) {

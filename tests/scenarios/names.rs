@@ -8,7 +8,11 @@ use serde_json::json;
 use crate::site::{CONFIG, CONFIG_NAME, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site};
 use crate::{Scenario, binary};
 
-pub const ALL: &[Scenario] = scenarios![an_interface_by_an_alternative_name, preview_takes_alternative_names];
+pub const ALL: &[Scenario] = scenarios![
+    an_interface_by_an_alternative_name,
+    preview_takes_alternative_names,
+    an_interface_with_three_hundred_names
+];
 
 /// Alternative names for an interface: one that a plain name could be, and one that is too long for that.
 fn names(site: &Site) -> [String; 2] {
@@ -65,4 +69,19 @@ fn preview_takes_alternative_names() {
         assert!(yaml.contains("2001:db8:1234:5670::/64"), "{yaml}");
         assert!(notes.contains(name.as_str()), "{notes}");
     }
+}
+
+/// All of them are in the kernel's answer, whatever is asked for.
+fn an_interface_with_three_hundred_names() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    for number in 0..300 {
+        let name = format!("{number:03}-{}", "x".repeat(120));
+        site.interface.add_name(&name).expect("an alternative name");
+    }
+    site.interface.add("2001:db8:9876:5431::10");
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_lan("2001:db8:9876:543");
+    assert_eq!(node.complaints(), [""; 0]);
 }

@@ -356,7 +356,7 @@ fn a_prefix_that_is_announced_no_longer() {
 fn a_deprecated_prefix_is_kept_for_a_while() {
     let (site, node) = Site::settled(1);
     site.patch(
-        &format!("{}/{CONFIG_NAME}", crate::site::CONFIGS),
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
         json!({"spec": {"keepDeprecatedSeconds": 5}}),
     );
     site.interface.add(NEW);

@@ -78,8 +78,7 @@ impl Site {
 
     /// Stores what a node published some time ago: an entry with these prefixes.
     pub fn publish(&self, node: &str, prefixes: &[&str]) {
-        let entry =
-            json!({"prefixes": prefixes, "deprecated": [], "observedTime": "2026-11-24T00:00:00Z", "message": ""});
+        let entry = json!({"prefixes": prefixes, "observedTime": "2026-11-24T00:00:00Z", "message": ""});
         self.patch(
             &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
             json!({"status": {"nodes": {node: entry}}}),

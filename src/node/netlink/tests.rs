@@ -53,13 +53,14 @@ fn done() -> Vec<u8> {
 
 #[test]
 fn an_address_with_all_that_counts() {
-    let address: Ipv6Addr = "2001:db8::10".parse().unwrap();
+    let ip: Ipv6Addr = "2001:db8::10".parse().unwrap();
     let datagram = [
         new_address(
             libc::AF_INET6,
             &[
-                attribute(libc::IFA_ADDRESS, &address.octets()),
+                attribute(libc::IFA_ADDRESS, &ip.octets()),
                 attribute(99, b"unknown"),
+                attribute(IFA_PROTO, &[2]),
                 cache(0, 7200),
                 attribute(libc::IFA_FLAGS, &(libc::IFA_F_DEPRECATED | 0x400).to_ne_bytes()),
             ],
@@ -69,18 +70,19 @@ fn an_address_with_all_that_counts() {
     .concat();
     let mut list = Vec::new();
     assert_eq!(parse(&datagram, SEQUENCE, &mut list).unwrap(), LAST);
-    let life = Life {
+    let expected = Address {
         interface: 3,
-        address,
+        ip,
         prefix_length: 64,
         flags: 0x420,
+        protocol: 2,
         preferred: 0,
         valid: 7200,
         created: 100,
         updated: 200,
     };
-    assert_eq!(list, [life]);
-    assert!(life.is_deprecated() && !life.is_duplicate());
+    assert_eq!(list, [expected]);
+    assert!(expected.is_deprecated() && expected.is_kernels() && !expected.is_duplicate());
 }
 
 #[test]
@@ -110,7 +112,7 @@ fn the_local_end_of_a_point_to_point_link() {
         attribute(libc::IFA_LOCAL, &[0x22; 16]),
     ];
     parse(&new_address(libc::AF_INET6, &attributes), SEQUENCE, &mut list).unwrap();
-    assert_eq!(list[0].address, Ipv6Addr::from([0x22; 16]));
+    assert_eq!(list[0].ip, Ipv6Addr::from([0x22; 16]));
 }
 
 #[test]
@@ -180,6 +182,6 @@ fn the_kernel_lists_the_addresses_of_one_interface() {
     let index = unsafe { libc::if_nametoindex(c"lo".as_ptr()) };
     let list = Netlink::open().unwrap().addresses(index).unwrap();
     // A namespace whose loopback is down has no ::1.
-    let is_parsed = |life: &Life| life.interface == index && life.prefix_length <= 128;
+    let is_parsed = |address: &Address| address.interface == index && address.prefix_length <= 128;
     assert!(list.iter().all(is_parsed), "{list:?}");
 }

@@ -369,8 +369,8 @@ fn lingering_items_may_stay_but_are_not_added() {
 
 #[test]
 fn a_lingering_address_of_a_record() {
-    let wanted = desired("DNSEndpoint", &["2001:db8:2::10/128"]);
-    let lingering = BTreeSet::from_iter(items(&["2001:db8:1::10/128"]));
+    let mut wanted = desired("DNSEndpoint", &["2001:db8:2::10/128"]);
+    wanted.lingering = BTreeSet::from_iter(items(&["2001:db8:1::10/128"]));
     let list = |ttl: u32| {
         let addresses = ["2001:db8:1::10", "2001:db8:2::10"];
         stored(

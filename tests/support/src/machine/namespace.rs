@@ -181,6 +181,17 @@ impl Interface {
         self.name = name.into();
     }
 
+    /// Takes the cable's other end down.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn unplug(&self) {
+        let mut peer = link_header(index(&format!("{}p", self.name)).expect("the other end"), 0);
+        // struct ifinfomsg ends with the mask of the flags that change.
+        peer[12..16].copy_from_slice(&(libc::IFF_UP as u32).to_ne_bytes());
+        ask(libc::RTM_NEWLINK, 0, &peer).expect("an end that is down");
+    }
+
     /// Gives it an alternative name (`ip link property add`).
     ///
     /// # Errors

@@ -57,7 +57,7 @@ impl Site {
         server.create(&NODE_CONFIG.replace("eth0", &interface.name));
         let time = k6u_testkit::apiserver::api::timestamp(server.now());
         let entry = |n: usize| {
-            let entry = json!({"prefixes": [format!("2001:db8:1234:567{:x}::/64", n % 16)], "deprecated": [],
+            let entry = json!({"prefixes": [format!("2001:db8:1234:567{:x}::/64", n % 16)],
                 "observedTime": time, "message": ""});
             let name = if n == 1 {
                 NODE.into()

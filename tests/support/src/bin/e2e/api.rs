@@ -59,7 +59,6 @@ pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
         "ip6uc",
         "ip6uc.spec.delegatedPrefixLength",
         "ip6uc.spec.allowedPrefixes",
-        "ip6uc.spec.keepDeprecatedSeconds",
         "ip6uc.spec.ciliumCIDRGroups.prefixIds",
         "ip6uc.spec.ciliumCIDRGroups.suffixes",
         "ip6uc.spec.ciliumCIDRGroups.extraCIDRs",
@@ -113,7 +112,7 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
         node("interface: eth0"),
         node("interface: eth0, staleAfterSeconds: 0, nodeSelector: {}"),
         config("delegatedPrefixLength: 56, allowedPrefixes: ['2001:db8::/32', '::/0'], ciliumCIDRGroups: []"),
-        config("delegatedPrefixLength: 56, keepDeprecatedSeconds: 7200, ciliumCIDRGroups: []"),
+        node("interface: eth0, keepDeprecatedSeconds: 7200"),
     ];
     let mut bad = vec![
         (group("0", "0"), "greater than or equal to 1"),
@@ -182,7 +181,7 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
             "should match",
         ),
         (
-            config("delegatedPrefixLength: 60, keepDeprecatedSeconds: 7201, ciliumCIDRGroups: []"),
+            node("interface: eth0, keepDeprecatedSeconds: 7201"),
             "less than or equal to 7200",
         ),
         (group("60", "0").replace("Name: a", "Name: A_b"), "should match"),

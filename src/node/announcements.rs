@@ -1,0 +1,170 @@
+//! When each prefix was last announced, on k6u's own clock. Pure.
+//!
+//! The kernel's time stamps are used to notice that an address was written again, not when: they wrap, on a 32-bit
+//! kernel within days.
+//!
+//! When a prefix is new, NetworkManager removes its other addresses and writes them again, to put all in its order. They
+//! end when they would have ended before. An announcement lets an address live longer, or leaves it where it is.
+
+use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use super::address::Address;
+use crate::prefix::Prefix;
+
+/// Milliseconds of steady time; negative before k6u started.
+pub type Time = i64;
+
+/// Lifetimes are whole seconds, which each program and the kernel round in their own way.
+const ROUNDING: Time = 3_000;
+/// An address was not written since it was created if the two time stamps are this close, in hundredths of a second.
+const AT_ONCE: u32 = 10;
+/// Whoever removes an address to write it again needs less time than this.
+pub const LINGER: Time = 200;
+/// As many prefixes are remembered that have no address any more.
+const MAX_REMEMBERED: usize = 64;
+
+/// A point of steady time as a [`Time`].
+pub fn time(steady: Duration) -> Time {
+    Time::try_from(steady.as_millis()).unwrap_or(Time::MAX)
+}
+
+/// What is known of one interface's past.
+#[derive(Debug, Default)]
+pub struct Announcements {
+    /// The interface's index and its addresses at the last look; `None` before the first one.
+    last: Option<(u32, BTreeMap<Key, Known>)>,
+    /// What routers announced on it, by /64.
+    pub links: Links,
+}
+
+/// What is known of each /64.
+pub type Links = BTreeMap<Prefix, Link>;
+
+/// What is known of one /64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// When it was last announced, if it ever was.
+    pub announced: Option<Time>,
+    /// Set from when it is first seen deprecated until it is announced as preferred.
+    pub deprecated: Option<Deprecated>,
+}
+
+/// A /64 that is deprecated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deprecated {
+    /// Since when, as far as this k6u knows.
+    pub since: Time,
+    /// Whether it was in use until then; one that was stale first is not kept.
+    pub was_in_use: bool,
+}
+
+/// An address, and when it was last written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// The address.
+    pub address: Address,
+    /// When it was written, unless only to end when it would have ended before.
+    pub written: Time,
+    /// It is gone before its time, and counts until then.
+    pub lingers_until: Option<Time>,
+}
+
+/// An address and the length of its prefix.
+type Key = (Ipv6Addr, u8);
+
+/// An address at the last look.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    dated: Dated,
+    ends: Time,
+}
+
+impl Announcements {
+    /// The interface is gone: one of this name that comes is another one.
+    pub fn interface_is_gone(&mut self) {
+        self.last = None;
+    }
+
+    /// Dates the interface's addresses, and adds those that are gone before their time.
+    pub fn date(&mut self, interface: u32, addresses: &[Address], now: Time) -> Vec<Dated> {
+        let last = self.last.take().filter(|(index, _)| *index == interface);
+        let is_first = last.is_none();
+        let mut before = last.map(|(_, addresses)| addresses).unwrap_or_default();
+        // Relative to any of them, so that it does not matter whether stamps wrapped within 32 bits.
+        let reference = addresses.first().map_or(0, |address| address.updated);
+        let stamp = |address: &Address| i64::from(address.updated.wrapping_sub(reference) as i32) * 10;
+        let newest = addresses.iter().map(stamp).max().unwrap_or(0);
+        let mut known = BTreeMap::new();
+        for address in addresses {
+            let ends = ends(address, now);
+            let earlier = before.remove(&key(address));
+            let written = match earlier.filter(|earlier| !earlier.is_announced_since(address, ends)) {
+                Some(earlier) => earlier.dated.written,
+                None if is_first => now - (newest - stamp(address)),
+                None => now,
+            };
+            let dated = Dated {
+                address: *address,
+                written,
+                lingers_until: None,
+            };
+            known.insert(key(address), Known { dated, ends });
+        }
+        for (key, mut gone) in before {
+            let until = *gone.dated.lingers_until.get_or_insert(now + LINGER);
+            // One without a lifetime was removed by whoever wrote it.
+            let had_time_left = !gone.dated.address.is_permanent() && gone.ends > now.saturating_add(ROUNDING);
+            if had_time_left && until > now {
+                known.insert(key, gone);
+            }
+        }
+        let dated = known.values().map(|known| known.dated).collect();
+        self.last = Some((interface, known));
+        dated
+    }
+
+    /// Takes over what was found out about the /64s, of which `addresses` are there.
+    pub fn remember(&mut self, links: Links, addresses: &[Dated]) {
+        self.links = links;
+        let is_present = |prefix: &Prefix| addresses.iter().any(|dated| dated.address.link() == *prefix);
+        let mut gone: Vec<(Option<Time>, Prefix)> = self
+            .links
+            .iter()
+            .filter(|(prefix, _)| !is_present(prefix))
+            .map(|(prefix, link)| (link.announced, *prefix))
+            .collect();
+        gone.sort_unstable();
+        for (_, prefix) in gone.iter().rev().skip(MAX_REMEMBERED) {
+            self.links.remove(prefix);
+        }
+    }
+}
+
+impl Known {
+    /// Whether the address was announced since, or written for other reasons than to put it in its place.
+    fn is_announced_since(&self, address: &Address, ends: Time) -> bool {
+        let earlier = &self.dated.address;
+        if address.created == earlier.created {
+            return address.updated != earlier.updated;
+        }
+        let is_as_created = address.updated.wrapping_sub(address.created) <= AT_ONCE;
+        !(is_as_created && self.ends.abs_diff(ends) <= ROUNDING.unsigned_abs())
+    }
+}
+
+fn key(address: &Address) -> Key {
+    (address.ip, address.prefix_length)
+}
+
+/// When the address will end.
+fn ends(address: &Address, now: Time) -> Time {
+    match address.valid {
+        u32::MAX => Time::MAX,
+        seconds => now.saturating_add(Time::from(seconds) * 1000),
+    }
+}
+
+#[cfg(test)]
+mod tests;
