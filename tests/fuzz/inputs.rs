@@ -6,9 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use k6u::cidr::Cidr;
-use k6u::kube::decode::{MOST_VALUES, decode};
+use k6u::kube::Redactor;
+use k6u::kube::decode::{MAX_KEPT, decode};
 use k6u::kube::objects::{ApiResources, Crd, List, Object};
-use k6u::kube::refusal::{MOST_REFUSAL, Refusal, retry_after};
+use k6u::kube::refusal::{MAX_REFUSAL, Refusal, retry_after};
 use k6u::node::netlink::parse;
 use k6u::node::select::{MOST_PREFIXES, Observation, Watch, select};
 use k6u::preview::{self, Interfaces};
@@ -30,7 +31,7 @@ pub fn answers(body: &[u8]) {
     for kind in &KINDS {
         if let Some(Ok(held)) = read::<Stored>(body).map(|stored| Held::read(kind, stored)) {
             let cidrs = &held.list;
-            assert!(cidrs.0.len() <= MOST_VALUES);
+            assert!(cidrs.0.len() <= MAX_KEPT / 32);
             assert!(!cidrs.to_string().is_empty());
             assert!(cidrs.and(&[]).is_none_or(|all| all.len() == cidrs.0.len()));
         }
@@ -38,8 +39,10 @@ pub fn answers(body: &[u8]) {
     let _ = read::<Crd>(body).map(|crd| crd.is_established());
     let _ = read::<ApiResources>(body);
     let _ = read::<Object>(body);
-    let configs = read::<List<Config>>(body).map_or_else(Vec::new, |list| list.items);
-    let mut node_configs = read::<List<NodeConfig>>(body).map_or_else(Vec::new, |list| list.items);
+    let configs: Vec<Config> =
+        read::<List<Config>>(body).map_or_else(Vec::new, |list| list.items.into_iter().flatten().collect());
+    let mut node_configs: Vec<NodeConfig> =
+        read::<List<NodeConfig>>(body).map_or_else(Vec::new, |list| list.items.into_iter().flatten().collect());
     follow(&configs, &node_configs);
     let sees = NodeEntry {
         prefixes: vec!["2001:db8:1234:5671::/64".parse().expect("a prefix")],
@@ -95,8 +98,10 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
 fn refusal(body: &[u8]) {
     let parts: Vec<&[u8]> = body.split(|byte| *byte == 0xff).collect();
     let mut echoed = parts.join(TOKEN.as_bytes());
-    echoed.truncate(MOST_REFUSAL);
-    let refusal = Refusal::read(403, &echoed, None, TOKEN);
+    echoed.truncate(MAX_REFUSAL);
+    let redactor = Redactor::default();
+    redactor.set_token(TOKEN);
+    let refusal = Refusal::read(403, &echoed, None, &redactor);
     for text in [&refusal.message, &refusal.reason] {
         assert!(!text.contains(TOKEN), "the token: {text:?}");
         assert!(
