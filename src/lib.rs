@@ -8,12 +8,15 @@
 //! The library is there for k6u's own binary, tests and fuzz targets; it promises nobody else a stable
 //! interface.
 
+#![deny(unsafe_code)]
+
 pub mod agent;
 pub mod cidr;
 pub mod cli;
 pub mod kube;
 pub mod limits;
 pub mod logging;
+#[allow(unsafe_code, reason = "netlink, signals and poll are libc's")]
 pub mod node;
 pub mod prefix;
 pub mod preview;

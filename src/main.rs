@@ -1,5 +1,7 @@
 //! Which command does what.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use k6u::agent::Agent;

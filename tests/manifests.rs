@@ -5,6 +5,7 @@ use serde_yaml::Value;
 
 const DAEMON_SET: &str = include_str!("../manifests/daemonset.yaml");
 const CRDS: &str = include_str!("../manifests/crds.yaml");
+const RBAC: &str = include_str!("../manifests/rbac.yaml");
 const KUSTOMIZATION: &str = include_str!("../manifests/kustomization.yaml");
 const CONFIG: &str = include_str!("../manifests/examples/config.yaml");
 const POLICIES: [&str; 3] = [
@@ -41,6 +42,34 @@ fn it_runs_on_control_planes_and_is_evicted_last() {
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("- key: ")) {
         assert!(lines[at - 1].starts_with("# "), "{line} has no comment");
     }
+}
+
+#[test]
+fn events_are_created_in_one_namespace_only() {
+    let rights = |kind: &str| -> Vec<(Value, Value)> {
+        let documents = RBAC.split("\n---\n").map(yaml).filter(|object| object["kind"] == kind);
+        let rules = documents.flat_map(|role| {
+            let rules = role["rules"].as_sequence().unwrap().clone();
+            rules.into_iter().map(move |rule| (role["metadata"].clone(), rule))
+        });
+        let is_events = |rule: &Value| rule["resources"].as_sequence().unwrap().contains(&"events".into());
+        rules.filter(|(_, rule)| is_events(rule)).collect()
+    };
+    assert_eq!(rights("ClusterRole"), []);
+    let [(metadata, rule)] = &rights("Role")[..] else {
+        panic!("one Role has it");
+    };
+    assert_eq!(metadata["namespace"], "default");
+    assert_eq!(rule["verbs"], yaml("[create]"));
+    let binding = RBAC
+        .split("\n---\n")
+        .map(yaml)
+        .find(|object| object["kind"] == "RoleBinding")
+        .unwrap();
+    assert_eq!(binding["metadata"]["namespace"], "default");
+    assert_eq!(binding["roleRef"]["name"], metadata["name"]);
+    assert_eq!(binding["subjects"][0]["name"], "k6u");
+    assert_eq!(binding["subjects"][0]["namespace"], "kube-system");
 }
 
 #[test]

@@ -245,7 +245,7 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for EntriesVisitor<V> {
         let entry = size_of::<String>() + size_of::<V>();
         spend(9 * entry);
         while let Some(Text(key)) = map.next_key()? {
-            spend(2 * entry + TEXT + key.len());
+            spend(2 * entry);
             let value = map.next_value()?;
             if !is_over() {
                 all.insert(key, value);
@@ -256,7 +256,8 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for EntriesVisitor<V> {
 }
 
 /// A text of which only the start is kept.
-struct Text(String);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text(pub String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -269,10 +270,54 @@ impl<'de> Deserialize<'de> for Text {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-                Ok(Text(cut(text).to_string()))
+                let text = cut(text);
+                spend(TEXT + text.len());
+                Ok(Text(text.to_string()))
             }
         }
         deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// For a text of which only the start is kept.
+///
+/// # Errors
+/// If it is none.
+pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Text::deserialize(deserializer)?.0)
+}
+
+/// Reads a list as a whole.
+///
+/// # Errors
+/// Those of `T`, and if the list is larger than the budget.
+pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(ListVisitor(PhantomData))
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+        let mut all = Vec::new();
+        while !is_over() {
+            // The vector is full by half at least.
+            spend(2 * size_of::<T>());
+            match sequence.next_element()? {
+                Some(item) => all.push(item),
+                None => return Ok(all),
+            }
+        }
+        Err(serde::de::Error::custom(format_args!(
+            "the list is too large: {} items take more than {MAX_KEPT} bytes of memory",
+            all.len()
+        )))
     }
 }
 
@@ -296,43 +341,15 @@ pub trait Item: DeserializeOwned {
 /// # Errors
 /// If the list is too large as a whole.
 pub fn items<'de, D: Deserializer<'de>, T: Item>(deserializer: D) -> Result<Vec<Result<T, BadItem>>, D::Error> {
-    Ok(Option::<Items<T>>::deserialize(deserializer)?.map_or_else(Vec::new, |items| items.0))
+    let all = Option::<Items<T>>::deserialize(deserializer)?.map_or_else(Vec::new, |items| items.0);
+    Ok(all.into_iter().map(|item| item.0).collect())
 }
 
-struct Items<T>(Vec<Result<T, BadItem>>);
+struct Items<T>(Vec<ReadItem<T>>);
 
 impl<'de, T: Item> Deserialize<'de> for Items<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ItemsVisitor(PhantomData))
-    }
-}
-
-struct ItemsVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Item> Visitor<'de> for ItemsVisitor<T> {
-    type Value = Items<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Items<T>, A::Error> {
-        let mut all = Vec::new();
-        loop {
-            // The vector is full by half at least.
-            spend(2 * size_of::<Result<T, BadItem>>());
-            if is_over() {
-                while sequence.next_element::<IgnoredAny>()?.is_some() {}
-                return Err(serde::de::Error::custom(format_args!(
-                    "the list is too large: {} objects take more than {MAX_KEPT} bytes of memory",
-                    all.len()
-                )));
-            }
-            match sequence.next_element::<ReadItem<T>>()? {
-                Some(item) => all.push(item.0),
-                None => return Ok(Items(all)),
-            }
-        }
+        list(deserializer).map(Items)
     }
 }
 
@@ -445,7 +462,7 @@ impl<'de> Visitor<'de> for Seed {
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         let text = cut(value);
         spend(TEXT + text.len());
-        Ok(Value::String(text.to_string()))
+        Ok(Value::String(text.into()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
@@ -464,7 +481,7 @@ impl<'de> Visitor<'de> for Seed {
         let entry = size_of::<String>() + size_of::<Value>();
         spend(11 * entry);
         while let Some(Text(key)) = entries.next_key()? {
-            spend(entry + TEXT + key.len());
+            spend(entry);
             let value = entries.next_value_seed(self.below())?;
             if !is_over() {
                 map.insert(key, value);

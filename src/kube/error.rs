@@ -388,4 +388,27 @@ mod tests {
         assert_ne!(refused(500, "A", "").kind(), refused(500, "B", "").kind());
         assert_ne!(refused(500, "A", "").kind(), refused(503, "A", "").kind());
     }
+
+    /// A real kube-apiserver answers with a Status object where an API is served, and in plain text where it is not.
+    #[test]
+    fn recorded_404s() {
+        let recordings = include_str!("../../tests/support/recordings.json");
+        let recordings: serde_json::Value = serde_json::from_str(recordings).unwrap();
+        let mut seen = [0, 0];
+        for exchange in recordings["exchanges"].as_array().unwrap() {
+            let (title, response) = (exchange["title"].as_str().unwrap(), &exchange["response"]);
+            if response["status"] != 404 {
+                continue;
+            }
+            let body = match &response["body"] {
+                serde_json::Value::String(text) => text.clone(),
+                body => body.to_string(),
+            };
+            let error = answered(404, &body);
+            assert_eq!(error.is_absent_api(), title.contains("not served"), "{title}");
+            assert_eq!(error.is_absent_object(), title.contains("does not exist"), "{title}");
+            seen[usize::from(error.is_absent_api())] += 1;
+        }
+        assert_eq!(seen, [2, 3]);
+    }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use super::decode::BadItem;
-use super::decode::{Bounded, Item, entries, items, map_only, null_is_default};
+use super::decode::{Bounded, Item, Text, entries, items, list, map_only, null_is_default, text};
 
 /// The part of ObjectMeta that k6u reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,10 +148,10 @@ pub struct Crd {
 #[serde(default, rename_all = "camelCase")]
 pub struct CrdMetadata {
     /// Another one after each change.
-    pub resource_version: String,
+    pub resource_version: Text,
     /// For tools.
     #[serde(deserialize_with = "entries")]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, Text>,
 }
 
 /// The state of a CustomResourceDefinition.
@@ -159,21 +159,20 @@ pub struct CrdMetadata {
 #[serde(default)]
 pub struct CrdStatus {
     /// `null` right after creation.
-    #[serde(deserialize_with = "null_is_default")]
-    pub conditions: Vec<Condition>,
+    pub conditions: Bounded,
 }
 
 impl Crd {
     /// Whether the API server accepted the names and serves the API.
     pub fn is_established(&self) -> bool {
-        let mut conditions = self.status.conditions.iter();
-        conditions.any(|c| c.kind == "Established" && c.status == "True")
+        let mut conditions = self.status.conditions.value.as_array().into_iter().flatten();
+        conditions.any(|c| c["type"] == "Established" && c["status"] == "True")
     }
 }
 
 /// A condition (Kubernetes API conventions, "Typical status properties").
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// What it is about; `type` in JSON.
     #[serde(rename = "type")]
@@ -195,6 +194,7 @@ pub struct Condition {
 #[derive(Debug, Deserialize)]
 pub struct ApiResources {
     /// All of them, subresources too.
+    #[serde(deserialize_with = "list")]
     pub resources: Vec<ApiResource>,
 }
 
@@ -202,12 +202,14 @@ pub struct ApiResources {
 #[derive(Debug, Deserialize)]
 pub struct ApiResource {
     /// The plural name.
+    #[serde(deserialize_with = "text")]
     pub name: String,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kube::decode::decode;
 
     #[test]
     fn a_crd_right_after_creation_is_not_established() {
@@ -229,5 +231,43 @@ mod tests {
         );
         let object: Object = serde_json::from_str(&text).unwrap();
         assert_eq!(object.metadata.name, "a");
+    }
+
+    /// Whatever an answer holds, what is kept of it is bounded.
+    #[test]
+    fn answers_of_any_size() {
+        fn kept<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, String> {
+            decode(&mut body.as_bytes()).map_err(|e| e.to_string())
+        }
+        let many = |item: &str| vec![item; 500_000].join(",");
+        let resources = format!(r#"{{"resources":[{}]}}"#, many(r#"{"name":"x"}"#));
+        assert!(
+            kept::<ApiResources>(&resources)
+                .unwrap_err()
+                .starts_with("the list is too large")
+        );
+        let named = format!(r#"{{"name":"{}"}}"#, "x".repeat(1 << 19));
+        let resources = format!(r#"{{"resources":[{}]}}"#, vec![named; 20].join(","));
+        assert!(
+            kept::<ApiResources>(&resources)
+                .unwrap()
+                .resources
+                .iter()
+                .all(|r| r.name.len() == 1024)
+        );
+        let conditions = many(r#"{"type":"x"}"#);
+        let crd = format!(r#"{{"status":{{"conditions":[{conditions}]}}}}"#);
+        assert!(kept::<Crd>(&crd).unwrap().status.conditions.is_cut);
+        let value = "x".repeat(1 << 19);
+        let annotations: Vec<String> = (0..20).map(|n| format!(r#""a{n}":"{value}""#)).collect();
+        let crd = format!(r#"{{"metadata":{{"annotations":{{{}}}}}}}"#, annotations.join(","));
+        assert!(
+            kept::<Crd>(&crd)
+                .unwrap()
+                .metadata
+                .annotations
+                .values()
+                .all(|text| text.0.len() == 1024)
+        );
     }
 }

@@ -5,7 +5,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -231,10 +230,13 @@ impl Transport for Tcp {
 
     fn is_open(&mut self) -> bool {
         // Nothing is to be read between two requests: neither bytes nor the end of the stream.
-        let (mut byte, flags) = (0u8, libc::MSG_PEEK | libc::MSG_DONTWAIT);
-        // SAFETY: the pointer and the length describe `byte`, which outlives the call.
-        let read = unsafe { libc::recv(self.stream.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
-        read < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+        let look = || -> io::Result<usize> {
+            self.stream.set_nonblocking(true)?;
+            let seen = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            seen
+        };
+        look().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -159,7 +159,7 @@ fn apply(client: &mut Client, was_established: bool) -> Result<Option<String>, E
 
 /// The release of k6u that applied a CRD, if it is newer than this one.
 fn newer_release(crd: &Crd) -> Option<&str> {
-    let release = crd.metadata.annotations.get(RELEASE)?;
+    let release = &crd.metadata.annotations.get(RELEASE)?.0;
     (version(release)? > version(env!("CARGO_PKG_VERSION"))?).then_some(release)
 }
 
@@ -217,7 +217,7 @@ mod tests {
         for (_, document) in documents() {
             let crd: Crd = serde_yaml::from_str(document).unwrap();
             let release = &crd.metadata.annotations[RELEASE];
-            assert_eq!(release, env!("CARGO_PKG_VERSION"));
+            assert_eq!(release.0, env!("CARGO_PKG_VERSION"));
             assert_eq!(newer_release(&crd), None);
         }
     }

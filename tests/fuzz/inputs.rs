@@ -5,11 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use k6u::cidr::{Cidr, Item};
-use k6u::kube::decode::{MOST_VALUES, decode};
+use k6u::kube::Redactor;
+use k6u::kube::decode::{MAX_KEPT, decode};
 use k6u::kube::objects::{ApiResources, Crd, List, Object};
-use k6u::kube::refusal::{MOST_REFUSAL, Refusal, retry_after};
+use k6u::kube::refusal::{MAX_REFUSAL, Refusal, retry_after};
+use k6u::node::announcements::Announcements;
 use k6u::node::netlink::parse;
-use k6u::node::select::{MOST_PREFIXES, Observation, Watch, select};
+use k6u::node::select::{Look, MAX_PREFIXES, Observation, Watch};
 use k6u::prefix::Prefix;
 use k6u::preview::{self, Interfaces};
 use k6u::reconcile::condition;
@@ -30,7 +32,7 @@ pub fn answers(body: &[u8]) {
     for kind in &KINDS {
         if let Some(Ok(held)) = read::<Stored>(body).map(|stored| Held::read(kind, stored)) {
             let list = &held.list;
-            assert!(list.len() <= MOST_VALUES);
+            assert!(list.len() <= MAX_KEPT / 32);
             assert!(!list.to_string().is_empty());
             assert!(list.items().is_sorted());
         }
@@ -38,8 +40,10 @@ pub fn answers(body: &[u8]) {
     let _ = read::<Crd>(body).map(|crd| crd.is_established());
     let _ = read::<ApiResources>(body);
     let _ = read::<Object>(body);
-    let configs = read::<List<Config>>(body).map_or_else(Vec::new, |list| list.items);
-    let mut node_configs = read::<List<NodeConfig>>(body).map_or_else(Vec::new, |list| list.items);
+    let configs: Vec<Config> =
+        read::<List<Config>>(body).map_or_else(Vec::new, |list| list.items.into_iter().flatten().collect());
+    let mut node_configs: Vec<NodeConfig> =
+        read::<List<NodeConfig>>(body).map_or_else(Vec::new, |list| list.items.into_iter().flatten().collect());
     follow(&configs, &node_configs);
     let sees = NodeEntry {
         prefixes: vec!["2001:db8:1234:5671::/64".parse().expect("a prefix")],
@@ -101,8 +105,10 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
 fn refusal(body: &[u8]) {
     let parts: Vec<&[u8]> = body.split(|byte| *byte == 0xff).collect();
     let mut echoed = parts.join(TOKEN.as_bytes());
-    echoed.truncate(MOST_REFUSAL);
-    let refusal = Refusal::read(403, &echoed, None, TOKEN);
+    echoed.truncate(MAX_REFUSAL);
+    let redactor = Redactor::default();
+    redactor.set_token(TOKEN);
+    let refusal = Refusal::read(403, &echoed, None, &redactor);
     for text in [&refusal.message, &refusal.reason] {
         assert!(!text.contains(TOKEN), "the token: {text:?}");
         assert!(
@@ -114,15 +120,28 @@ fn refusal(body: &[u8]) {
 
 /// Datagrams from the kernel, and what follows from the addresses in them.
 pub fn netlink(datagram: &[u8]) {
-    let mut lives = Vec::new();
-    if parse(datagram, 7, &mut lives).is_err() {
+    let mut addresses = Vec::new();
+    if parse(datagram, 7, &mut addresses).is_err() {
         return;
     }
-    for stale_after in [0, 1800] {
-        let seen = select(&lives, stale_after);
-        assert!(seen.prefixes.len() <= MOST_PREFIXES && seen.deprecated.len() <= MOST_PREFIXES);
+    let allowed = ["2001:db8::/32".parse().expect("a prefix")];
+    for (stale_after, allowed) in [(0, None), (1800, None), (1800, Some(&allowed[..]))] {
+        let watch = Watch {
+            interface: "eth0".into(),
+            stale_after,
+            keep_deprecated: 60,
+        };
+        let mut past = Announcements::default();
+        let look = Look {
+            addresses: &past.date(1, &addresses, 0),
+            watch: &watch,
+            allowed,
+            now: 0,
+        };
+        let seen = look.select(&look.judge(&past.subnets), Vec::new());
+        assert!(seen.prefixes.len() <= MAX_PREFIXES);
         assert!(seen.prefixes.is_sorted());
-        let is_global = |prefix: &Prefix| prefix.to_string().starts_with(['2', '3']);
+        let is_global = |prefix: &k6u::prefix::Prefix| prefix.to_string().starts_with(['2', '3']);
         assert!(seen.prefixes.iter().all(is_global), "{:?}", seen.prefixes);
         assert!(seen.message("eth0").len() < 4096);
         assert!(seen.is_like(&seen));
@@ -133,7 +152,7 @@ pub fn netlink(datagram: &[u8]) {
 pub fn yaml(text: &str) {
     struct NoMachine;
     impl Interfaces for NoMachine {
-        fn observe(&mut self, _: &Watch) -> io::Result<Observation> {
+        fn observe(&mut self, _: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
             Ok(Observation::default())
         }
         fn with_prefix(&mut self) -> io::Result<Vec<String>> {

@@ -16,6 +16,8 @@ pub const ALL: &[Scenario] = scenarios![
     help_version_and_crds,
     preview_prints_groups,
     preview_says_what_is_wrong,
+    a_standard_error_that_takes_nothing,
+    the_first_line_says_the_interval_that_counts,
     once_says_by_its_status_whether_all_is_well,
     sigterm_and_sigint_end_it_while_idle,
     sigterm_ends_it_while_a_request_hangs,
@@ -163,6 +165,40 @@ fn preview_says_what_is_wrong() {
     let (status, _, stderr) = preview(&["/nowhere.yaml"]);
     assert_eq!(status, Some(1));
     assert!(stderr.contains("cannot read /nowhere.yaml"), "{stderr}");
+}
+
+/// As with `2>/dev/full`, or into a pipe that nobody reads.
+fn a_standard_error_that_takes_nothing() {
+    let site = Site::new();
+    let config = site.account.folder.join("config.yaml");
+    fs::write(&config, CONFIG).unwrap();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.env_clear().args(arguments).stderr(full());
+        let Output { status, stdout, .. } = command.output().expect("k6u starts");
+        (status.code(), String::from_utf8(stdout).unwrap())
+    };
+    let (status, stdout) = run(&["preview", "--address", "2001:db8:0:56::1", config.to_str().unwrap()]);
+    assert_eq!(status, Some(0));
+    assert!(stdout.contains("  - 2001:db8:0:50::/64\n"), "{stdout}");
+    assert_eq!(run(&["frobnicate"]).0, Some(2));
+    assert_eq!(run(&["preview", "/nowhere.yaml"]).0, Some(1));
+    assert_eq!(run(&["once"]).0, Some(2), "settings are missing");
+}
+
+fn the_first_line_says_the_interval_that_counts() {
+    for (interval, expected) in [
+        ("60", "every 60 s"),
+        ("61", "every 60 s"),
+        ("86400", "every 60 s"),
+        ("7", "every 7 s"),
+    ] {
+        let site = Site::new();
+        let node = Running(site.start().with("UPDATE_INTERVAL", interval).spawn());
+        node.wait_log(" on node node1.example.com, every ", SOON);
+        assert!(node.log()[0].contains(expected), "{:?}", node.log()[0]);
+    }
 }
 
 fn once_says_by_its_status_whether_all_is_well() {

@@ -9,6 +9,7 @@ use k6u_testkit::apiserver::certificates::{Authority, Certificate};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::server::TOKEN;
+use k6u_testkit::apiserver::store::Key;
 use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
@@ -27,6 +28,12 @@ pub const ALL: &[Scenario] = scenarios![
     the_server_loses_all_objects,
     answers_that_are_not_what_they_should_be,
     the_servers_reflection_of_the_token,
+    values_that_would_forge_a_log_line,
+    an_object_that_cannot_be_read,
+    a_list_that_is_null,
+    a_webhook_that_is_slower_than_the_request,
+    name_servers_that_do_not_answer,
+    a_long_token,
     account_files_that_are_no_good,
     no_file_descriptors,
     what_the_process_holds
@@ -348,6 +355,135 @@ fn the_servers_reflection_of_the_token() {
     site.wait_reason(CONFIG_NAME, "Updated");
 }
 
+/// A list element with the token, or with what ends a line, whoever wrote it.
+fn values_that_would_forge_a_log_line() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let label = json!({"metadata": {"labels": {"x": TOKEN}}});
+    let forged = "2001:db8::1\n2026-11-26T00:00:00Z ERROR forged\u{2028}by \u{1b}[2K";
+    site.create_group(GROUP, &[TOKEN, forged, &TOKEN[..TOKEN.len() - 5]]);
+    site.patch(&format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"), label);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    node.wait_log(
+        "[token], 2001:db8::1 2026-11-26T00:00:00Z ERROR forged by [2K, [token]",
+        SOON,
+    );
+    let log = node.log();
+    assert!(
+        log.iter().all(|line| !line.starts_with("2026-11-26T00:00:00Z ERROR")),
+        "{log:#?}"
+    );
+    assert!(log.iter().all(|line| !line.contains(char::is_control)), "{log:#?}");
+}
+
+/// One item of a list that is not what the API says is that item's trouble.
+fn an_object_that_cannot_be_read() {
+    for metadata in [
+        json!(null),
+        json!({"name": "b-bad", "labels": {"a": 1}}),
+        json!({"name": "b-bad", "uid": {}}),
+    ] {
+        let (site, node) = Site::settled(1);
+        for list in ["ip6updateconfigs", "ip6updatenodeconfigs"] {
+            let key = Key::new("apps.fuwafuwatime.moe", list, "b-bad");
+            // `put` would give it a resourceVersion.
+            site.server
+                .store()
+                .objects
+                .insert(key, json!({"metadata": metadata, "spec": {}}));
+        }
+        site.wait_rounds(3);
+        site.interface.add(NEW);
+        site.interface.remove("2001:db8:1234:5671::10");
+        site.wait_lan("2001:db8:9876:543");
+        site.wait_reason(CONFIG_NAME, "Updated");
+        assert_eq!(node.count("unexpected response"), 0, "{:#?}", node.complaints());
+    }
+}
+
+/// As empty lists of Go are encoded.
+fn a_list_that_is_null() {
+    let (site, node) = Site::settled(1);
+    let nothing = json_answer(&json!({"kind": "IP6UpdateConfigList", "items": null}));
+    site.server.inject(Plan::on(&format!("GET {CONFIGS}"), 5, nothing));
+    site.wait_rounds(7);
+    site.interface.add(NEW);
+    site.interface.remove("2001:db8:1234:5671::10");
+    site.wait_lan("2001:db8:9876:543");
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
+/// The API server gives up first: so what k6u takes for failed is not carried out behind its back.
+fn a_webhook_that_is_slower_than_the_request() {
+    let (site, node) = Site::settled(1);
+    let write = "PATCH /apis/cilium.io/v2/ciliumcidrgroups/";
+    site.server
+        .inject(Plan::on(write, 1, Fault::Webhook(Duration::from_secs(12))));
+    let begin = Instant::now();
+    site.interface.add(NEW);
+    site.interface.remove("2001:db8:1234:5671::10");
+    node.wait_log(
+        ": 504 Timeout Timeout: request did not complete within requested timeout",
+        SOON,
+    );
+    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    // One that is quick enough, or not there, makes no difference.
+    let answered = site
+        .server
+        .store()
+        .log
+        .iter()
+        .any(|logged| logged.line.starts_with(write) && logged.status == 200);
+    assert!(answered);
+    // Also rights, which are checked before, and what is refused: the parameter breaks nothing.
+    assert!(site.server.store().log.iter().all(|logged| logged.status != 400));
+}
+
+/// The ten seconds of a request include the lookup of the name, for which the C library takes half a minute.
+fn name_servers_that_do_not_answer() {
+    // On port 53 of every loopback address; what comes is not even read.
+    let _silent = std::net::UdpSocket::bind("0.0.0.0:53").expect("port 53");
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let resolv_conf = site.account.folder.join("resolv.conf");
+    fs::write(
+        &resolv_conf,
+        "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\n",
+    )
+    .unwrap();
+    let k6u = site
+        .start()
+        .with("UPDATE_INTERVAL", "1")
+        .with("KUBERNETES_SERVICE_HOST", "api.example.com");
+    let script = format!(
+        "mount --bind {} /etc/resolv.conf && exec {}",
+        resolv_conf.display(),
+        k6u.binary.display()
+    );
+    let shell = k6u_testkit::machine::node::Start {
+        binary: "/usr/bin/unshare".into(),
+        ..k6u
+    };
+    let begin = Instant::now();
+    let node = Running(shell.arguments(&["--mount", "/bin/sh", "-c", &script]).spawn());
+    node.wait_log("no response from the API server: timed out after 10 s", SOON);
+    assert!(begin.elapsed() < Duration::from_secs(13), "{:?}", begin.elapsed());
+}
+
+/// As long as a request takes one.
+fn a_long_token() {
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    let token = "x".repeat(12 * 1024);
+    let rules = k6u_testkit::apiserver::rbac::cluster_role(crate::site::RBAC);
+    let identity = k6u_testkit::apiserver::rbac::Identity::ServiceAccount(rules);
+    site.server.set_token(&token, Some(identity));
+    site.account.write("token", &token);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
 fn account_files_that_are_no_good() {
     let ca = |site: &Site| fs::read(site.account.folder.join("ca.crt")).expect("the CA");
     type Break = fn(&Site);
@@ -360,7 +496,7 @@ fn account_files_that_are_no_good() {
             s.account.write("token", &TOKEN[..TOKEN.len() / 2])
         }),
         ("token is empty", |s| s.account.write("token", " \n")),
-        ("token is longer than 65536 bytes", |s| {
+        ("token is longer than 12288 bytes", |s| {
             s.account.write("token", "x".repeat(100_000))
         }),
         ("token holds no token", |s| s.account.write("token", "a\nb")),

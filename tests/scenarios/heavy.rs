@@ -12,6 +12,7 @@ use crate::{Scenario, boards};
 
 pub const ALL: &[Scenario] = scenarios![
     answers_that_are_too_large,
+    answers_that_fill_the_memory,
     large_objects_that_are_fine,
     an_interface_with_two_thousand_addresses,
     twelve_hundred_entries,
@@ -52,6 +53,68 @@ fn answers_that_are_too_large() {
         site.server.heal();
         node.wait_log("recovered after", SOON);
         assert_eq!(site.group_history(GROUP).len(), 1);
+    }
+}
+
+/// 32 MiB of whatever: what is kept of it is small, or it is an error.
+fn answers_that_fill_the_memory() {
+    // k6u without optimisation, or on an emulated processor, takes longer than a request has.
+    let size = if cfg!(debug_assertions) || boards::is_emulated() {
+        4 << 20
+    } else {
+        31 << 20
+    };
+    let repeated = |item: &str| {
+        format!(
+            r#"{{"items":[{item}{}]}}"#,
+            format!(",{item}").repeat(size / (item.len() + 1))
+        )
+    };
+    let name = |n: usize| format!(r#"{{"metadata":{{"name":"{n}"}},"spec":{{"targets":[{{"kind":"X"}}]}}}}"#);
+    let named: Vec<String> = (0..size / 100).map(name).collect();
+    let texts = |count: usize| vec![format!("\"{}\"", "x".repeat(size / count)); count].join(",");
+    for (what, body) in [
+        ("objects without anything", repeated(r#"{"metadata":{}}"#)),
+        ("no objects", repeated("0")),
+        ("objects", format!(r#"{{"items":[{}]}}"#, named.join(","))),
+        (
+            "maps",
+            repeated(r#"{"spec":{"a":{"b":{"c":{}}}},"status":{"nodes":{"a":{}}}}"#),
+        ),
+        (
+            "one spec",
+            format!(
+                r#"{{"items":[{{"metadata":{{"name":"a"}},"spec":{{"targets":[{}1]}}}}]}}"#,
+                "1,".repeat(size / 2)
+            ),
+        ),
+        (
+            "one text",
+            format!(r#"{{"items":[{{"metadata":{{"name":{}}}}}]}}"#, texts(1)),
+        ),
+        ("one key", format!(r#"{{"items":[{{"spec":{{{}:1}}}}]}}"#, texts(1))),
+        (
+            "texts",
+            format!(
+                r#"{{"items":[{{"metadata":{{"name":"a"}},"spec":[{}]}}]}}"#,
+                texts(1000)
+            ),
+        ),
+        (
+            "nesting",
+            format!(r#"{{"x":{}{},"items":[]}}"#, "[".repeat(size / 2), "]".repeat(size / 2)),
+        ),
+    ] {
+        for list in [CONFIGS, NODE_CONFIGS] {
+            let (site, node) = Site::settled(1);
+            let before = peak(&node);
+            let answer = Fault::Answer(Response::new(200, "application/json", body.clone()));
+            site.server.inject(Plan::on(&format!("GET {list}"), 1, answer));
+            site.wait_rounds(3);
+            let (grown, most) = (peak(&node) - before, 8 * 1024);
+            println!("{what} in {list}: {} KiB, {grown} KiB more", peak(&node));
+            assert!(grown < most, "{what} in {list}: {grown} KiB more than {before} KiB");
+        }
     }
 }
 

@@ -11,13 +11,16 @@ use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests};
+use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests};
 
 pub const ALL: &[Scenario] = scenarios![
     a_webhook_that_is_down_concerns_its_group_only,
     a_refused_status_of_a_node_config,
     a_refused_status_of_a_config,
     crds_that_cannot_be_updated,
+    crds_refused_for_a_moment,
+    crds_that_somebody_replaces,
+    crds_of_a_newer_release,
     crds_are_tried_again_after_an_hour,
     somebody_deletes_the_crds,
     somebody_deletes_one_crd,
@@ -183,7 +186,7 @@ fn crds_that_cannot_be_updated() {
     for refused in [
         refusal(400, "BadRequest", "strict decoding error: unknown field", "x"),
         refusal(422, "Invalid", "x is invalid: a rule is too expensive", "x"),
-        refusal(500, "InternalError", WEBHOOK, "x"),
+        refusal(403, "Forbidden", "admission webhook \"guard\" denied the request", "x"),
     ] {
         let site = Site::with_address(OLD);
         site.server.inject(Plan::on(apply, usize::MAX, refused));
@@ -212,6 +215,116 @@ fn crds_that_cannot_be_updated() {
     node.wait_log("API server: recovered", SOON);
 }
 
+/// ONE refusal that passes by itself must not keep 0.3's CRDs for an hour: their schema drops what is published.
+fn crds_refused_for_a_moment() {
+    let apply = "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
+    for fault in [
+        refusal(429, "TooManyRequests", "too many requests", "x"),
+        refusal(500, "InternalError", WEBHOOK, "x"),
+        refusal(503, "ServiceUnavailable", "shutting down", "x"),
+        refusal(504, "Timeout", "context deadline exceeded", "x"),
+        Fault::CutAt(0),
+    ] {
+        let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+        site.server
+            .apply_crds(include_str!("../data/crds-0.3.yaml"), "update_crds");
+        site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
+        site.server.create(CONFIG);
+        site.interface.add(OLD);
+        site.server.inject(Plan::on(apply, 1, fault.clone()));
+        let node = site.run(1);
+        node.wait_log("the CRDs of this release are deployed", Duration::from_secs(60));
+        site.wait_lan("2001:db8:1234:567");
+        site.wait_reason(CONFIG_NAME, "Updated");
+        let published = requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
+        assert!(published <= 10, "{published} publications: {fault:?}");
+    }
+}
+
+fn crds_of(site: &Site) -> (Client, Crds) {
+    let mut client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
+    client.read_account().unwrap();
+    (client, Crds::default())
+}
+
+fn crd(site: &Site) -> Value {
+    let name = "ip6updateconfigs.apps.fuwafuwatime.moe";
+    site.object("apiextensions.k8s.io", "customresourcedefinitions", name)
+        .expect("the CRD")
+}
+
+/// What is not stored as it was sent makes them suspect; then they are applied again, once a minute.
+fn crds_that_somebody_replaces() {
+    let site = Site::new();
+    let (mut client, mut crds) = crds_of(&site);
+    let mut deploy = |crds: &mut Crds, seconds| crds.deploy(&mut client, Duration::from_secs(seconds), 1.0).unwrap();
+    assert_eq!(deploy(&mut crds, 100), Deployment::Established);
+    let ours = crd(&site)["spec"].clone();
+    let older = include_str!("../data/crds-0.3.yaml");
+    site.server.apply_crds(older, "update_crds");
+    assert_ne!(crd(&site)["spec"], ours);
+    assert_eq!(deploy(&mut crds, 1000), Deployment::Unchanged, "nothing seems wrong");
+    crds.suspect();
+    assert_eq!(deploy(&mut crds, 1000), Deployment::Established);
+    assert_eq!(crd(&site)["spec"]["versions"], ours["versions"]);
+    site.server.apply_crds(older, "update_crds");
+    crds.suspect();
+    assert_eq!(deploy(&mut crds, 1059), Deployment::Unchanged, "once a minute");
+    assert_eq!(deploy(&mut crds, 1060), Deployment::Established);
+    assert_eq!(crd(&site)["spec"]["versions"], ours["versions"]);
+    assert_eq!(deploy(&mut crds, 2000), Deployment::Unchanged, "that was it");
+}
+
+/// A pod of an older release that starts again, in the middle of an upgrade or after it.
+fn crds_of_a_newer_release() {
+    let site = Site::with_address(OLD);
+    let release = format!("apps.fuwafuwatime.moe/release: {:?}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(CRDS.matches(&release).count(), 2);
+    let newer = CRDS
+        .replace(&release, "apps.fuwafuwatime.moe/release: \"1000.0.0\"")
+        .replace(
+            "description: The reason in one word.",
+            "description: Of a newer release.",
+        );
+    site.server.apply_crds(&newer, "k6u");
+    let before = crd(&site);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.wait_rounds(3);
+    assert_eq!(crd(&site), before);
+    assert_eq!(
+        node.count("is of k6u 1000.0.0, newer than this one"),
+        2,
+        "once for each"
+    );
+    assert_eq!(node.complaints(), [""; 0]);
+    let apply = "PATCH /apis/apiextensions.k8s.io/";
+    assert_eq!(requests(&site.server.store(), apply), [""; 0]);
+    drop(node);
+    // An older one, or one without such an annotation, is replaced.
+    for older in [&release.replace(env!("CARGO_PKG_VERSION"), "0.3.9"), "x: y"] {
+        site.server.apply_crds(
+            &newer.replace("apps.fuwafuwatime.moe/release: \"1000.0.0\"", older),
+            "k6u",
+        );
+        let (mut client, mut crds) = crds_of(&site);
+        assert_eq!(
+            crds.deploy(&mut client, Duration::ZERO, 1.0),
+            Ok(Deployment::Established)
+        );
+        let text = crd(&site).to_string();
+        assert!(
+            text.contains("The reason in one word.") && !text.contains("Of a newer release."),
+            "{older}"
+        );
+        assert_eq!(
+            crd(&site)["metadata"]["annotations"]["apps.fuwafuwatime.moe/release"],
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+}
+
 /// The scenario's hour is a number: k6u's own reckoning takes the time as an argument.
 fn crds_are_tried_again_after_an_hour() {
     let site = Site::new();
@@ -221,7 +334,7 @@ fn crds_are_tried_again_after_an_hour() {
     let mut client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
     client.read_account().unwrap();
     let mut crds = Crds::default();
-    let mut deploy = |seconds| crds.deploy(&mut client, Duration::from_secs(seconds)).unwrap();
+    let mut deploy = |seconds| crds.deploy(&mut client, Duration::from_secs(seconds), 1.0).unwrap();
     let first = deploy(100);
     assert!(
         matches!(&first, Deployment::Served(why) if why.contains("x is invalid")),

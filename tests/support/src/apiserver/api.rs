@@ -68,6 +68,12 @@ fn failure(status: u16, reason: &str, message: &str, details: Option<Value>) -> 
     Response::new(status, "application/json", body.to_string())
 }
 
+/// What is answered when the time that a request asked for is over (apimachinery/pkg/api/errors `NewTimeoutError`).
+pub fn timed_out() -> Response {
+    let message = "Timeout: request did not complete within requested timeout - context deadline exceeded";
+    failure(504, "Timeout", message, Some(json!({})))
+}
+
 fn details(route: &Route, kind: &str) -> Value {
     let mut details = json!({"name": route.name, "kind": kind});
     if !route.group.is_empty() {
@@ -91,6 +97,10 @@ impl Call<'_> {
 
     fn answer(&mut self, identity: &Identity) -> Answer {
         self.settle_crds();
+        if self.request.query.contains_key("timeout") && self.request.timeout().is_none() {
+            let message = "invalid timeout specified in the request URL";
+            return Err(failure(400, "BadRequest", message, None));
+        }
         let Some(route) = Route::of(&self.request.path) else {
             return Err(not_served());
         };
@@ -536,6 +546,8 @@ impl Call<'_> {
         };
         let mut new = old.clone();
         merge(&mut new, &applied);
+        // What its manager does not apply any more is gone; nobody else annotates CRDs here.
+        new["metadata"]["annotations"] = applied["metadata"]["annotations"].clone();
         if new == old {
             return Ok(self.sent(200, route, old));
         }

@@ -21,6 +21,9 @@ pub enum Fault {
     CutBodyAt(usize),
     /// The real answer's head with this body, over and over, without end.
     Endless(Vec<u8>),
+    /// A webhook that does not answer for so long and is ignored then. The request is carried out, or given up when
+    /// the time that it asks for is over.
+    Webhook(Duration),
     /// The real answer after this time.
     Late(Duration),
     /// The real answer, as it is when the request comes, but sent only once this is set.

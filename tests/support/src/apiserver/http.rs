@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 /// A request.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,16 @@ impl Request {
     /// A header's value, or nothing.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// When the API server is to give up, by its parameter `timeout`: whole seconds or milliseconds are all of Go's
+    /// durations that k6u writes.
+    pub fn timeout(&self) -> Option<Duration> {
+        let text = self.query.get("timeout")?;
+        match text.strip_suffix("ms") {
+            Some(millis) => millis.parse().ok().map(Duration::from_millis),
+            None => text.strip_suffix('s')?.parse().ok().map(Duration::from_secs),
+        }
     }
 
     /// Reads the next request of a connection; `None` at its end.

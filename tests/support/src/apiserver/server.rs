@@ -373,7 +373,14 @@ fn serve(shared: &Shared, stream: TcpStream, connection: u64) -> io::Result<()> 
         let (response, attempts) = match &fault {
             Some(Fault::Answer(response)) => (response.clone(), Vec::new()),
             Some(Fault::Hang) => (Response::default(), Vec::new()),
+            Some(Fault::Webhook(time)) if request.timeout().is_some_and(|timeout| timeout < *time) => {
+                thread::sleep(request.timeout().unwrap_or_default());
+                (api::timed_out(), Vec::new())
+            }
             _ => {
+                if let Some(Fault::Webhook(time)) = &fault {
+                    thread::sleep(*time);
+                }
                 let token = request
                     .header("authorization")
                     .strip_prefix("Bearer ")
@@ -403,7 +410,7 @@ fn send(stream: &mut impl Write, response: &Response, date: &str, fault: Option<
     let closed = || Err(io::ErrorKind::ConnectionAborted.into());
     let (bytes, body_at) = response.bytes(date);
     match fault {
-        None | Some(Fault::Answer(_)) => {
+        None | Some(Fault::Answer(_) | Fault::Webhook(_)) => {
             stream.write_all(&bytes)?;
             stream.flush()
         }
