@@ -128,7 +128,7 @@ pub fn netlink(datagram: &[u8]) {
             allowed,
             now: 0,
         };
-        let seen = look.select(&look.judge(&past.links), Vec::new());
+        let seen = look.select(&look.judge(&past.subnets), Vec::new());
         assert!(seen.prefixes.len() <= MAX_PREFIXES);
         assert!(seen.prefixes.is_sorted());
         let is_global = |prefix: &k6u::prefix::Prefix| prefix.to_string().starts_with(['2', '3']);
