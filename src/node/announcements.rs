@@ -6,7 +6,7 @@
 //! When a prefix is new, NetworkManager removes its other addresses and writes them again, to put all in its order. They
 //! end when they would have ended before. An announcement lets an address live longer, or leaves it where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -128,11 +128,11 @@ impl Announcements {
     /// Takes over what was found out about the /64s, of which `addresses` are there.
     pub fn remember(&mut self, subnets: Subnets, addresses: &[Dated]) {
         self.subnets = subnets;
-        let is_present = |prefix: &Prefix| addresses.iter().any(|dated| dated.address.subnet() == *prefix);
+        let present: BTreeSet<Prefix> = addresses.iter().map(|dated| dated.address.subnet()).collect();
         let mut gone: Vec<(Option<Time>, Prefix)> = self
             .subnets
             .iter()
-            .filter(|(prefix, _)| !is_present(prefix))
+            .filter(|(prefix, _)| !present.contains(prefix))
             .map(|(prefix, subnet)| (subnet.announced, *prefix))
             .collect();
         gone.sort_unstable();

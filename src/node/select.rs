@@ -204,8 +204,8 @@ impl Look<'_> {
     /// What is known of each /64 now, given what was known before.
     pub fn judge(&self, before: &Subnets) -> Subnets {
         let mut subnets = before.clone();
-        let announced: Vec<&Dated> = self.announced().collect();
-        for dated in &announced {
+        let is_announced = self.is_announced();
+        for dated in self.candidates().filter(|dated| is_announced(&dated.address)) {
             let subnet = subnets.entry(dated.address.subnet()).or_default();
             subnet.announced = subnet.announced.max(Some(dated.written));
         }
@@ -215,7 +215,7 @@ impl Look<'_> {
             let (address, prefix) = (&dated.address, dated.address.subnet());
             let is_lease = !address.is_permanent() && !address.is_temporary();
             let was_announced = subnets.get(&prefix).is_some_and(|subnet| subnet.announced.is_some());
-            if announced.contains(&dated) || is_lease && !was_announced {
+            if is_announced(address) || is_lease && !was_announced {
                 *is_preferred.entry(prefix).or_insert(false) |= !address.is_deprecated();
             }
         }
@@ -250,7 +250,8 @@ impl Look<'_> {
             ends.extend(dated.lingers_until);
         }
         rejected.sort_unstable();
-        let depends_on_routers = prefixes.is_empty() || self.announced().next().is_some();
+        let is_announced = self.is_announced();
+        let depends_on_routers = prefixes.is_empty() || self.candidates().any(|dated| is_announced(&dated.address));
         let is_worth_saying = |remark: &Remark| depends_on_routers || !remark.is_about_routers();
         let end = ends.first().and_then(|end| u64::try_from(*end).ok());
         Observation {
@@ -310,13 +311,11 @@ impl Look<'_> {
         self.candidates().filter_map(announced).max()
     }
 
-    /// The addresses that a router announced: the kernel made them, or a program that listens to routers in its
-    /// place. Where the kernel makes addresses, it alone does.
-    fn announced(&self) -> impl Iterator<Item = &Dated> {
+    /// Says whether a router announced an address: the kernel made it, or a program that listens to routers in its place.
+    /// Where the kernel makes addresses, it alone does.
+    fn is_announced(&self) -> impl Fn(&Address) -> bool + use<> {
         let does_kernel_listen = self.addresses.iter().any(|dated| dated.address.is_kernels());
-        self.candidates()
-            .filter(|dated| dated.address.is_like_announced())
-            .filter(move |dated| !does_kernel_listen || dated.address.is_kernels())
+        move |address| address.is_like_announced() && (!does_kernel_listen || address.is_kernels())
     }
 
     /// The addresses of which the prefix may count. What no config allows is no evidence either.
