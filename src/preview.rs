@@ -216,7 +216,7 @@ fn given(addresses: &[Ipv6Addr], allowed: Option<&[Prefix]>) -> Observation {
         allowed,
         now: 0,
     };
-    look.select(&look.judge(&past.links), Vec::new())
+    look.select(&look.judge(&past.subnets), Vec::new())
 }
 
 /// How an interface is looked at that no IP6UpdateNodeConfig names.
@@ -297,9 +297,11 @@ fn explain(place: &str, seen: &Observation, notes: &mut String) {
     for (address, why) in &seen.rejected {
         line(notes, &format!("{place}: {address} left out: {why}"));
     }
-    let message = seen.message(place);
-    if !message.is_empty() {
-        line(notes, &message);
+    for remark in &seen.remarks {
+        line(notes, &remark.text(place));
+    }
+    if seen.excess > 0 {
+        line(notes, &seen.message(place));
     }
 }
 

@@ -48,7 +48,7 @@ impl Address {
     }
 
     /// The /64 that it is in.
-    pub fn link(&self) -> Prefix {
+    pub fn subnet(&self) -> Prefix {
         Prefix::of(self.ip, LINK_LENGTH)
     }
 

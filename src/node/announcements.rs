@@ -6,7 +6,7 @@
 //! When a prefix is new, NetworkManager removes its other addresses and writes them again, to put all in its order. They
 //! end when they would have ended before. An announcement lets an address live longer, or leaves it where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -36,15 +36,15 @@ pub struct Announcements {
     /// The interface's index and its addresses at the last look; `None` before the first one.
     last: Option<(u32, BTreeMap<Key, Known>)>,
     /// What routers announced on it, by /64.
-    pub links: Links,
+    pub subnets: Subnets,
 }
 
 /// What is known of each /64.
-pub type Links = BTreeMap<Prefix, Link>;
+pub type Subnets = BTreeMap<Prefix, Subnet>;
 
 /// What is known of one /64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Link {
+pub struct Subnet {
     /// When it was last announced, if it ever was.
     pub announced: Option<Time>,
     /// Set from when it is first seen deprecated until it is announced as preferred.
@@ -126,18 +126,18 @@ impl Announcements {
     }
 
     /// Takes over what was found out about the /64s, of which `addresses` are there.
-    pub fn remember(&mut self, links: Links, addresses: &[Dated]) {
-        self.links = links;
-        let is_present = |prefix: &Prefix| addresses.iter().any(|dated| dated.address.link() == *prefix);
+    pub fn remember(&mut self, subnets: Subnets, addresses: &[Dated]) {
+        self.subnets = subnets;
+        let present: BTreeSet<Prefix> = addresses.iter().map(|dated| dated.address.subnet()).collect();
         let mut gone: Vec<(Option<Time>, Prefix)> = self
-            .links
+            .subnets
             .iter()
-            .filter(|(prefix, _)| !is_present(prefix))
-            .map(|(prefix, link)| (link.announced, *prefix))
+            .filter(|(prefix, _)| !present.contains(prefix))
+            .map(|(prefix, subnet)| (subnet.announced, *prefix))
             .collect();
         gone.sort_unstable();
         for (_, prefix) in gone.iter().rev().skip(MAX_REMEMBERED) {
-            self.links.remove(prefix);
+            self.subnets.remove(prefix);
         }
     }
 }

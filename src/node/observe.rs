@@ -58,8 +58,8 @@ impl Observer {
             allowed,
             now: time(now),
         };
-        past.remember(look.judge(&past.links), &addresses);
-        Ok(look.select(&past.links, remarks(&link, addresses.len())))
+        past.remember(look.judge(&past.subnets), &addresses);
+        Ok(look.select(&past.subnets, remarks(&link, addresses.len())))
     }
 
     /// The interfaces with a global unicast address that is not deprecated, in the kernel's order.
@@ -96,11 +96,7 @@ fn remarks(link: &Link, addresses: usize) -> Vec<Remark> {
     }
     // 0 is no limit.
     let is_full = |max: &usize| (1..=addresses).contains(max);
-    remarks.extend(
-        setting("max_addresses")
-            .filter(is_full)
-            .map(|_| Remark::Full(addresses)),
-    );
+    remarks.extend(setting("max_addresses").filter(is_full).map(Remark::Full));
     remarks
 }
 

@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::address::Address;
-use super::announcements::{Dated, Deprecated, Link, Links, Time};
+use super::announcements::{Dated, Deprecated, Subnet, Subnets, Time};
 use crate::prefix::Prefix;
 
 /// The longest interval at which a router announces (RFC 4861 section 6.2.1, MaxRtrAdvInterval).
@@ -102,17 +102,17 @@ impl Remark {
         matches!(self, Remark::IgnoresRouters | Remark::Full(_))
     }
 
-    fn text(self, interface: &str) -> String {
+    /// The remark about an interface of this name.
+    pub fn text(self, interface: &str) -> String {
         match self {
             Remark::Down => format!("{interface} is down"),
             Remark::NoCarrier => format!("{interface} has no carrier"),
             Remark::IgnoresRouters => format!(
-                "{interface} {IGNORES_ROUTERS}, because it forwards and net.ipv6.conf.{interface}.accept_ra is 1: set \
-                 that to 2, or let networkd, NetworkManager or dhcpcd listen to routers"
+                "{interface} {IGNORES_ROUTERS}, because it forwards and accept_ra is 1: set accept_ra to 2, or let \
+                 networkd, NetworkManager or dhcpcd listen to routers"
             ),
-            Remark::Full(count) => format!(
-                "{interface} has {count} addresses, so the kernel makes none for a new prefix \
-                 (net.ipv6.conf.{interface}.max_addresses)"
+            Remark::Full(max) => format!(
+                "{interface} has as many addresses as the kernel makes ({max}, max_addresses): a new prefix gets none"
             ),
         }
     }
@@ -151,7 +151,7 @@ impl Observation {
         let mut rejected: Vec<(Rejection, Prefix)> = self
             .rejected
             .iter()
-            .map(|(ip, why)| (*why, Address::permanent(*ip).link()))
+            .map(|(ip, why)| (*why, Address::permanent(*ip).subnet()))
             .filter(|(why, prefix)| *why != Rejection::NotGlobal && !self.prefixes.contains(prefix))
             .collect();
         rejected.sort_by_key(|(why, prefix)| (*why == Rejection::NotAllowed, *prefix));
@@ -202,45 +202,47 @@ pub struct Look<'a> {
 
 impl Look<'_> {
     /// What is known of each /64 now, given what was known before.
-    pub fn judge(&self, before: &Links) -> Links {
-        let mut links = before.clone();
-        let announced: Vec<&Dated> = self.announced().collect();
-        for dated in &announced {
-            let link = links.entry(dated.address.link()).or_default();
-            link.announced = link.announced.max(Some(dated.written));
+    pub fn judge(&self, before: &Subnets) -> Subnets {
+        let mut subnets = before.clone();
+        let is_announced = self.is_announced();
+        for dated in self.candidates().filter(|dated| is_announced(&dated.address)) {
+            let subnet = subnets.entry(dated.address.subnet()).or_default();
+            subnet.announced = subnet.announced.max(Some(dated.written));
         }
         // A /64 is what its announced addresses say; one that was never announced, what its leases say.
         let mut is_preferred = BTreeMap::new();
         for dated in self.candidates() {
-            let (address, prefix) = (&dated.address, dated.address.link());
+            let (address, prefix) = (&dated.address, dated.address.subnet());
             let is_lease = !address.is_permanent() && !address.is_temporary();
-            let was_announced = links.get(&prefix).is_some_and(|link| link.announced.is_some());
-            if announced.contains(&dated) || is_lease && !was_announced {
+            let was_announced = subnets.get(&prefix).is_some_and(|subnet| subnet.announced.is_some());
+            if is_announced(address) || is_lease && !was_announced {
                 *is_preferred.entry(prefix).or_insert(false) |= !address.is_deprecated();
             }
         }
-        let newest = self.newest(&links);
+        let (newest_before, newest) = (self.newest(before), self.newest(&subnets));
         for (prefix, is_preferred) in is_preferred {
-            let link = links.entry(prefix).or_default();
-            let was_in_use = self.stale_since(link, newest).is_none();
+            let subnet = subnets.entry(prefix).or_default();
+            let subnet_before = before.get(&prefix).copied().unwrap_or_default();
+            let was_in_use =
+                self.stale_since(&subnet_before, newest_before).is_none() && self.stale_since(subnet, newest).is_none();
             let first_seen = || Deprecated {
                 since: self.now,
                 was_in_use,
             };
-            link.deprecated = (!is_preferred).then(|| link.deprecated.unwrap_or_else(first_seen));
+            subnet.deprecated = (!is_preferred).then(|| subnet.deprecated.unwrap_or_else(first_seen));
         }
-        links
+        subnets
     }
 
     /// Which of the addresses count. Tentative and temporary ones do: it is the prefix that matters.
-    pub fn select(&self, links: &Links, remarks: Vec<Remark>) -> Observation {
-        let newest = self.newest(links);
+    pub fn select(&self, subnets: &Subnets, remarks: Vec<Remark>) -> Observation {
+        let newest = self.newest(subnets);
         let (mut prefixes, mut rejected, mut ends) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
         for dated in self.addresses {
-            let link = links.get(&dated.address.link()).copied().unwrap_or_default();
-            match self.verdict(dated, &link, newest) {
+            let subnet = subnets.get(&dated.address.subnet()).copied().unwrap_or_default();
+            match self.verdict(dated, &subnet, newest) {
                 Ok(until) => {
-                    prefixes.insert(dated.address.link());
+                    prefixes.insert(dated.address.subnet());
                     ends.extend(until);
                 }
                 Err(why) => rejected.push((dated.address.ip, why)),
@@ -248,7 +250,8 @@ impl Look<'_> {
             ends.extend(dated.lingers_until);
         }
         rejected.sort_unstable();
-        let depends_on_routers = prefixes.is_empty() || self.announced().next().is_some();
+        let is_announced = self.is_announced();
+        let depends_on_routers = prefixes.is_empty() || self.candidates().any(|dated| is_announced(&dated.address));
         let is_worth_saying = |remark: &Remark| depends_on_routers || !remark.is_about_routers();
         let end = ends.first().and_then(|end| u64::try_from(*end).ok());
         Observation {
@@ -262,7 +265,7 @@ impl Look<'_> {
     }
 
     /// Until when an address counts, `None` if that is open; or why it does not.
-    fn verdict(&self, dated: &Dated, link: &Link, newest: Option<Time>) -> Result<Option<Time>, Rejection> {
+    fn verdict(&self, dated: &Dated, subnet: &Subnet, newest: Option<Time>) -> Result<Option<Time>, Rejection> {
         let address = &dated.address;
         // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
         let is_written_since = |since: Time| address.stands_for_itself() && dated.written > since;
@@ -275,7 +278,7 @@ impl Look<'_> {
         if address.is_duplicate() {
             return Err(Rejection::Duplicate);
         }
-        let over = link.deprecated.filter(|over| !is_written_since(over.since));
+        let over = subnet.deprecated.filter(|over| !is_written_since(over.since));
         if over.is_some() || address.is_deprecated() {
             let end = over.filter(|over| over.was_in_use).map(|over| self.kept_until(over));
             return match end.filter(|end| self.now < *end) {
@@ -284,7 +287,7 @@ impl Look<'_> {
                 end => Ok(end),
             };
         }
-        match self.stale_since(link, newest) {
+        match self.stale_since(subnet, newest) {
             Some(since) if !address.is_permanent() && !is_written_since(since) => Err(Rejection::Stale),
             _ => Ok(None),
         }
@@ -292,9 +295,9 @@ impl Look<'_> {
 
     /// When a /64 went stale. To announce it as deprecated is to announce it: so a router that stops does not hand
     /// the lists to a prefix that was stale before.
-    fn stale_since(&self, link: &Link, newest: Option<Time>) -> Option<Time> {
+    fn stale_since(&self, subnet: &Subnet, newest: Option<Time>) -> Option<Time> {
         let stale_after = Time::from(self.watch.stale_after) * 1000;
-        let since = link.announced? + stale_after;
+        let since = subnet.announced? + stale_after;
         (stale_after > 0 && newest? > since).then_some(since)
     }
 
@@ -303,18 +306,16 @@ impl Look<'_> {
     }
 
     /// The last announcement on this interface.
-    fn newest(&self, links: &Links) -> Option<Time> {
-        let announced = |dated: &Dated| links.get(&dated.address.link())?.announced;
+    fn newest(&self, subnets: &Subnets) -> Option<Time> {
+        let announced = |dated: &Dated| subnets.get(&dated.address.subnet())?.announced;
         self.candidates().filter_map(announced).max()
     }
 
-    /// The addresses that a router announced: the kernel made them, or a program that listens to routers in its
-    /// place. Where the kernel makes addresses, it alone does.
-    fn announced(&self) -> impl Iterator<Item = &Dated> {
+    /// Says whether a router announced an address: the kernel made it, or a program that listens to routers in its place.
+    /// Where the kernel makes addresses, it alone does.
+    fn is_announced(&self) -> impl Fn(&Address) -> bool + use<> {
         let does_kernel_listen = self.addresses.iter().any(|dated| dated.address.is_kernels());
-        self.candidates()
-            .filter(|dated| dated.address.is_like_announced())
-            .filter(move |dated| !does_kernel_listen || dated.address.is_kernels())
+        move |address| address.is_like_announced() && (!does_kernel_listen || address.is_kernels())
     }
 
     /// The addresses of which the prefix may count. What no config allows is no evidence either.
@@ -325,9 +326,9 @@ impl Look<'_> {
     }
 
     fn is_allowed(&self, address: &Address) -> bool {
-        let link = address.link();
+        let subnet = address.subnet();
         self.allowed
-            .is_none_or(|list| list.iter().any(|range| range.contains(link)))
+            .is_none_or(|list| list.iter().any(|range| range.contains(subnet)))
     }
 }
 

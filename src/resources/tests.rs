@@ -178,6 +178,7 @@ fn interface_names() {
         json!("a".repeat(128)),
         json!("a/b"),
         json!("a b"),
+        json!("a\u{1b}[31mb"),
         json!(".."),
         json!(1),
         json!(null),

@@ -143,12 +143,12 @@ fn an_address_that_comes_back_meanwhile_was_written_again() {
 #[test]
 fn of_what_is_gone_64_prefixes_are_remembered() {
     let mut past = Announcements::default();
-    let link = |n: i64| Link {
+    let subnet = |n: i64| Subnet {
         announced: Some(n),
         deprecated: None,
     };
     let prefix = |n: i64| Prefix::of(format!("2001:db8:{n:x}::").parse().unwrap(), 64);
-    let links = (0..1000).map(|n| (prefix(n), link(n))).collect();
+    let subnets = (0..1000).map(|n| (prefix(n), subnet(n))).collect();
     let present = past.date(
         2,
         &[Address {
@@ -157,9 +157,9 @@ fn of_what_is_gone_64_prefixes_are_remembered() {
         }],
         0,
     );
-    past.remember(links, &present);
+    past.remember(subnets, &present);
     let mut expected: Vec<Prefix> = (936..1000).map(prefix).collect();
     expected.push(prefix(5));
     expected.sort_unstable();
-    assert!(past.links.keys().eq(&expected));
+    assert!(past.subnets.keys().eq(&expected));
 }

@@ -110,8 +110,8 @@ impl Interface {
             allowed: self.allowed.as_deref(),
             now: self.now,
         };
-        self.past.remember(look.judge(&self.past.links), &addresses);
-        look.select(&self.past.links, remarks.to_vec())
+        self.past.remember(look.judge(&self.past.subnets), &addresses);
+        look.select(&self.past.subnets, remarks.to_vec())
     }
 
     fn look(&mut self, addresses: &[Address]) -> Observation {
@@ -497,6 +497,19 @@ fn a_stale_prefix_that_runs_out_does_not_come_back() {
     );
 }
 
+/// The router that forgot a prefix gets it back from its backup, and deprecates it.
+#[test]
+fn a_stale_prefix_that_is_then_deprecated_does_not_come_back() {
+    let (old, new) = (announced("2001:db8:1::1", 5_000), new("2001:db8:2::1"));
+    let mut eth0 = Interface::keeping(600);
+    assert_eq!(eth0.sees(&[old, new]), ["2001:db8:2::/64"]);
+    eth0.pass(10);
+    let over = eth0.write(deprecated(old));
+    assert_eq!(eth0.sees(&[over, new]), ["2001:db8:2::/64"]);
+    eth0.pass(10);
+    assert_eq!(eth0.sees(&[over, new]), ["2001:db8:2::/64"]);
+}
+
 #[test]
 fn a_deprecated_prefix_is_kept_for_a_while() {
     let (old, new) = (announced("2001:db8:1::1", 60), new("2001:db8:2::1"));
@@ -587,15 +600,15 @@ fn the_host_says_what_addresses_cannot() {
     let (slaac, by_hand) = ([new("2001:db8:1::1")], [fixed("2001:db8:1::1")]);
     assert_eq!(say(&slaac, Remark::NoCarrier), "eth0 has no carrier");
     assert_eq!(say(&[], Remark::Down), "eth0 has no IPv6 address; eth0 is down");
-    let ignores = "eth0 ignores routers, because it forwards and net.ipv6.conf.eth0.accept_ra is 1: set that to 2, or \
-                   let networkd, NetworkManager or dhcpcd listen to routers";
+    let ignores = "eth0 ignores routers, because it forwards and accept_ra is 1: set accept_ra to 2, or let networkd, \
+                   NetworkManager or dhcpcd listen to routers";
     assert_eq!(say(&slaac, Remark::IgnoresRouters), ignores);
     assert!(ignores.contains(IGNORES_ROUTERS));
     assert_eq!(say(&by_hand, Remark::IgnoresRouters), "", "no router is needed");
     assert_eq!(
         say(&[deprecated(new("2001:db8:1::1"))], Remark::Full(16)),
-        "eth0 has no global IPv6 address in use; eth0 has 16 addresses, so the kernel makes none for a new prefix \
-         (net.ipv6.conf.eth0.max_addresses); 2001:db8:1::/64 left out: deprecated"
+        "eth0 has no global IPv6 address in use; eth0 has as many addresses as the kernel makes (16, \
+         max_addresses): a new prefix gets none; 2001:db8:1::/64 left out: deprecated"
     );
 }
 
@@ -634,7 +647,7 @@ proptest! {
         let last = history.iter().rfind(|(at, _)| *at <= until);
         if let Some((last_at, _)) = last {
             for address in &addresses {
-                let counts = seen.prefixes.contains(&address.link());
+                let counts = seen.prefixes.contains(&address.subnet());
                 let age = last_at - address.updated / 100;
                 prop_assert_eq!(counts, age <= stale_after, "age {} stale after {}", age, stale_after);
             }
