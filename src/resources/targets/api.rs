@@ -58,7 +58,7 @@ impl TargetApi {
             Some(held) => {
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
-                    "spec": desired.spec(&desired.items),
+                    "spec": desired.spec(),
                 });
                 client.merge_patch(&format!("{}?{STRICT}", object_path(key, api)), &patch)
             }
