@@ -260,16 +260,13 @@ fn resource(kind: Kind) -> String {
     format!("{}.{}/{NAME}", kind.plural, kind.api.0)
 }
 
+/// The object; null if there is none.
 fn read(cluster: &Cluster, kind: Kind) -> Value {
-    let namespace = format!(
-        "--namespace={}",
-        if kind.namespace.is_empty() {
-            "default"
-        } else {
-            kind.namespace
-        }
-    );
-    cluster.json(&["get", &resource(kind), &namespace])
+    let namespace = if kind.namespace.is_empty() { "default" } else { kind.namespace };
+    let namespace = format!("--namespace={namespace}");
+    let (found, text) = cluster.try_kubectl(&["get", &resource(kind), &namespace, "-o", "json"], "");
+    assert!(found || text.contains("NotFound"), "{text}");
+    if found { serde_json::from_str(&text).expect("JSON") } else { Value::Null }
 }
 
 fn wait_held(cluster: &Cluster, kind: Kind, expected: &str, node: &Node) {
