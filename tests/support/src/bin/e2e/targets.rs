@@ -262,11 +262,19 @@ fn resource(kind: Kind) -> String {
 
 /// The object; null if there is none.
 fn read(cluster: &Cluster, kind: Kind) -> Value {
-    let namespace = if kind.namespace.is_empty() { "default" } else { kind.namespace };
+    let namespace = if kind.namespace.is_empty() {
+        "default"
+    } else {
+        kind.namespace
+    };
     let namespace = format!("--namespace={namespace}");
     let (found, text) = cluster.try_kubectl(&["get", &resource(kind), &namespace, "-o", "json"], "");
     assert!(found || text.contains("NotFound"), "{text}");
-    if found { serde_json::from_str(&text).expect("JSON") } else { Value::Null }
+    if found {
+        serde_json::from_str(&text).expect("JSON")
+    } else {
+        Value::Null
+    }
 }
 
 fn wait_held(cluster: &Cluster, kind: Kind, expected: &str, node: &Node) {
