@@ -55,7 +55,7 @@ impl Reconciler {
             if self.is_kind_hanging(key.kind) {
                 continue;
             }
-            match self.target_api.read(&mut self.client, key) {
+            match self.target_api.read(&mut self.client, key, host.now()) {
                 Ok(held) => {
                     self.problems.works(&reading);
                     match unfit(held.as_ref(), desired, self.target_api.known(key.kind)) {
