@@ -64,8 +64,8 @@ impl Targets {
             if cx.host.now() >= until {
                 break;
             }
-            let subject = Subject::Read(key.clone());
-            let read = cx.attempt(&subject, |e| key.explain(e), |client| self.api.read(client, key))?;
+            let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
+            let read = cx.attempt(&subject, |e| key.explain(e), |client| self.api.read(client, key, now))?;
             match read {
                 Tried::Done(held) => self.states.insert(key.clone(), State::Read(held)),
                 Tried::Overtaken => None,

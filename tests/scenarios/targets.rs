@@ -1,5 +1,9 @@
 //! The objects that hold the prefix, of each kind.
 
+use std::time::Duration;
+
+use k6u::kube::Client;
+use k6u::resources::targets::{self, TargetApi, TargetKey};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::kinds::{CALICO_V3, DNS_NAME, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS, TTL};
@@ -23,7 +27,9 @@ pub const ALL: &[Scenario] = scenarios![
     calicos_api_server_comes_first,
     two_configs_name_one_pool,
     what_a_pattern_cannot_see_is_told,
+    a_version_that_comes_later,
     a_name_in_dns_follows,
+    a_record_without_the_right_to_create,
     a_record_in_a_namespace_that_does_not_exist,
     ranges_in_both_pools,
     pools_of_two_kinds_with_one_name,
@@ -206,8 +212,8 @@ fn a_missing_object_is_asked_for() {
                 .all(|line| !line.contains(kind.plural))
         );
         // What it says is what an administrator applies.
-        let yaml = message.split_once("create it first: ").expect("some YAML").1;
-        let object: Value = serde_yaml::from_str(yaml).expect("YAML");
+        let json = message.split_once("create it first: ").expect("some JSON").1;
+        let object: Value = serde_json::from_str(json).expect("JSON");
         if kind.api.0 == "crd.projectcalico.org" {
             assert_eq!(
                 object["apiVersion"], "crd.projectcalico.org/v1",
@@ -385,7 +391,7 @@ fn two_configs_name_one_pool() {
     let pool = kind("IPAddressPool");
     let (site, _node) = with_kind(pool);
     wait_held(&site, pool, &[OLD]);
-    site.server.advance_clock(std::time::Duration::from_secs(1));
+    site.server.advance_clock(Duration::from_secs(1));
     let younger = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig",
         "metadata": {"name": "younger"}, "spec": {"delegatedPrefixLength": 60, "targets": [pool.target("::2:0:0:0:0/64")]}});
     site.server.admin("POST", CONFIGS, "application/json", &younger);
@@ -410,6 +416,63 @@ fn what_a_pattern_cannot_see_is_told() {
          prefix and must be 0 here: ::1:ffff:0:0:0/112 fits",
     );
     wait_held(&site, pool, &[OLD]);
+}
+
+/// The API server is asked once an hour, and at once when the version in use is gone.
+fn a_version_that_comes_later() {
+    let (name, crd) = CALICO_V3[1];
+    let stored = kind(name);
+    let site = Site::new();
+    site.server.install(stored.crd);
+    site.grant(stored.rights);
+    let mut client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
+    client.read_account().expect("a token");
+    let key = TargetKey {
+        kind: targets::Kind::named(name).expect("a kind"),
+        namespace: stored.namespace.into(),
+        name: NAME.into(),
+    };
+    let mut api = TargetApi::default();
+    let mut group_at = |seconds| {
+        let read = api.read(&mut client, &key, Duration::from_secs(seconds));
+        assert!(read.is_ok_and(|held| held.is_none()));
+        api.known(key.kind).0
+    };
+    assert_eq!(group_at(7), "crd.projectcalico.org");
+    site.server.install(crd);
+    assert_eq!(group_at(7 + 3599), "crd.projectcalico.org");
+    // Asking fails: what is known is used for another hour.
+    let answer = Fault::Answer(Response::new(500, "text/plain", "no"));
+    site.server
+        .inject(Plan::on("GET /apis/projectcalico.org/v3", 1, answer));
+    assert_eq!(group_at(7 + 3600), "crd.projectcalico.org");
+    assert_eq!(group_at(7 + 7199), "crd.projectcalico.org");
+    assert_eq!(group_at(7 + 7200), "projectcalico.org");
+    let asked = requests(&site.server.store(), "GET /apis/projectcalico.org/v3");
+    assert_eq!(
+        asked.iter().filter(|line| !line.contains("networksets")).count(),
+        3,
+        "{asked:?}"
+    );
+}
+
+fn a_record_without_the_right_to_create() {
+    let endpoint = kind("DNSEndpoint");
+    let site = Site::with_address("2001:db8:1234:5671::10");
+    site.server.install(endpoint.crd);
+    site.grant(&endpoint.rights.replace("create, ", ""));
+    add_target(&site, endpoint.target(endpoint.suffix()));
+    let node = site.run(1);
+    let right = "cannot create resource \"dnsendpoints\" in API group \"externaldns.k8s.io\"";
+    let message = wait_message(&site, "UpdateFailed", right);
+    assert!(
+        message.contains("manifests/components/dnsendpoint is what to apply"),
+        "{message}"
+    );
+    site.wait_lan("2001:db8:1234:567");
+    site.grant(endpoint.rights);
+    wait_held(&site, endpoint, &[&endpoint.part(BEFORE)]);
+    drop(node);
 }
 
 /// A site that writes a DNSEndpoint with an IPv4 address beside the host.
@@ -459,7 +522,9 @@ fn a_name_in_dns_follows() {
         json!({"endpoints": [record]})
     };
     for ttl in [json!(300), json!(null)] {
-        target["recordTTL"] = ttl.clone();
+        let fields = target.as_object_mut().expect("a map");
+        fields.insert("recordTTL".into(), ttl.clone());
+        fields.retain(|_, value| !value.is_null());
         target["extraCIDRs"] = json!([]);
         add_target(&site, target.clone());
         let is_written = |spec: &Value| *spec == aaaa(ttl.clone());

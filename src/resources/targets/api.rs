@@ -1,6 +1,7 @@
 //! Reading and writing one object, in whichever version the API server serves.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use log::debug;
 use serde_json::json;
@@ -16,20 +17,31 @@ pub type Api = (&'static str, &'static str);
 /// "Field validation").
 const STRICT: &str = "fieldValidation=Strict";
 
+/// How long a version that is served is used before the API server is asked again: a newer one may have come.
+const ASK_AGAIN: Duration = Duration::from_secs(3600);
+
 /// Which API serves each kind, once that is known.
 #[derive(Debug, Default)]
 pub struct TargetApi {
-    known: BTreeMap<&'static str, Api>,
+    known: BTreeMap<&'static str, Known>,
+}
+
+/// The API that serves a kind.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    api: Api,
+    /// When the API server was last asked.
+    asked: Duration,
 }
 
 impl TargetApi {
-    /// Reads an object; `None` if there is none of that name.
+    /// Reads an object; `None` if there is none of that name. `now` is a steady clock.
     ///
     /// # Errors
     /// What the API server answered. An absent API means that the kind is not installed.
-    pub fn read(&mut self, client: &mut Client, key: &TargetKey) -> Result<Option<Held>, Error> {
+    pub fn read(&mut self, client: &mut Client, key: &TargetKey, now: Duration) -> Result<Option<Held>, Error> {
         let was_known = self.known.contains_key(key.kind.name);
-        let api = self.api(client, key.kind)?;
+        let api = self.api(client, key.kind, now)?;
         let path = object_path(key, api);
         match client.get::<Stored>(&path) {
             Ok(stored) => {
@@ -40,14 +52,14 @@ impl TargetApi {
             // A version that was served may vanish in an upgrade.
             Err(e) if e.is_absent_api() => {
                 self.known.remove(key.kind.name);
-                if was_known { self.read(client, key) } else { Err(e) }
+                if was_known { self.read(client, key, now) } else { Err(e) }
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Writes the desired list into an object and changes nothing else: `held` is the object as it was read, `None`
-    /// creates it. Returns the list as it is stored.
+    /// Writes the desired list into an object, in the version in which it was read, and changes nothing else: `held`
+    /// is the object as it was read, `None` creates it. Returns the list as it is stored.
     ///
     /// # Errors
     /// What the API server answered: a conflict if the object has changed since it was read. An error as well if the
@@ -59,7 +71,7 @@ impl TargetApi {
         held: Option<&Held>,
     ) -> Result<StoredList, Error> {
         let key = &desired.key;
-        let api = self.api(client, key.kind)?;
+        let api = self.known(key.kind);
         let (verb, path) = match held {
             Some(_) => ("PATCH", object_path(key, api)),
             None => ("POST", list_path(key, api)),
@@ -68,7 +80,7 @@ impl TargetApi {
             Some(held) => {
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
-                    "spec": desired.spec(&desired.items),
+                    "spec": desired.spec(),
                 });
                 client.merge_patch_returning(&format!("{path}?{STRICT}"), &patch)?
             }
@@ -88,16 +100,22 @@ impl TargetApi {
 
     /// The API that serves a kind, as far as it is known; else the newest.
     pub fn known(&self, kind: &Kind) -> Api {
-        self.known.get(kind.name).copied().unwrap_or(kind.apis[0])
+        self.known.get(kind.name).map_or(kind.apis[0], |known| known.api)
     }
 
-    fn api(&mut self, client: &mut Client, kind: &'static Kind) -> Result<Api, Error> {
-        if let Some(known) = self.known.get(kind.name) {
-            return Ok(*known);
+    fn api(&mut self, client: &mut Client, kind: &'static Kind, now: Duration) -> Result<Api, Error> {
+        let known = self.known.get(kind.name).copied();
+        if let Some(known) = known.filter(|known| now.saturating_sub(known.asked) < ASK_AGAIN) {
+            return Ok(known.api);
         }
-        let found = find_api(client, kind)?;
-        self.known.insert(kind.name, found);
-        Ok(found)
+        let api = match (find_api(client, kind), known) {
+            (Ok(found), _) => found,
+            // What was served may be served still, and whoever reads will see.
+            (Err(_), Some(known)) => known.api,
+            (Err(e), None) => return Err(e),
+        };
+        self.known.insert(kind.name, Known { api, asked: now });
+        Ok(api)
     }
 }
 

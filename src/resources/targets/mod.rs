@@ -266,8 +266,9 @@ impl DesiredTarget {
         self.items.binary_search(item).is_ok()
     }
 
-    fn spec(&self, items: &[Item]) -> Value {
-        self.key.kind.spec(items, self.record.as_ref())
+    /// The spec with just the desired list.
+    fn spec(&self) -> Value {
+        self.key.kind.spec(&self.items, self.record.as_ref())
     }
 
     /// The object in an API group and version, with nothing in it but the desired list.
@@ -284,7 +285,7 @@ impl DesiredTarget {
             "apiVersion": format!("{group}/{version}"),
             "kind": kind.name,
             "metadata": metadata,
-            "spec": self.spec(&self.items),
+            "spec": self.spec(),
         })
     }
 
@@ -293,21 +294,14 @@ impl DesiredTarget {
         self.object(self.key.kind.apis[0])
     }
 
-    /// What to do about an object that is missing: a line of YAML that creates it. Its list holds one item; k6u
-    /// writes the others.
-    pub fn create_first(&self, (group, version): Api) -> String {
-        let TargetKey { kind, namespace, name } = &self.key;
-        let namespace = match namespace.as_str() {
-            "" => String::new(),
-            namespace => format!(", namespace: {namespace:?}"),
+    /// What to do about an object that is missing: a line of JSON that creates it, because kubectl takes whatever
+    /// starts with a brace for JSON. Its list holds one item; k6u writes the others.
+    pub fn create_first(&self, api: Api) -> String {
+        let first = DesiredTarget {
+            items: self.items.iter().take(1).copied().collect(),
+            ..self.clone()
         };
-        // JSON is YAML, too.
-        let spec = self.spec(&self.items[..self.items.len().min(1)]);
-        format!(
-            "it does not exist; create it first: {{apiVersion: {group}/{version}, kind: {}, metadata: {{name: \
-             {name:?}{namespace}}}, spec: {spec}}}",
-            kind.name
-        )
+        format!("it does not exist; create it first: {}", first.object(api))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use k6u_testkit::apiserver::kinds::{KINDS, Kind, NAME};
+use k6u_testkit::apiserver::kinds::{DNS_NAME, Kind, NAME, TTL};
 use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
 use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs};
 use k6u_testkit::apiserver::store::Store;
@@ -14,9 +14,8 @@ use k6u_testkit::machine::namespace::{self, Interface};
 use k6u_testkit::machine::node::{Account, Node, Start};
 use k6u_testkit::machine::router::{Announced, Router, is_installed};
 
-/// Beside the group: Cilium's pool of addresses for Services.
-const POOL: Kind = KINDS[0];
-const POOL_SUFFIX: &str = "::1:ffff:0:0:0/112";
+/// Beside the group: Cilium's pool of addresses for Services, and the DNS record of a host.
+const KINDS: [&str; 2] = ["CiliumLoadBalancerIPPool", "DNSEndpoint"];
 /// Scaled down, as the tests with routers do.
 const STALE_AFTER: u32 = 2;
 /// No step takes as long; all of them together stay below 20 s.
@@ -69,17 +68,22 @@ fn tell(binary: &Path) -> Result<(), String> {
     let interface = Interface::named("eth0");
     // The administrator applies the two objects; the CRDs must be there for that, so they come first.
     server.apply_crds(CRDS, "kubectl");
-    server.create(&format!("{CONFIG}  targets:\n  - {}\n", POOL.target(POOL_SUFFIX)));
+    let [pool, record] = KINDS.map(Kind::named);
+    let targets = [pool, record]
+        .map(|kind| format!("  - {}\n", kind.target(kind.suffix())))
+        .concat();
+    server.create(&format!("{CONFIG}  targets:\n{targets}"));
     server.create(&format!("{NODE_CONFIG}  staleAfterSeconds: {STALE_AFTER}\n"));
-    // A pool as its owner made it, and the right to write it.
-    server.install(POOL.crd);
+    // A pool as its owner made it, and the rights to write both. The record is created by k6u.
+    server.install(pool.crd);
+    server.install(record.crd);
     server.admin(
         "POST",
-        &POOL.path(),
+        &pool.path(),
         "application/json",
-        &POOL.object(&["2001:db8:ffff::/112"]),
+        &pool.object(&["2001:db8:ffff::/112"]),
     );
-    let rights = [cluster_role(RBAC), cluster_role(POOL.rights)].concat();
+    let rights = [RBAC, pool.rights, record.rights].map(cluster_role).concat();
     server.set_token(TOKEN, Some(Identity::ServiceAccount(rights)));
 
     println!(
@@ -87,7 +91,13 @@ fn tell(binary: &Path) -> Result<(), String> {
         server.address
     );
     println!("  IP6UpdateConfig      delegatedPrefixLength 60, group {GROUP}: prefix ids 0, 1, 2");
-    println!("                       {} {NAME}: {POOL_SUFFIX}", POOL.name);
+    println!("                       {} {NAME}: {}", pool.name, pool.suffix());
+    println!(
+        "                       {} {}/{NAME}: {DNS_NAME}, TTL {TTL}, {}",
+        record.name,
+        record.namespace,
+        record.suffix()
+    );
     println!("  IP6UpdateNodeConfig  nodeSelector kubernetes.io/hostname={NODE}, interface eth0\n");
 
     println!("1. The router announces 2001:db8:1234:5671::/64 on eth0, and k6u starts.");
@@ -199,13 +209,20 @@ impl<'a> Step<'a> {
     /// Waits until the group holds the three prefixes that start so, and no other.
     fn end(&self, from: &str, start: &str, node: &Node) -> Result<(), String> {
         let wanted = cidrs_for(start);
-        let pool = format!("{start}1:ffff::/112");
-        let both = |store: &Store| follows_since(store, start).filter(|_| POOL.held(store) == Some(vec![pool.clone()]));
-        let Some(at) = self.server.wait(PATIENCE, both) else {
+        let targets = KINDS.map(Kind::named);
+        let parts = targets.map(|kind| vec![kind.part(&format!("{start}1"))]);
+        let all = |store: &Store| {
+            let follow = targets
+                .iter()
+                .zip(&parts)
+                .all(|(kind, part)| kind.held(store).as_ref() == Some(part));
+            follows_since(store, start).filter(|_| follow)
+        };
+        let Some(at) = self.server.wait(PATIENCE, all) else {
             let (store, log) = (self.server.store(), node.log());
-            let held = (cidrs(&store, GROUP), POOL.held(&store));
+            let held = (cidrs(&store, GROUP), targets.map(|kind| kind.held(&store)));
             return Err(format!(
-                "the group and the pool hold {held:?} instead of {wanted:?} and {pool}; k6u said: {log:#?}"
+                "group, pool and record hold {held:?} instead of {wanted:?} and {parts:?}; k6u said: {log:#?}"
             ));
         };
         let store = self.server.store();
@@ -227,7 +244,10 @@ impl<'a> Step<'a> {
                 .map_or("there is no such group".into(), |list| show(list))
         );
         println!("   after   {}", show(&wanted));
-        println!("   pool    {pool}");
+        let [pool, record] = &parts;
+        println!("   pool    {}", show(pool));
+        let addresses = show(record).replace("/128", "");
+        println!("   DNS     {DNS_NAME}. {TTL} IN AAAA {addresses}");
         let took = at.duration_since(self.begun).as_secs_f64() * 1e3;
         println!("   {took:.1} ms {from}, {requests} requests\n");
         Ok(())

@@ -68,6 +68,9 @@ pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
         "ip6uc.spec.targets.name",
         "ip6uc.spec.targets.prefixIds",
         "ip6uc.spec.targets.suffixes",
+        "ip6uc.spec.targets.ranges",
+        "ip6uc.spec.targets.dnsName",
+        "ip6uc.spec.targets.recordTTL",
         "ip6uc.spec.targets.extraCIDRs",
         "ip6uc.status.conditions",
         "ip6unc.spec.interface",
@@ -145,7 +148,7 @@ pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
         ),
         (
             targets("{kind: GlobalNetworkSet, name: a, prefixIds: []}"),
-            "at least one prefix id or suffix",
+            "at least one prefix id, suffix or range",
         ),
         (
             targets("{kind: GlobalNetworkSet, name: a, suffixes: ['::/55']}"),

@@ -66,11 +66,11 @@ fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
     let before = kind.part(BEFORE);
     if !kind.is_created() {
         let message = wait_message(cluster, "UpdateFailed", "create it first: ", node);
-        let yaml = message.split_once("create it first: ").expect("some YAML").1;
+        let json = message.split_once("create it first: ").expect("some JSON").1;
         // Calico's newest API is not the one that is installed here.
-        let yaml = yaml.replace("projectcalico.org/v3", "crd.projectcalico.org/v1");
-        let (created, text) = cluster.try_kubectl(&["create", "--validate=strict", "-f", "-"], &yaml);
-        assert!(created, "{yaml} {text}");
+        let json = json.replace("projectcalico.org/v3", "crd.projectcalico.org/v1");
+        let (created, text) = cluster.try_kubectl(&["create", "--validate=strict", "-f", "-"], &json);
+        assert!(created, "{json} {text}");
     }
     wait_held(cluster, kind, &before, node);
 
@@ -166,9 +166,9 @@ fn what_the_schema_refuses(cluster: &Cluster) {
     };
     let with = |kind: Kind, fields: Value| {
         let mut target = kind.target(kind.suffix());
-        for (name, value) in fields.as_object().expect("a map") {
-            target[name] = value.clone();
-        }
+        let all = target.as_object_mut().expect("a map");
+        all.extend(fields.as_object().expect("a map").clone());
+        all.retain(|_, value| !value.is_null());
         target
     };
     let (pool, set) = (Kind::named("CiliumLoadBalancerIPPool"), Kind::named("NetworkSet"));
@@ -260,16 +260,21 @@ fn resource(kind: Kind) -> String {
     format!("{}.{}/{NAME}", kind.plural, kind.api.0)
 }
 
+/// The object; null if there is none.
 fn read(cluster: &Cluster, kind: Kind) -> Value {
-    let namespace = format!(
-        "--namespace={}",
-        if kind.namespace.is_empty() {
-            "default"
-        } else {
-            kind.namespace
-        }
-    );
-    cluster.json(&["get", &resource(kind), &namespace])
+    let namespace = if kind.namespace.is_empty() {
+        "default"
+    } else {
+        kind.namespace
+    };
+    let namespace = format!("--namespace={namespace}");
+    let (found, text) = cluster.try_kubectl(&["get", &resource(kind), &namespace, "-o", "json"], "");
+    assert!(found || text.contains("NotFound"), "{text}");
+    if found {
+        serde_json::from_str(&text).expect("JSON")
+    } else {
+        Value::Null
+    }
 }
 
 fn wait_held(cluster: &Cluster, kind: Kind, expected: &str, node: &Node) {
