@@ -12,6 +12,7 @@ macro_rules! scenarios {
 
 mod boards;
 mod cilium;
+mod client;
 mod command_line;
 mod configs;
 mod confined;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         kills::ALL,
         faults::ALL,
         refusals::ALL,
+        client::ALL,
         command_line::ALL,
         start::ALL,
         renumbering::ALL,
