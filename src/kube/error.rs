@@ -49,6 +49,9 @@ pub enum ErrorKind {
     Refused(u16, String),
 }
 
+/// What Go's net/http answers for a path that nobody handles.
+const NOT_SERVED: &str = "404 page not found";
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -79,7 +82,7 @@ impl Error {
             path: path.into(),
             cause: Cause::Refused(Refusal {
                 status: 404,
-                message: "not served".into(),
+                message: NOT_SERVED.into(),
                 ..Refusal::default()
             }),
         }
@@ -110,9 +113,10 @@ impl Error {
         self.has_status(404) && self.refusal().is_some_and(|r| r.resource == "namespaces")
     }
 
-    /// 404 for the whole resource: its API is not served.
+    /// 404 for the whole resource: its API is not served. A body that broke off does not say so.
     pub fn is_absent_api(&self) -> bool {
-        self.has_status(404) && self.refusal().is_some_and(|r| !r.is_status)
+        let is_api = |r: &Refusal| !r.is_status && r.message.starts_with(NOT_SERVED);
+        self.has_status(404) && self.refusal().is_some_and(is_api)
     }
 
     /// 409: the object changed since it was read, or exists by now.
@@ -287,6 +291,19 @@ mod tests {
             let body = format!(r#"{{"kind":"Status","reason":"NotFound","message":"not found"{details}}}"#);
             let error = answered(404, &body);
             assert!(error.is_absent_object() && !error.is_absent_api(), "{details}");
+        }
+    }
+
+    #[test]
+    fn a_404_that_broke_off_says_nothing() {
+        for body in [
+            "",
+            r#"{"kind":"Status","reason":"NotFound","mess"#,
+            "404",
+            "<html>nginx</html>",
+        ] {
+            let error = answered(404, body);
+            assert!(!error.is_absent_object() && !error.is_absent_api(), "{body}");
         }
     }
 

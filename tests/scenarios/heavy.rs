@@ -19,14 +19,15 @@ pub const ALL: &[Scenario] = scenarios![
     ten_nodes_cost_what_the_simulation_says
 ];
 
-/// How many CIDRs or managedFields a large object has: as many as fit into the 1.5 MiB that etcd takes. k6u without
-/// optimisation, or on an emulated processor, takes a fifth of them: a request has ten seconds.
+/// Whether k6u is without optimisation, or on an emulated processor: then answers are smaller, because a request has
+/// ten seconds. A binary that is named is a release.
+fn is_slow() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("K6U_BIN").is_none() || boards::is_emulated()
+}
+
+/// How many CIDRs or managedFields a large object has: as many as fit into the 1.5 MiB that etcd takes.
 fn large() -> usize {
-    if cfg!(debug_assertions) || boards::is_emulated() {
-        10_000
-    } else {
-        50_000
-    }
+    if is_slow() { 10_000 } else { 50_000 }
 }
 
 fn answers_that_are_too_large() {
@@ -58,12 +59,7 @@ fn answers_that_are_too_large() {
 
 /// 32 MiB of whatever: what is kept of it is small, or it is an error.
 fn answers_that_fill_the_memory() {
-    // k6u without optimisation, or on an emulated processor, takes longer than a request has.
-    let size = if cfg!(debug_assertions) || boards::is_emulated() {
-        4 << 20
-    } else {
-        31 << 20
-    };
+    let size = if is_slow() { 4 << 20 } else { 31 << 20 };
     let repeated = |item: &str| {
         format!(
             r#"{{"items":[{item}{}]}}"#,

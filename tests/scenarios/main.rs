@@ -13,6 +13,7 @@ macro_rules! scenarios {
 mod announcements;
 mod boards;
 mod cilium;
+mod client;
 mod command_line;
 mod configs;
 mod confined;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         kills::ALL,
         faults::ALL,
         refusals::ALL,
+        client::ALL,
         command_line::ALL,
         start::ALL,
         renumbering::ALL,
