@@ -107,6 +107,14 @@ struct Group {
     cidrs: Vec<String>,
 }
 
+impl Group {
+    fn object(&self, name: &str) -> Value {
+        json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata":
+            {"name": name, "uid": "uid", "resourceVersion": self.version.to_string()},
+            "spec": {"externalCIDRs": self.cidrs}})
+    }
+}
+
 impl Cluster {
     /// An administrator makes an IP6UpdateConfig for one group: prefix ids 0, 1 and 2.
     pub fn add_config(&mut self) {
@@ -322,7 +330,7 @@ impl Cluster {
                     return refused(409, "AlreadyExists", name);
                 }
                 self.put_group(name, texts(&group["spec"]["externalCIDRs"]), at, true);
-                sent(201, &json!({"metadata": {"name": name}}))
+                sent(201, &self.groups[name].object(name))
             }
             ("POST", _) => sent(201, &json!({})),
             _ => self.handle_object(request, path, method, at),
@@ -335,19 +343,14 @@ impl Cluster {
                 return absent("ciliumcidrgroups", name);
             };
             if method == "GET" {
-                return sent(
-                    200,
-                    &json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata":
-                    {"name": name, "uid": "uid", "resourceVersion": group.version.to_string()},
-                    "spec": {"externalCIDRs": group.cidrs}}),
-                );
+                return sent(200, &group.object(name));
             }
             let patch = body(request);
             if is_outdated(&patch, group.version) {
                 return refused(409, "Conflict", name);
             }
             self.put_group(name, texts(&patch["spec"]["externalCIDRs"]), at, true);
-            return sent(200, &json!({"metadata": {"name": name}}));
+            return sent(200, &self.groups[name].object(name));
         }
         let parts: Vec<&str> = path.rsplitn(3, '/').collect();
         match parts[..] {
