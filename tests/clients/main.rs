@@ -79,7 +79,10 @@ fn trial(row: &'static Row, client: Client, place: (usize, usize), is_root: bool
     let needed = [row.programs, client.programs(), &["unshare", "nsenter", "ip"]].concat();
     let missing: Vec<&str> = needed.into_iter().filter(|program| !is_installed(program)).collect();
     if !missing.is_empty() {
-        skip(&format!("{name} needs {}, which is not installed", missing.join(" and ")));
+        skip(&format!(
+            "{name} needs {}, which is not installed",
+            missing.join(" and ")
+        ));
     }
     // A kernel without modules has no VLANs or PPP; `make test-clients-vm` runs these on one that has them.
     let without_kernel = row.link.and_then(missing_in_kernel);

@@ -108,7 +108,9 @@ impl<'a> Case<'a> {
                 String::from_utf8_lossy(&output.stdout),
                 String::from_utf8_lossy(&output.stderr)
             ),
-            Err(e) => skip(&format!("promtool (Debian: prometheus) is needed to test the alerts: {e}")),
+            Err(e) => skip(&format!(
+                "promtool (Debian: prometheus) is needed to test the alerts: {e}"
+            )),
         }
     }
 }

@@ -75,7 +75,9 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(4);
     let entered = namespace::enter_with_mounts();
     if let Err(e) = &entered {
-        skip(&format!("this machine forbids user, network and mount namespaces ({e})"));
+        skip(&format!(
+            "this machine forbids user, network and mount namespaces ({e})"
+        ));
     }
     let missing = |programs: &[&str]| {
         let missing: Vec<&str> = programs
