@@ -36,15 +36,12 @@ unpack() { # PACKAGE:ARCHITECTURE/RELEASE FOLDER
 # What the package that was unpacked last depends on, of these names.
 needs() { dpkg-deb -f ./*.deb Depends | tr ',' '\n' | sed -n "s/^ *\\($1[^ ]*\\).*/\\1/p"; }
 
-# musl as a C library of gcc's cross compilers. The rest is as in musl-root.sh.
+# musl as a C library of gcc's cross compilers, for build-static.sh.
 compiler() { # TARGET GCC ARCHITECTURE MUSL_TRIPLE
     for package in musl musl-dev libstd-rust-dev; do unpack "$package:$3/sid" /; done
     mkdir -p "/musl/$1"
     printf '#!/bin/sh\nexec %s "$@" -specs /usr/lib/%s/musl-gcc.specs\n' "$2-gcc" "$4" > "/musl/$1/gcc"
     chmod +x "/musl/$1/gcc"
-    "/musl/$1/gcc" -c /musl/stub.c -o stub.o
-    cp "$("$2-gcc" -print-file-name=libgcc_eh.a)" "/musl/$1/libunwind.a"
-    "$2-ar" r "/musl/$1/libunwind.a" stub.o
     unpack "busybox-static:$3/sid" tree
     cp tree/usr/bin/busybox "busybox-$3"
 }
@@ -86,7 +83,7 @@ kernel arm64-sid linux-image-cloud-arm64:arm64/sid
 kernel arm64-16k-sid linux-image-arm64-16k:arm64/sid
 kernel armv7-bullseye linux-image-armmp-lpae:armhf/bullseye
 kernel armv7-sid linux-image-armmp-lpae:armhf/sid
-rm -rf ./*.deb stub.o tree
+rm -rf ./*.deb tree
 INSIDE
 chroot "$root" sh /boards/inside.sh
 touch "$root/boards/ready"

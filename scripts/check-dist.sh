@@ -8,7 +8,7 @@ mkdir -p "$folder"
 for clone in one another-folder; do
     git clone -q . "$folder/$clone"
     # Each builds in a folder of its own.
-    env -u CARGO_TARGET_DIR "${MAKE:-make}" -C "$folder/$clone" dist CYCLONEDX="$cyclonedx" >/dev/null
+    env -u CARGO_TARGET_DIR BUILD="/build/$clone" "${MAKE:-make}" -C "$folder/$clone" dist CYCLONEDX="$cyclonedx" >/dev/null
 done
 sha256sum "$folder"/*/dist/SHA256SUMS
 diff -r "$folder/one/dist" "$folder/another-folder/dist"

@@ -15,8 +15,7 @@ if grep -q '^kind: CustomResourceDefinition' "$file"; then
     exit 1
 fi
 if ! k version --client >/dev/null 2>&1; then
-    echo "SKIPPED, NOT PASSED: kubectl is needed to compare $file with kustomize's output" >&2
-    exit 0
+    exec scripts/skip.sh "kubectl is needed to compare $file with kustomize's output"
 fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what `make ci` needs and does not find, with Debian's package manager as root. Where that fails,
-# whoever needs the package says that it was skipped.
+# Installs what `make ci` needs and does not find, with Debian's package manager as root. What cannot be installed is
+# reported here, and fails where it is needed if K6U_STRICT is 1.
 set -eu
 
 have() {
@@ -10,12 +10,14 @@ have() {
 packages=
 need() { packages="$packages $*"; }
 
-have cc readelf || need gcc libc6-dev binutils
+have make cc readelf || need make gcc libc6-dev binutils
+have git || need git
 have podman buildah runc || need podman buildah runc
 have promtool || need prometheus
 have valgrind strace || need valgrind strace
 have radvd dnsmasq dhcpcd ip nsenter || need radvd dnsmasq-base dhcpcd-base iproute2 util-linux
 have shellcheck || need shellcheck
+have "${KUBECTL:-kubectl}" || need kubernetes-client
 
 if [ -n "$packages" ]; then
     apt-get update -qq || true
@@ -28,3 +30,6 @@ fi
 cargo=${CARGO:-cargo}
 "$cargo" fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 "$cargo" clippy --version >/dev/null 2>&1 || rustup component add clippy
+# Without optimization: that takes a minute and a half of processor time; with it, many minutes.
+"$cargo" deny --version >/dev/null 2>&1 || CARGO_PROFILE_DEV_DEBUG=0 \
+    "$cargo" install --quiet --locked --debug --version 0.20.2 cargo-deny || echo "cannot install cargo-deny" >&2

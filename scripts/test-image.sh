@@ -6,8 +6,7 @@ binary=$1 version=$2 revision=$3
 
 for tool in buildah podman runc; do
     if ! command -v "$tool" >/dev/null; then
-        echo "SKIPPED, NOT PASSED: $tool is needed to test the image" >&2
-        exit 0
+        exec scripts/skip.sh "$tool is needed to test the image"
     fi
 done
 folder=${CARGO_TARGET_DIR:-target}/image

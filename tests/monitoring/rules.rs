@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use k6u_testkit::skip::skip;
 use serde_json::{Value, json};
 
 use crate::timeline::Timeline;
@@ -107,7 +108,9 @@ impl<'a> Case<'a> {
                 String::from_utf8_lossy(&output.stdout),
                 String::from_utf8_lossy(&output.stderr)
             ),
-            Err(e) => eprintln!("SKIPPED, NOT PASSED: promtool (Debian: prometheus) is needed to test the alerts: {e}"),
+            Err(e) => skip(&format!(
+                "promtool (Debian: prometheus) is needed to test the alerts: {e}"
+            )),
         }
     }
 }

@@ -17,6 +17,7 @@ use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::cidrs_for;
 use k6u_testkit::machine::namespace;
 use k6u_testkit::machine::router::{Announced, Dhcpcd, Router, is_installed};
+use k6u_testkit::skip::skip;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
 
@@ -84,7 +85,9 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(4);
     let entered = namespace::enter_with_mounts();
     if let Err(e) = &entered {
-        eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user, network and mount namespaces ({e}).\n");
+        skip(&format!(
+            "this machine forbids user, network and mount namespaces ({e})"
+        ));
     }
     let missing = |programs: &[&str]| {
         let missing: Vec<&str> = programs
@@ -97,7 +100,7 @@ fn main() -> ExitCode {
     let trial = |(name, programs, case): &Case| {
         let missing = missing(&[programs, &["nsenter", "unshare"][..]].concat());
         if let Some(missing) = &missing {
-            eprintln!("SKIPPED, NOT PASSED: {name} needs {missing}, which is not installed");
+            skip(&format!("{name} needs {missing}, which is not installed"));
         }
         let case = *case;
         let run = move || {

@@ -42,6 +42,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{PoisonError, RwLock};
 
+use k6u_testkit::skip::{skip, skip_impossible};
 use libtest_mimic::{Arguments, Trial};
 
 /// A scenario's name and what it does.
@@ -61,27 +62,28 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(12);
     let entered = k6u_testkit::machine::namespace::enter();
     if let Err(e) = &entered {
-        eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user and network namespaces ({e}).");
-        eprintln!("Every scenario needs them: see kernel.unprivileged_userns_clone and user.max_user_namespaces.\n");
+        eprintln!("Every scenario needs them: see kernel.unprivileged_userns_clone and user.max_user_namespaces.");
+        skip(&format!("this machine forbids user and network namespaces ({e})"));
     }
     // The soak takes many minutes: `make soak`.
     let mut left_out: Vec<&str> = soak::ALL.iter().map(|(name, _)| *name).collect();
-    let (unfit, kind) = if machine::is_static(&binary()) {
+    let (unfit, target) = if machine::is_static(&binary()) {
         (
             [&[machine::NEEDS_DYNAMIC][..], hangs::NEED_DYNAMIC].concat(),
-            "dynamically",
+            "make test",
         )
     } else {
-        (vec![confined::NEEDS_STATIC], "statically (make test-confined)")
+        (vec![confined::NEEDS_STATIC], "make test-confined")
     };
     for name in &unfit {
-        eprintln!("SKIPPED, NOT PASSED: {name} needs a {kind} linked binary.");
+        eprintln!("{name} is for another kind of binary: {target} runs it.");
     }
     left_out.extend(unfit);
     let mut without_kernel = if entered.is_ok() { links::unfit() } else { Vec::new() };
     without_kernel.extend(announcements::unfit());
     for (name, missing) in &without_kernel {
-        eprintln!("SKIPPED, NOT PASSED: {name} needs a kernel with {missing}.");
+        // No package brings these to a kernel without modules; `make test-boards` runs them on kernels that have them.
+        skip_impossible(&format!("{name} needs a kernel with {missing}"));
         left_out.push(name);
     }
     // Those that wait for long come first: the others run beside them.

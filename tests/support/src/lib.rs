@@ -4,3 +4,4 @@
 pub mod apiserver;
 pub mod example;
 pub mod machine;
+pub mod skip;

@@ -12,6 +12,7 @@ use k6u_testkit::apiserver::server::{ApiServer, Cilium, cidrs};
 use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, follows_since};
 use k6u_testkit::machine::namespace::{self, Interface};
 use k6u_testkit::machine::node::{Account, Node, Start};
+use k6u_testkit::skip::skip;
 
 const NAME: &str = "k6u-image-test";
 /// A container with 1 ms of processor time in 100 ms is slow to start.
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
 }
 
 fn skipped(why: &str) -> ExitCode {
-    eprintln!("\nSKIPPED, NOT PASSED: no container runs here: {}\n", why.trim());
+    skip(&format!("no container runs here: {}", why.trim()));
     println!("0 passed, 0 failed, 3 skipped");
     ExitCode::SUCCESS
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use k6u_testkit::machine::namespace;
+use k6u_testkit::skip::skip;
 
 use measure::Subject;
 use report::Report;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         full: form == "full",
     };
     if let Err(e) = namespace::enter() {
-        eprintln!("\nSKIPPED, NOT PASSED: this machine forbids user and network namespaces ({e}).\n");
+        skip(&format!("this machine forbids user and network namespaces ({e})"));
         return ExitCode::SUCCESS;
     }
     let mut report = Report::default();

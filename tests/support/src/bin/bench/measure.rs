@@ -10,6 +10,7 @@ use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, follows_since};
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::machine::node::{Account, Node, Start};
+use k6u_testkit::skip::skip;
 use serde_json::{Value, json};
 
 use crate::limits::Limits;
@@ -230,7 +231,7 @@ impl Subject {
     /// The baseline is that of the glibc build.
     pub fn instructions(&self, report: &mut Report) {
         if !installed("valgrind") {
-            eprintln!("SKIPPED, NOT PASSED: valgrind is not installed, so no instructions are counted");
+            skip("valgrind is not installed, so no instructions are counted");
             return;
         }
         let site = Site::new(1, 1, 1);
@@ -256,7 +257,7 @@ impl Subject {
     /// System calls of an idle round.
     pub fn system_calls(&self, report: &mut Report) {
         if !installed("strace") {
-            eprintln!("SKIPPED, NOT PASSED: strace is not installed, so no system calls are counted");
+            skip("strace is not installed, so no system calls are counted");
             return;
         }
         let site = Site::new(1, 1, 1);
@@ -336,7 +337,7 @@ impl Subject {
     /// The same under the pod's limits: what the kubelet makes of 8m CPU and 16Mi memory.
     pub fn latency_limited(&self, report: &mut Report) {
         let Some(limits) = Limits::make() else {
-            eprintln!("SKIPPED, NOT PASSED: no cgroup v1 can be made here (this needs root), so nothing is limited");
+            skip("no control group can be made here (this needs root), so nothing is limited");
             return;
         };
         let start = |site: &Site| {
