@@ -2,5 +2,6 @@
 //! example that most of them begin with.
 
 pub mod apiserver;
+pub mod chart;
 pub mod example;
 pub mod machine;
