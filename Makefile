@@ -245,7 +245,7 @@ check-dist: $(CYCLONEDX) ## build dist twice, in two folders, and compare the by
 	scripts/check-dist.sh $(TARGET)/twice $(CYCLONEDX)
 
 .PHONY: ci
-ci: ci-tools lint test test-simulation test-confined test-routers demo test-image check-install check-monitoring bench-short ## install what is missing, then everything that a change has to pass
+ci: ci-tools lint test test-simulation test-confined test-routers demo test-image check-install check-chart check-monitoring bench-short ## install what is missing, then everything that a change has to pass
 
 .PHONY: ci-tools
 ci-tools:
@@ -288,3 +288,5 @@ purge: ## remove k6u, its CRDs and every object of these kinds; lists them and a
 .PHONY: clean
 clean: ## remove what was built
 	$(CARGO) clean
+
+include more.mk

@@ -28,3 +28,5 @@ fi
 cargo=${CARGO:-cargo}
 "$cargo" fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 "$cargo" clippy --version >/dev/null 2>&1 || rustup component add clippy
+"$(dirname "$0")/helm-tools.sh" "${HELM_VENV:-${CARGO_TARGET_DIR:-target}/tools/helm}" ||
+    echo "cannot install helm-python-sdk" >&2
