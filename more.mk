@@ -2,7 +2,8 @@
 
 # Exported, so that the clones of check-dist need none of their own.
 export HELM_VENV ?= $(abspath $(TARGET))/tools/helm
-HELM_PYTHON := $(HELM_VENV)/bin/python
+# What has Helm's library: `make e2e` tries the chart with it.
+export HELM_PYTHON := $(HELM_VENV)/bin/python
 CHART := $(TARGET)/dist/k6u-$(VERSION).tgz
 CHART_REPO ?= oci://$(patsubst %/,%,$(dir $(IMAGE_REPO)))/charts
 

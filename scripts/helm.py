@@ -1,7 +1,11 @@
-"""Helm's own library, without the program: helm.py template CHART | lint CHART | package CHART FOLDER | push FILE URL
+"""Helm's own library, without the program:
 
-template reads a JSON list of {name, namespace, values, set, set-json} from standard input, the last three as
-`helm install` takes them, and prints what each would install, or its error. It asks no cluster.
+helm.py template CHART | lint CHART | package CHART FOLDER | push FILE URL
+helm.py install CHART | upgrade CHART | uninstall CHART
+
+template, install, upgrade and uninstall read a JSON list of {name, namespace, values, set, set-json} from standard
+input, the last three as Helm's program takes them, and print the outcome of each, or its error. template asks no
+cluster; the others ask that of $KUBECONFIG.
 """
 
 import json
@@ -30,25 +34,34 @@ def merge(into, values):
     return into
 
 
-def template(config, chart, request):
+def values_of(request):
     values = dict(request.get("values", {}))
+    for expression in request.get("set-json", []):
+        merge(values, helm.parse_set_json(expression))
+    for expression in request.get("set", []):
+        merge(values, helm.parse_set_string(expression))
+    return values
+
+
+def perform(command, chart, request):
+    name, namespace = request["name"], request["namespace"]
+    cluster = {"kubeconfig_content": NOBODY, "storage_driver": "memory"} if command == "template" else {}
     try:
-        for expression in request.get("set-json", []):
-            merge(values, helm.parse_set_json(expression))
-        for expression in request.get("set", []):
-            merge(values, helm.parse_set_string(expression))
-        release = config.install(
-            chart, request["name"], values, namespace=request["namespace"], dry_run="client")
+        with helm.Config(namespace=namespace, **cluster) as config:
+            if command == "uninstall":
+                return config.uninstall(name)
+            if command == "upgrade":
+                return config.upgrade(chart, name, values_of(request), namespace=namespace)
+            dry_run = "client" if command == "template" else None
+            return config.install(chart, name, values_of(request), namespace=namespace, dry_run=dry_run)
     except helm.HelmError as error:
         return {"error": str(error)}
-    return {"manifest": release["manifest"], "notes": release["notes"]}
 
 
 def main(command, *arguments):
-    if command == "template":
-        with helm.Chart.load(arguments[0]) as chart, \
-                helm.Config(kubeconfig_content=NOBODY, storage_driver="memory") as config:
-            print(json.dumps([template(config, chart, request) for request in json.load(sys.stdin)]))
+    if command in ("template", "install", "upgrade", "uninstall"):
+        with helm.Chart.load(arguments[0]) as chart:
+            print(json.dumps([perform(command, chart, request) for request in json.load(sys.stdin)]))
     elif command == "lint":
         report = helm.lint(arguments[0], {}, strict=True)
         for message in report["messages"]:
