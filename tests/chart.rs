@@ -533,7 +533,11 @@ fn the_pod_is_what_the_values_say() {
         values(given.clone()),
         values(json!({"image": {"digest": digest}})),
         values(json!({"image": {"digest": digest, "tag": "1.0"}})),
-        values(json!({"tolerations": [], "priorityClassName": "", "resources": null})),
+        // As a part of another chart, with what belongs to that one.
+        values(json!({
+            "tolerations": [], "priorityClassName": "", "resources": null, "podLabels": null, "image": {"tag": null},
+            "global": {"imageRegistry": "localhost"}, "enabled": true,
+        })),
     ])
     .try_into()
     .unwrap();
@@ -578,6 +582,7 @@ fn the_pod_is_what_the_values_say() {
         .to_string();
     assert_eq!(image(&by_digest), format!("{repository}@{digest}"));
     assert_eq!(image(&tag_and_digest), format!("{repository}:1.0@{digest}"));
+    assert_eq!(image(&bare), pod(&base())["containers"][0]["image"]);
     for field in ["tolerations", "priorityClassName"] {
         assert_eq!(pod(&bare).get(field), None, "{field}");
     }
