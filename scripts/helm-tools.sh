@@ -9,8 +9,10 @@ if "$folder/bin/python" -c "from importlib.metadata import version
 assert version('helm-python-sdk') == '$version'" 2>/dev/null; then
     exit 0
 fi
-python3 -c 'import ensurepip, venv' 2>/dev/null ||
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    apt-get update -qq || true
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3 python3-venv >/dev/null
+fi
 python3 -m venv --clear "$folder"
 "$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "helm-python-sdk==$version"
 touch "$folder/bin/python"
