@@ -84,7 +84,7 @@ check-monitoring: ## check the alert rules, on series made of what k6u writes (p
 	else scripts/skip.sh "promtool (Debian: prometheus) is needed to check the alert rules"; fi
 
 .PHONY: ci
-ci: lint deny test test-simulation test-confined test-routers demo test-image check-install check-monitoring bench-short ## run everything that a change has to pass; scripts/ci-tools.sh installs what it needs
+ci: lint deny test test-simulation test-confined test-routers demo test-image check-install check-chart check-monitoring bench-short ## run everything that a change has to pass; scripts/ci-tools.sh installs what it needs
 
 PODS := -n kube-system -l app.kubernetes.io/name=k6u
 
@@ -123,3 +123,4 @@ purge: ## remove k6u, its CRDs and every object of these kinds; lists them and a
 .PHONY: clean
 clean: ## remove what was built
 	$(CARGO) clean
+

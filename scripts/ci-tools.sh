@@ -33,3 +33,5 @@ cargo=${CARGO:-cargo}
 # Without optimization: that takes a minute and a half of processor time; with it, many minutes.
 "$cargo" deny --version >/dev/null 2>&1 || CARGO_PROFILE_DEV_DEBUG=0 \
     "$cargo" install --quiet --locked --debug --version 0.20.2 cargo-deny || echo "cannot install cargo-deny" >&2
+"$(dirname "$0")/helm-tools.sh" "${HELM_VENV:-${CARGO_TARGET_DIR:-target}/tools/helm}" ||
+    echo "cannot install helm-python-sdk" >&2

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes archive, manifests, SBOM and SHA256SUMS to dist/, the same bytes wherever it runs:
+# Writes archive, manifests, chart, SBOM and SHA256SUMS to dist/, the same bytes wherever it runs:
 # dist.sh BINARY TARGET INSTALL_YAML VERSION CYCLONEDX
 set -eu
 binary=$1 target=$2 install=$3 version=$4 cyclonedx=$5
@@ -18,6 +18,7 @@ sed "s|$PWD|/k6u|g; /\"serialNumber\"/d" k6u.cdx.json > "dist/k6u-$version.cdx.j
 rm -f k6u.cdx.json tests/support/k6u.cdx.json
 cp manifests/crds.yaml dist/crds.yaml
 cp "$install" dist/install.yaml
+cp "$(dirname "$install")/k6u-$version.tgz" dist/
 cp "$binary" LICENSE.md dist/crds.yaml dist/install.yaml "$folder/$name/"
 tar --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w \
     -C "$folder" -c "$name" | gzip -n9 > "dist/$name.tar.gz"

@@ -1,4 +1,8 @@
-//! What the manifests promise: the release, what deleting them takes, what the examples refer to.
+//! What the manifests promise: the release, what deleting them takes, what the examples refer to, and that the
+//! Helm chart repeats them.
+
+use std::fs;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_yaml::Value;
@@ -98,5 +102,27 @@ fn the_policies_refer_to_the_group_of_the_example() {
     for policy in POLICIES {
         let refers = |line: &str| line.trim() == format!("- cidrGroupRef: {group}");
         assert!(policy.lines().any(refers), "{policy}");
+    }
+}
+
+#[test]
+fn the_chart_repeats_the_manifests() {
+    for (path, text) in k6u_testkit::chart::files(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        let stored = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            stored == text,
+            "{} differs from manifests/: make chart-sync writes it",
+            path.display()
+        );
+        // Helm would package a link as what it points to; not every checkout has links.
+        assert!(!path.is_symlink(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_chart_is_of_this_release() {
+    let chart = yaml(include_str!("../charts/k6u/Chart.yaml"));
+    for field in ["version", "appVersion"] {
+        assert_eq!(chart[field], env!("CARGO_PKG_VERSION"), "{field} in Chart.yaml");
     }
 }

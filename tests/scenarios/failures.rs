@@ -11,7 +11,7 @@ use k6u_testkit::machine::node::Start;
 use serde_json::json;
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, GROUP, RBAC, Running, SOON, Site};
+use crate::site::{CONFIG_NAME, CONFIGS, GROUP, RBAC, Running, SOON, Site};
 
 pub const ALL: &[Scenario] = scenarios![
     the_api_server_has_an_ipv6_address,
@@ -68,7 +68,10 @@ fn the_token_is_rotated() {
     site.account.write("token", format!("{second}\n"));
     site.wait_lan("2001:db8:9876:543");
     node.wait_log("API server: recovered after", SOON);
-    node.wait_complaints(1);
+    let complaints = node.complaints();
+    assert!(complaints.iter().all(|line| line.contains("401 Unauthorized")), "{complaints:#?}");
+    let of_server = complaints.iter().filter(|line| line.contains("API server:"));
+    assert_eq!(of_server.count(), 1, "{complaints:#?}");
 }
 
 fn a_proxy_in_the_environment_is_ignored() {
@@ -131,7 +134,8 @@ fn retry_after_is_honoured() {
     let busy = Response::new(503, "text/plain", "apiserver is shutting down\n").with("Retry-After", "2");
     site.server.inject(Plan::always(Fault::Answer(busy)));
     let refused = |store: &Store| -> Option<Vec<Instant>> {
-        let refused = store.log.iter().filter(|logged| logged.status == 503);
+        let list = format!("GET {CONFIGS}");
+        let refused = store.log.iter().filter(|logged| logged.status == 503 && logged.line == list);
         Some(refused.map(|logged| logged.at).collect()).filter(|times: &Vec<Instant>| times.len() >= 3)
     };
     let times = site.server.wait(SOON, refused).expect("it tries again");

@@ -24,7 +24,7 @@ use crate::nodes::entry;
 use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Site, requests};
 
 pub const ALL: &[Scenario] = scenarios![
-    labels_are_read_every_two_minutes,
+    labels_are_read_every_five_minutes,
     an_entry_that_stood_still_for_five_minutes_is_removed,
     after_an_outage_nobody_counts_as_silent,
     a_node_that_could_not_publish_watches_anew,
@@ -147,7 +147,7 @@ fn is_there(site: &Site) -> bool {
     entry(&site.server.store(), OTHER).is_some()
 }
 
-fn labels_are_read_every_two_minutes() {
+fn labels_are_read_every_five_minutes() {
     let site = Site::with_address("2001:db8:1234:5671::10");
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
@@ -158,7 +158,7 @@ fn labels_are_read_every_two_minutes() {
         "/api/v1/nodes/node1.example.com",
         json!({"metadata": {"labels": {"uplink": "dsl"}}}),
     );
-    node.rounds(11);
+    node.rounds(29);
     let asked = || requests(&site.server.store(), "GET /api/v1/nodes/").len();
     assert_eq!((asked(), held(&site)), (1, 0));
     node.rounds(1);

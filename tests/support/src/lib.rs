@@ -2,6 +2,7 @@
 //! example that most of them begin with.
 
 pub mod apiserver;
+pub mod chart;
 pub mod example;
 pub mod machine;
 pub mod skip;

@@ -70,13 +70,18 @@ impl Cluster {
         }
     }
 
+    /// The URL of the API server.
+    pub fn address(&self) -> String {
+        format!("https://127.0.0.1:{PORT}")
+    }
+
     /// Runs kubectl; says whether it succeeded, and what it said.
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> (bool, String) {
         let file = self.folder.join("input.yaml");
         fs::write(&file, input).expect("a file");
         let mut command = Command::new("kubectl");
         command
-            .arg(format!("--server=https://127.0.0.1:{PORT}"))
+            .arg(format!("--server={}", self.address()))
             .arg("--token=admin-token");
         command
             .arg("--certificate-authority")
