@@ -22,7 +22,7 @@ const ADDRESS_HEADER: usize = 8;
 const ATTRIBUTE_HEADER: usize = 4;
 /// linux/if_addr.h: who made an address, since Linux 5.18.
 const IFA_PROTO: u16 = 11;
-/// A list that changes while it is read is read again, so often and after such a pause.
+/// Attempts to read a list that changes meanwhile, and the pause between two of them.
 const ATTEMPTS: u32 = 20;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
 

@@ -78,7 +78,7 @@ impl Observer {
     }
 }
 
-/// What the host says about an interface with so many addresses.
+/// What the host says about an interface with this number of addresses.
 fn remarks(link: &Link, addresses: usize) -> Vec<Remark> {
     let setting = |name: &str| -> Option<usize> {
         let path = format!("/proc/sys/net/ipv6/conf/{}/{name}", link.name);

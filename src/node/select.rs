@@ -75,9 +75,7 @@ impl fmt::Display for Rejection {
                 "deprecated by hand (an address without a lifetime; kube-vip and keepalived write such)"
             }
             Rejection::Stale => "stale (routers announce other prefixes, but this one no longer)",
-            Rejection::NotAllowed => {
-                "outside every allowedPrefixes (correct them if the provider delegates from another range now)"
-            }
+            Rejection::NotAllowed => "outside every allowedPrefixes",
             Rejection::NotGlobal => "not global unicast (2000::/3)",
         })
     }
@@ -173,6 +171,9 @@ impl Observation {
             return format!("{interface} has no IPv6 address");
         };
         let none = format!("{interface} has no global IPv6 address in use");
+        if self.rejected.iter().any(|(_, why)| *why == Rejection::NotAllowed) {
+            return format!("{none}; correct allowedPrefixes if the provider delegates from another range now");
+        }
         if self.rejected.iter().any(|(_, why)| *why != Rejection::NotGlobal) {
             return none;
         }

@@ -460,8 +460,18 @@ fn what_no_config_allows_is_no_evidence() {
     assert_eq!(texts(&seen), ["2001:db8:1::/64"], "it makes nothing stale");
     assert_eq!(
         seen.message("eth0"),
-        "2a00:bad:bad:bad1::/64 left out: outside every allowedPrefixes (correct them if the provider delegates from \
-         another range now)"
+        "2a00:bad:bad:bad1::/64 left out: outside every allowedPrefixes"
+    );
+    assert_eq!(
+        eth0.look(&[foreign]).message("eth0"),
+        "2a00:bad:bad:bad1::/64 left out: outside every allowedPrefixes",
+        "the other one lingers"
+    );
+    eth0.now += LINGER;
+    assert_eq!(
+        eth0.look(&[foreign]).message("eth0"),
+        "eth0 has no global IPv6 address in use; correct allowedPrefixes if the provider delegates from another range \
+         now; 2a00:bad:bad:bad1::/64 left out: outside every allowedPrefixes"
     );
     assert_eq!(texts(&self::seen(&[real, foreign])), ["2a00:bad:bad:bad1::/64"]);
 }

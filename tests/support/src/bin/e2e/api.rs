@@ -76,6 +76,7 @@ pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
         "ip6unc.spec.interface",
         "ip6unc.spec.nodeSelector",
         "ip6unc.spec.staleAfterSeconds",
+        "ip6unc.spec.keepDeprecatedSeconds",
         "ip6unc.status.nodes",
     ] {
         let text = cluster.kubectl(&["explain", field]);
