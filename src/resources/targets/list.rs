@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Kind, Shape};
 use crate::cidr::Cidr;
 use crate::kube::decode::{Bounded, MAX_KEPT};
-use crate::kube::objects::Metadata;
+use crate::kube::objects::{Metadata, whole};
 use crate::kube::redact::excerpt;
 
 /// The most that k6u writes into one list. Cilium compiles a group into a policy map, which holds as many
@@ -19,7 +19,7 @@ pub const MOST_CIDRS: usize = 16_384;
 /// An object of any kind, as it is read: each has its list inside its spec.
 #[derive(Debug, Deserialize)]
 pub struct Stored {
-    #[serde(default)]
+    #[serde(deserialize_with = "whole")]
     metadata: Metadata,
     #[serde(default)]
     spec: Bounded,
@@ -57,9 +57,6 @@ impl Held {
     pub fn read(kind: &Kind, stored: Stored) -> Result<Self, String> {
         if stored.spec.is_cut {
             return Err(format!("spec takes more than {MAX_KEPT} bytes of memory"));
-        }
-        if let Some(problem) = stored.metadata.problem {
-            return Err(problem);
         }
         let list = list(kind, stored.spec.value)?;
         Ok(Held {
