@@ -104,13 +104,13 @@ impl Error {
     /// The API server answers in plain text where an API is not served, and with a Status object where it is,
     /// which names the object, but need not if an aggregated API server made it.
     pub fn is_absent_object(&self) -> bool {
-        let is_object = |r: &Refusal| r.is_status && !r.is_denied_by_webhook() && r.resource != "namespaces";
+        let is_object = |r: &Refusal| r.is_status && !r.is_denied_by_webhook() && !r.names_namespace;
         self.has_status(404) && self.refusal().is_some_and(is_object)
     }
 
     /// 404 for the namespace of an object that was to be created.
     pub fn is_absent_namespace(&self) -> bool {
-        self.has_status(404) && self.refusal().is_some_and(|r| r.resource == "namespaces")
+        self.has_status(404) && self.refusal().is_some_and(|r| r.names_namespace)
     }
 
     /// 404 for the whole resource: its API is not served. A body that broke off does not say so.
