@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_right_is_told_from_what_admission_refuses() {
+    fn a_missing_right_differs_from_a_refusal_by_admission() {
         let rbac = "ciliumcidrgroups.cilium.io \"lan\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" \
                     cannot get resource \"ciliumcidrgroups\" in API group \"cilium.io\" at the cluster scope";
         assert_eq!(
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn storage_that_is_set_up_is_told_from_overload() {
+    fn initializing_storage_differs_from_overload() {
         assert!(refused(429, "", "storage is (re)initializing").is_initializing());
         assert!(!refused(429, "", "too many requests").is_initializing());
         assert!(refused(429, "", "").is_overloaded());

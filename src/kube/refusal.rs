@@ -8,7 +8,7 @@ use super::decode::{decode, null_is_default};
 use super::redact::{Redactor, excerpt};
 use crate::time::Timestamp;
 
-/// Of a refusal's body only so many bytes are read.
+/// The bytes of a refusal's body that are read.
 pub const MAX_REFUSAL: usize = 16 * 1024;
 /// Whatever a server asks for, ask again within this time.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
