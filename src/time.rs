@@ -79,7 +79,7 @@ fn at(year: i64, month: i64, day: i64, time: &str) -> Option<Timestamp> {
     (is_time && date(days) == (year, month, day)).then(|| Timestamp(days * DAY + hour * 3600 + minute * 60 + second))
 }
 
-/// A number of just so many digits.
+/// A number of exactly this many digits.
 fn number(text: &str, digits: usize) -> Option<i64> {
     (text.len() == digits && is_number(text)).then(|| text.parse().ok())?
 }
@@ -96,7 +96,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     era * DAYS_OF_400_YEARS + year * 365 + year / 4 - year / 100 + day_of_year - DAYS_TO_1970
 }
 
-/// Year, month and day so many days after 1970-01-01 (the same, civil_from_days).
+/// Year, month and day of the day this many days after 1970-01-01 (the same, civil_from_days).
 fn date(days: i64) -> (i64, i64, i64) {
     let days = days + DAYS_TO_1970;
     let (era, day) = (days.div_euclid(DAYS_OF_400_YEARS), days.rem_euclid(DAYS_OF_400_YEARS));

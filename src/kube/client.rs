@@ -223,7 +223,7 @@ impl Client {
         result
     }
 
-    /// The clock of the API server, as its last answer told; `None` before the first.
+    /// The clock of the API server, from its last answer; `None` before the first.
     pub fn server_time(&self) -> Option<Timestamp> {
         self.server_time
     }

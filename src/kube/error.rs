@@ -104,13 +104,13 @@ impl Error {
     /// The API server answers in plain text where an API is not served, and with a Status object where it is,
     /// which names the object, but need not if an aggregated API server made it.
     pub fn is_absent_object(&self) -> bool {
-        let is_object = |r: &Refusal| r.is_status && !r.is_denied_by_webhook() && r.resource != "namespaces";
+        let is_object = |r: &Refusal| r.is_status && !r.is_denied_by_webhook() && !r.names_namespace;
         self.has_status(404) && self.refusal().is_some_and(is_object)
     }
 
     /// 404 for the namespace of an object that was to be created.
     pub fn is_absent_namespace(&self) -> bool {
-        self.has_status(404) && self.refusal().is_some_and(|r| r.resource == "namespaces")
+        self.has_status(404) && self.refusal().is_some_and(|r| r.names_namespace)
     }
 
     /// 404 for the whole resource: its API is not served. A body that broke off does not say so.
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_right_is_told_from_what_admission_refuses() {
+    fn a_missing_right_differs_from_a_refusal_by_admission() {
         let rbac = "ciliumcidrgroups.cilium.io \"lan\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" \
                     cannot get resource \"ciliumcidrgroups\" in API group \"cilium.io\" at the cluster scope";
         assert_eq!(
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn storage_that_is_set_up_is_told_from_overload() {
+    fn initializing_storage_differs_from_overload() {
         assert!(refused(429, "", "storage is (re)initializing").is_initializing());
         assert!(!refused(429, "", "too many requests").is_initializing());
         assert!(refused(429, "", "").is_overloaded());

@@ -115,6 +115,18 @@ impl Metadata {
     }
 }
 
+/// For the metadata of an object that is read by itself: if they cannot be read, it cannot.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
+    let metadata = Metadata::deserialize(deserializer)?;
+    match metadata.check() {
+        Ok(_) => Ok(metadata),
+        Err(bad) => Err(serde::de::Error::custom(bad.problem)),
+    }
+}
+
 /// A list as the API gives it, whole; `null` is an empty one.
 #[derive(Debug, Deserialize)]
 pub struct List<T: Item> {
@@ -127,7 +139,7 @@ pub struct List<T: Item> {
 #[derive(Debug, Deserialize)]
 pub struct Object {
     /// Its metadata.
-    #[serde(default)]
+    #[serde(deserialize_with = "whole")]
     pub metadata: Metadata,
 }
 
@@ -231,6 +243,22 @@ mod tests {
         );
         let object: Object = serde_json::from_str(&text).unwrap();
         assert_eq!(object.metadata.name, "a");
+    }
+
+    #[test]
+    fn an_object_whose_metadata_cannot_be_read_cannot_be() {
+        let read = |text: &str| decode::<Object>(&mut text.as_bytes());
+        assert!(read(r#"{"metadata":{"name":"a","labels":null}}"#).is_ok());
+        for text in [
+            "{}",
+            "[1]",
+            r#"{"metadata":null}"#,
+            r#"{"metadata":{}}"#,
+            r#"{"metadata":{"name":"a","labels":{"x":1}}}"#,
+            r#"{"metadata":{"name":"a","resourceVersion":7}}"#,
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     /// Whatever an answer holds, what is kept of it is bounded.

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-/// So many of the token's first bytes, and what follows of it, are taken out: a text may be cut within it.
+/// This many of the first bytes of the token, and what follows of it, are taken out: a text may be cut within it.
 const MIN_MATCH: usize = 16;
-/// An excerpt has at most so many characters.
+/// The characters of an excerpt.
 const MAX_EXCERPT: usize = 512;
 
 /// Takes the token out of texts, whoever they are from.

@@ -8,7 +8,7 @@ use super::decode::{decode, null_is_default};
 use super::redact::{Redactor, excerpt};
 use crate::time::Timestamp;
 
-/// Of a refusal's body only so many bytes are read.
+/// The bytes of a refusal's body that are read.
 pub const MAX_REFUSAL: usize = 16 * 1024;
 /// Whatever a server asks for, ask again within this time.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -26,8 +26,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Whether the body was a Status object: then the API is served.
     pub is_status: bool,
-    /// The resource that the Status object speaks of, in the plural; empty if of none.
-    pub resource: String,
+    /// Whether the Status object speaks of a namespace.
+    pub names_namespace: bool,
 }
 
 /// The Status object of an error (Kubernetes API conventions, "Response Status Kind").
@@ -64,7 +64,7 @@ impl Refusal {
                 message: text(&known.message),
                 retry_after,
                 is_status: true,
-                resource: text(&known.details.kind),
+                names_namespace: known.details.kind == "namespaces",
             },
             _ => Refusal {
                 status,
@@ -130,10 +130,7 @@ mod tests {
         let status =
             read(r#"{"kind":"Status","reason":"NotFound","message":"x","details":{"kind":"widgets","name":"a"}}"#);
         assert!(status.is_status);
-        assert_eq!(
-            (status.reason.as_str(), status.resource.as_str()),
-            ("NotFound", "widgets")
-        );
+        assert_eq!((status.reason.as_str(), status.names_namespace), ("NotFound", false));
         assert!(read(r#"{"kind":"Status","reason":null,"message":null,"details":{"kind":null}}"#).is_status);
         assert!(!read(r#"{"kind":"Error","message":"a proxy's"}"#).is_status);
     }

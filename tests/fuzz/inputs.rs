@@ -171,7 +171,8 @@ pub fn yaml(text: &str) {
 /// Retry-After and Date, and the times in objects.
 pub fn headers(text: &str) {
     for now in [None, Some(NOW)] {
-        assert!(retry_after(text, now).is_none_or(|wait| wait <= Duration::from_secs(60)));
+        let refusal = Refusal::read(503, b"", retry_after(text, now), &Redactor::default());
+        assert!(refusal.retry_after.is_none_or(|wait| wait <= Duration::from_secs(60)));
     }
     for time in [Timestamp::from_http_date(text), Timestamp::from_rfc3339(text)]
         .into_iter()

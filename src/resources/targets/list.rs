@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{DesiredTarget, Kind, Record};
 use crate::cidr::Item;
 use crate::kube::decode::{Bounded, MAX_KEPT};
-use crate::kube::objects::Metadata;
+use crate::kube::objects::{Metadata, whole};
 use crate::kube::redact::excerpt;
 
 /// The most items that k6u writes into one list. Cilium compiles a group into a policy map, which has room for this
@@ -19,7 +19,7 @@ pub const MAX_ITEMS: usize = 16_384;
 /// An object of any kind, as it is read: each has its list inside its spec.
 #[derive(Debug, Deserialize)]
 pub struct Stored {
-    #[serde(default)]
+    #[serde(deserialize_with = "whole")]
     metadata: Metadata,
     #[serde(default)]
     spec: Bounded,
@@ -60,9 +60,6 @@ impl Held {
     pub fn read(kind: &Kind, stored: Stored) -> Result<Self, String> {
         if stored.spec.is_cut {
             return Err(format!("spec takes more than {MAX_KEPT} bytes of memory"));
-        }
-        if let Some(problem) = stored.metadata.problem {
-            return Err(problem);
         }
         let list = list(kind, stored.spec.value)?;
         Ok(Held {
