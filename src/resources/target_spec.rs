@@ -49,12 +49,12 @@ impl TargetSpec {
 pub struct Parts {
     /// Numbers of /64 prefixes inside every delegated prefix.
     pub prefix_ids: BTreeSet<u64>,
-    /// What stands behind every delegated prefix.
-    pub suffixes: BTreeSet<Suffix>,
+    /// What stands behind every delegated prefix; each once, as all below.
+    pub suffixes: Vec<Suffix>,
     /// From what to what behind every delegated prefix.
-    pub ranges: BTreeSet<SuffixRange>,
+    pub ranges: Vec<SuffixRange>,
     /// What is always in the list.
-    pub extra: BTreeSet<Cidr>,
+    pub extra: Vec<Cidr>,
 }
 
 impl Parts {
@@ -286,21 +286,22 @@ impl Reader<'_> {
     }
 
     /// The elements of a list that may be absent, each of which may occur once.
-    fn set<T: Ord>(
+    fn set<T: PartialEq>(
         &mut self,
         name: &str,
         value: &Value,
         of: &str,
         most: usize,
         read: impl Fn(&mut Self, &Value, &str) -> Option<T>,
-    ) -> BTreeSet<T> {
+    ) -> Vec<T> {
         let items = self.items(name, value, of);
         self.bound(name, items.len(), most);
-        let mut set = BTreeSet::new();
+        let mut set = Vec::new();
         for (at, item) in items.iter().enumerate().take(most) {
             let field = format!("{name}[{at}]");
-            if read(self, item, &field).is_some_and(|element| !set.insert(element)) {
-                self.wrong(&field, item, "the list has it already");
+            match read(self, item, &field) {
+                Some(element) if set.contains(&element) => self.wrong(&field, item, "the list has it already"),
+                element => set.extend(element),
             }
         }
         set
