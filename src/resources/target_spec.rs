@@ -22,12 +22,12 @@ pub const MAX_EXTRA_CIDRS: usize = 256;
 /// RFC 2181 section 8.
 pub const MAX_TTL: u32 = i32::MAX as u32;
 
-/// What one object is to hold.
+/// An entry of a config: one object and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetSpec {
     /// Which object.
     pub key: TargetKey,
-    /// The parts of the delegated prefix, and what else.
+    /// The parts of the delegated prefix, and the extra CIDRs.
     pub parts: Parts,
     /// The record that all this is in, for a kind that has records.
     pub record: Option<Record>,
@@ -44,16 +44,16 @@ impl TargetSpec {
     }
 }
 
-/// What a list is made of.
+/// The content of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     /// Numbers of /64 prefixes inside every delegated prefix.
     pub prefix_ids: BTreeSet<u64>,
-    /// What stands behind every delegated prefix; each once, as all below.
+    /// Suffixes of every delegated prefix; each once, as in the lists below.
     pub suffixes: Vec<Suffix>,
-    /// From what to what behind every delegated prefix.
+    /// Ranges of suffixes of every delegated prefix.
     pub ranges: Vec<SuffixRange>,
-    /// What is always in the list.
+    /// CIDRs that are always in the list.
     pub extra: Vec<Cidr>,
 }
 
@@ -374,7 +374,7 @@ impl Reader<'_> {
             .split('/')
             .next()
             .and_then(|address| address.parse::<IpAddr>().ok());
-        // IPv4 in IPv6's clothes is something else to each of those who read the list.
+        // Each reader of a list takes an IPv4-mapped address for something else.
         let is_mapped = matches!(address, Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
         let Some(cidr) = text.parse::<Cidr>().ok().filter(|_| !is_mapped) else {
             self.wrong(
