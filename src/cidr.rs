@@ -145,7 +145,7 @@ impl fmt::Display for Item {
     }
 }
 
-/// What stands behind a delegated prefix: an address whose upper bits are zero, and a length.
+/// The bits that follow a delegated prefix: an address whose upper bits are zero, and a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Suffix {
     bits: u128,

@@ -54,6 +54,8 @@ pub const MAX_PASSES: usize = 3;
 /// Requests that read targets begin within this much of a round, and requests that write them within as much again:
 /// targets that hang cannot keep k6u from publishing. What was not reached is first in the next round.
 pub const TARGETS_TIME: Duration = Duration::from_millis(2500);
+/// Reading one target takes this long at most.
+pub const MAX_READ: Duration = Duration::from_secs(5);
 /// After this many consecutive conflicts an object is treated as refused: nobody writes that often.
 pub const MAX_CONFLICTS: u32 = 20;
 /// Labels of a Node change rarely: they are read again after this time.

@@ -453,14 +453,18 @@ mod tests {
         let config = r#"{"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig", "metadata": {"name": "a"},
             "spec": {"delegatedPrefixLength": 56, "targets": [
             {"kind": "CiliumLoadBalancerIPPool", "name": "lan", "suffixes": ["::1:ffff:0:0:0/112"]},
-            {"kind": "Middleware", "namespace": "web", "name": "lan", "suffixes": ["::/56"], "extraCIDRs": ["10.0.0.0/8"]}]}}"#;
+            {"kind": "Middleware", "namespace": "web", "name": "lan", "suffixes": ["::/56"], "extraCIDRs": ["10.0.0.0/8"]},
+            {"kind": "DNSEndpoint", "namespace": "dns", "name": "nas", "dnsName": "nas.example.com", "suffixes": ["::10"]}
+            ]}}"#;
         let preview = run(&[config], &["2001:db8:0:ab01::1"], Machine(vec![])).unwrap();
         assert_eq!(
             preview.yaml,
             "---\napiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata:\n  name: lan\nspec:\n  blocks:\n  \
              - cidr: 2001:db8:0:ab01:ffff::/112\n---\napiVersion: traefik.io/v1alpha1\nkind: Middleware\nmetadata:\n  \
              name: lan\n  namespace: web\nspec:\n  ipAllowList:\n    sourceRange:\n    - 10.0.0.0/8\n    \
-             - 2001:db8:0:ab00::/56\n"
+             - 2001:db8:0:ab00::/56\n---\napiVersion: externaldns.k8s.io/v1alpha1\nkind: DNSEndpoint\nmetadata:\n  \
+             labels:\n    app.kubernetes.io/managed-by: k6u\n  name: nas\n  namespace: dns\nspec:\n  endpoints:\n  \
+             - dnsName: nas.example.com\n    recordType: AAAA\n    targets:\n    - 2001:db8:0:ab00::10\n"
         );
         let bad = config.replace("::1:ffff:0:0:0/112", "::1:ffff:0:0:1/112");
         assert_eq!(

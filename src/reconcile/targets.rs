@@ -8,10 +8,10 @@ use log::info;
 use super::condition::Failing;
 use super::context::{Context, Tried};
 use super::plan::Plan;
-use super::problems::{Problem, Subject};
+use super::problems::{Problem, Problems, Subject};
 use super::{Failure, Outcome};
 use crate::kube::Client;
-use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, TARGETS_TIME};
+use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_READ, TARGETS_TIME};
 use crate::resources::targets::{Api, DesiredTarget, Held, TargetApi, TargetKey};
 use crate::schedule::RoundEnd;
 
@@ -22,7 +22,6 @@ const CILIUMS_OWN: &str = "extgrp.cilium.io/";
 #[derive(Debug, Default)]
 pub struct Targets {
     api: TargetApi,
-    /// In the order in which they are read.
     keys: Vec<TargetKey>,
     states: BTreeMap<TargetKey, State>,
     histories: BTreeMap<TargetKey, History>,
@@ -39,11 +38,14 @@ enum State {
     Failed(Failing),
 }
 
-/// Whether a target was right, and when somebody else changed that, in steady time.
+/// What happened to a target in earlier rounds, in steady time.
 #[derive(Debug, Default)]
 struct History {
+    /// When it was last its turn to be read.
+    tried_at: Option<Duration>,
     /// What it had to hold when it was last found right or written.
     right: Option<DesiredTarget>,
+    /// When somebody else changed it although it was right.
     changed_at: Vec<Duration>,
 }
 
@@ -53,19 +55,16 @@ impl Targets {
     /// # Errors
     /// As [`Context::attempt`].
     pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let unreached: BTreeSet<&TargetKey> = self.keys.iter().filter(|key| !self.states.contains_key(key)).collect();
-        // One that hangs must not keep others from their turn.
-        let order = |key: &TargetKey| (cx.problems.has(&Subject::Read(key.clone())), !unreached.contains(key));
-        let mut keys = self.keys.clone();
-        keys.sort_by_key(order);
         self.states.clear();
         let until = cx.host.now() + TARGETS_TIME;
-        for key in &keys {
-            if cx.host.now() >= until {
+        for key in self.turns(cx.problems) {
+            let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
+            if now >= until {
                 break;
             }
-            let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
-            let read = cx.attempt(&subject, |e| key.explain(e), |client| self.api.read(client, key, now))?;
+            self.histories.entry(key.clone()).or_default().tried_at = Some(now);
+            let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, &key, now));
+            let read = cx.attempt(&subject, |e| key.explain(e), read)?;
             match read {
                 Tried::Done(held) => self.states.insert(key.clone(), State::Read(held)),
                 Tried::Overtaken => None,
@@ -76,6 +75,18 @@ impl Targets {
             };
         }
         Ok(())
+    }
+
+    /// In which order they are read: those that answered last time and the others take turns, and among these whoever
+    /// has waited for longest is first. So neither many targets nor some that hang keep any from its turn.
+    fn turns(&self, problems: &Problems) -> Vec<TargetKey> {
+        let tried_at = |key: &TargetKey| self.histories.get(key).and_then(|history| history.tried_at);
+        let answered = |key: &TargetKey| tried_at(key).is_some() && !problems.has(&Subject::Read(key.clone()));
+        let mut keys = self.keys.clone();
+        keys.sort_by_key(tried_at);
+        let (answered, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(answered);
+        let count = answered.len().max(others.len());
+        (0..count).flat_map(|at| [answered.get(at).cloned(), others.get(at).cloned()]).flatten().collect()
     }
 
     /// Takes over which targets there are. Returns whether all of them had their turn in [`Targets::read`].

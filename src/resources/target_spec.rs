@@ -22,12 +22,12 @@ pub const MAX_EXTRA_CIDRS: usize = 256;
 /// RFC 2181 section 8.
 pub const MAX_TTL: u32 = i32::MAX as u32;
 
-/// What one object is to hold.
+/// An entry of a config: one object and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetSpec {
     /// Which object.
     pub key: TargetKey,
-    /// The parts of the delegated prefix, and what else.
+    /// The parts of the delegated prefix, and the extra CIDRs.
     pub parts: Parts,
     /// The record that all this is in, for a kind that has records.
     pub record: Option<Record>,
@@ -48,17 +48,17 @@ impl TargetSpec {
     }
 }
 
-/// What a list is made of.
+/// The content of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     /// Numbers of /64 prefixes inside every delegated prefix.
     pub prefix_ids: BTreeSet<u64>,
-    /// What stands behind every delegated prefix.
-    pub suffixes: BTreeSet<Suffix>,
-    /// From what to what behind every delegated prefix.
-    pub ranges: BTreeSet<SuffixRange>,
-    /// What is always in the list.
-    pub extra: BTreeSet<Cidr>,
+    /// Suffixes of every delegated prefix; each once, as in the lists below.
+    pub suffixes: Vec<Suffix>,
+    /// Ranges of suffixes of every delegated prefix.
+    pub ranges: Vec<SuffixRange>,
+    /// CIDRs that are always in the list.
+    pub extra: Vec<Cidr>,
 }
 
 impl Parts {
@@ -290,21 +290,22 @@ impl Reader<'_> {
     }
 
     /// The elements of a list that may be absent, each of which may occur once.
-    fn set<T: Ord>(
+    fn set<T: PartialEq>(
         &mut self,
         name: &str,
         value: &Value,
         of: &str,
         most: usize,
         read: impl Fn(&mut Self, &Value, &str) -> Option<T>,
-    ) -> BTreeSet<T> {
+    ) -> Vec<T> {
         let items = self.items(name, value, of);
         self.bound(name, items.len(), most);
-        let mut set = BTreeSet::new();
+        let mut set = Vec::new();
         for (at, item) in items.iter().enumerate().take(most) {
             let field = format!("{name}[{at}]");
-            if read(self, item, &field).is_some_and(|element| !set.insert(element)) {
-                self.wrong(&field, item, "the list has it already");
+            match read(self, item, &field) {
+                Some(element) if set.contains(&element) => self.wrong(&field, item, "the list has it already"),
+                element => set.extend(element),
             }
         }
         set
@@ -377,7 +378,7 @@ impl Reader<'_> {
             .split('/')
             .next()
             .and_then(|address| address.parse::<IpAddr>().ok());
-        // IPv4 in IPv6's clothes is something else to each of those who read the list.
+        // Each reader of a list takes an IPv4-mapped address for something else.
         let is_mapped = matches!(address, Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
         let Some(cidr) = text.parse::<Cidr>().ok().filter(|_| !is_mapped) else {
             self.wrong(

@@ -17,7 +17,7 @@ pub const ALL: &[Scenario] = scenarios![
     each_kind_follows_and_keeps_the_rest,
     a_pool_gets_the_new_block_before_the_old_one_goes,
     parts_and_extra_cidrs_of_a_group,
-    a_missing_object_is_asked_for,
+    a_missing_object_is_reported,
     a_kind_without_rights_is_named,
     a_kind_that_is_not_installed,
     another_namespace_is_another_right,
@@ -26,7 +26,7 @@ pub const ALL: &[Scenario] = scenarios![
     ciliums_pools_in_either_version,
     calicos_api_server_comes_first,
     two_configs_name_one_pool,
-    what_a_pattern_cannot_see_is_told,
+    a_suffix_that_the_schema_cannot_check,
     a_version_that_comes_later,
     a_name_in_dns_follows,
     a_record_without_the_right_to_create,
@@ -196,7 +196,7 @@ fn parts_and_extra_cidrs_of_a_group() {
     node.wait_complaints(1);
 }
 
-fn a_missing_object_is_asked_for() {
+fn a_missing_object_is_reported() {
     for kind in KINDS.into_iter().filter(|kind| !kind.is_created()) {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.server.install(kind.crd);
@@ -404,7 +404,7 @@ fn two_configs_name_one_pool() {
     wait_held(&site, pool, &[OLD]);
 }
 
-fn what_a_pattern_cannot_see_is_told() {
+fn a_suffix_that_the_schema_cannot_check() {
     let pool = kind("IPAddressPool");
     let (site, _node) = with_kind(pool);
     wait_held(&site, pool, &[OLD]);

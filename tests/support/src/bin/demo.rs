@@ -26,8 +26,8 @@ fn main() -> ExitCode {
         eprintln!("demo: name the k6u binary");
         return ExitCode::from(2);
     };
-    let told = match namespace::enter() {
-        Ok(()) => tell(&binary),
+    let result = match namespace::enter() {
+        Ok(()) => show(&binary),
         Err(e) => {
             println!(
                 "This machine forbids network namespaces ({e}), so k6u cannot be shown on an interface of its own."
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             preview(&binary)
         }
     };
-    match told {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(what) => {
             eprintln!("demo: FAILED: {what}");
@@ -62,7 +62,7 @@ fn preview(binary: &Path) -> Result<(), String> {
     }
 }
 
-fn tell(binary: &Path) -> Result<(), String> {
+fn show(binary: &Path) -> Result<(), String> {
     let server = ApiServer::start("127.0.0.1", Some(Cilium::Both), RBAC).map_err(|e| e.to_string())?;
     let account = Account::new(&server);
     let interface = Interface::named("eth0");
@@ -154,8 +154,8 @@ fn tell(binary: &Path) -> Result<(), String> {
     }
 
     let events = |store: &Store| store.objects.keys().filter(|key| key.resource == "events").count();
-    let told = server.wait(PATIENCE, |store| (events(store) >= 3).then_some(()));
-    told.ok_or("k6u did not report each change of prefix by an Event")?;
+    let reported = server.wait(PATIENCE, |store| (events(store) >= 3).then_some(()));
+    reported.ok_or("k6u did not report each change of prefix by an Event")?;
 
     drop(radvd);
     println!("4. k6u gets SIGTERM.");
@@ -230,7 +230,7 @@ impl<'a> Step<'a> {
             .iter()
             .filter(|logged| logged.at <= at)
             .count();
-        let show = |list: &[String]| {
+        let text = |list: &[String]| {
             if list.is_empty() {
                 "empty".to_string()
             } else {
@@ -241,12 +241,12 @@ impl<'a> Step<'a> {
             "   before  {}",
             self.before
                 .as_ref()
-                .map_or("there is no such group".into(), |list| show(list))
+                .map_or("there is no such group".into(), |list| text(list))
         );
-        println!("   after   {}", show(&wanted));
+        println!("   after   {}", text(&wanted));
         let [pool, record] = &parts;
-        println!("   pool    {}", show(pool));
-        let addresses = show(record).replace("/128", "");
+        println!("   pool    {}", text(pool));
+        let addresses = text(record).replace("/128", "");
         println!("   DNS     {DNS_NAME}. {TTL} IN AAAA {addresses}");
         let took = at.duration_since(self.begun).as_secs_f64() * 1e3;
         println!("   {took:.1} ms {from}, {requests} requests\n");
