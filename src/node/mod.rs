@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod announcements;
+pub mod getifaddrs;
 pub mod host;
 pub mod netlink;
 pub mod observe;

@@ -1,12 +1,17 @@
-//! Looks at interfaces: rtnetlink lists their addresses, and what the host says about them.
+//! Looks at interfaces: getifaddrs(3) lists their addresses, rtnetlink says what is known of each, and of the link.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use log::debug;
+
+use super::address::Address;
 use super::announcements::{Announcements, time};
+use super::getifaddrs;
 use super::netlink::Netlink;
 use super::netlink::link::Link;
 use super::select::{Look, Observation, Remark, Watch};
@@ -17,7 +22,35 @@ use crate::prefix::Prefix;
 pub struct Observer {
     netlink: Netlink,
     /// By the name of the interface.
-    past: BTreeMap<String, Announcements>,
+    past: BTreeMap<String, Past>,
+}
+
+/// What was seen of an interface.
+#[derive(Debug, Default)]
+struct Past {
+    announcements: Announcements,
+    /// The addresses that getifaddrs listed.
+    listed: BTreeSet<Ipv6Addr>,
+}
+
+impl Past {
+    /// Leaves the addresses that getifaddrs lists as well. It lists all addresses of the node, which may be hundreds:
+    /// so it is asked only when there is a new one. Where it fails, what rtnetlink says has to do.
+    fn check(&mut self, interface: &str, addresses: &mut Vec<Address>) {
+        let there: BTreeSet<Ipv6Addr> = addresses.iter().map(|address| address.ip).collect();
+        self.listed.retain(|address| there.contains(address));
+        if self.listed.len() < there.len() {
+            match getifaddrs::addresses_of(interface) {
+                Ok(listed) => self.listed = listed,
+                Err(e) => {
+                    debug!("{interface}: getifaddrs: {e}");
+                    return;
+                }
+            }
+        }
+        // An address in one list only came or went in between: the next wake-up tells.
+        addresses.retain(|address| self.listed.contains(&address.ip));
+    }
 }
 
 impl Observer {
@@ -40,17 +73,19 @@ impl Observer {
     pub fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>, now: Duration) -> io::Result<Observation> {
         let past = self.past.entry(watch.interface.clone()).or_default();
         let Some(link) = self.netlink.link(&watch.interface)? else {
-            past.interface_is_gone();
+            past.announcements.interface_is_gone();
             return Ok(Observation::absent());
         };
-        let addresses = match self.netlink.addresses(link.index) {
+        let mut addresses = match self.netlink.addresses(link.index) {
             // It went since its index was asked for.
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {
-                past.interface_is_gone();
+                past.announcements.interface_is_gone();
                 return Ok(Observation::absent());
             }
             addresses => addresses?,
         };
+        past.check(&link.name, &mut addresses);
+        let past = &mut past.announcements;
         let addresses = past.date(link.index, &addresses, time(now));
         let look = Look {
             addresses: &addresses,

@@ -18,8 +18,6 @@ pub const DEFAULT_STALE_AFTER: u32 = 1800;
 const MAX_PARTS: usize = 8;
 /// At most this many prefixes of one interface are published; more are an attack or a mistake.
 pub const MAX_PREFIXES: usize = 64;
-/// What the message of an interface says that ignores routers, whatever prefix it shows.
-pub const IGNORES_ROUTERS: &str = "ignores routers";
 
 /// What to look at, and how.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,7 +104,7 @@ impl Remark {
             Remark::Down => format!("{interface} is down"),
             Remark::NoCarrier => format!("{interface} has no carrier"),
             Remark::IgnoresRouters => format!(
-                "{interface} {IGNORES_ROUTERS}, because it forwards and accept_ra is 1: set accept_ra to 2, or let \
+                "{interface} ignores routers, because it forwards and accept_ra is 1: set accept_ra to 2, or let \
                  networkd, NetworkManager or dhcpcd listen to routers"
             ),
             Remark::Full(max) => format!(
@@ -123,6 +121,11 @@ impl Observation {
             absent: true,
             ..Observation::default()
         }
+    }
+
+    /// Whether the kernel does not listen to the router that announces its prefix.
+    pub fn ignores_routers(&self) -> bool {
+        self.remarks.contains(&Remark::IgnoresRouters)
     }
 
     /// Whether a plan makes the same of this and of `earlier`.

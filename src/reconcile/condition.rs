@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::plan::{Keep, Reason, Verdict, nobody_publishes};
+use super::plan::{Keep, Reason, Verdict};
 use super::problems::{Problem, Subject};
 use crate::kube::decode::cut;
 use crate::kube::objects::Condition;
@@ -68,9 +68,9 @@ impl Failing {
     }
 }
 
-/// What to say of a config. `failures` is what could not be done for it; `without_entry` names the
-/// IP6UpdateNodeConfigs in which no node publishes.
-pub fn judge(verdict: &Verdict, failures: &[Failing], without_entry: &[String]) -> Judgement {
+/// What to say of a config. `failures` is what could not be done for it, `remarks` what to look after although its
+/// targets are right.
+pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Judgement {
     let say = |reason, message| Judgement {
         reason,
         message,
@@ -111,11 +111,11 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], without_entry: &[String]) 
     }
     let count = verdict.targets.len();
     let plural = if count == 1 { "target" } else { "targets" };
-    let nobody = nobody_publishes(without_entry).map_or(String::new(), |nobody| format!(". {nobody}"));
+    let remarks: String = remarks.iter().map(|remark| format!(". {remark}")).collect();
     let prefixes = join(&verdict.delegated);
     say(
         Reason::Updated,
-        format!("{count} {plural} up to date with {prefixes}{nobody}"),
+        format!("{count} {plural} up to date with {prefixes}{remarks}"),
     )
 }
 

@@ -92,8 +92,11 @@ impl Entry {
     pub fn observe(&mut self, cx: &mut Context<'_>, wanted: &Wanted) -> Result<BTreeMap<String, NodeEntry>, Failure> {
         let (mut entries, mut seen) = (BTreeMap::new(), BTreeMap::new());
         for (name, watch) in &wanted.watches {
-            let (prefixes, message) = match watch {
-                Err(problem) => (Vec::new(), problem.clone()),
+            let entry = match watch {
+                Err(problem) => NodeEntry {
+                    message: cx.clean(problem),
+                    ..NodeEntry::default()
+                },
                 Ok(watch) => {
                     let observed = observe(cx.host, watch, wanted.allowed.as_deref())?;
                     let before = self.seen.get(watch);
@@ -102,14 +105,13 @@ impl Entry {
                         self.changed_at = Some(cx.host.now());
                     }
                     seen.insert(watch.clone(), observed.clone());
-                    let message = observed.message(&watch.interface);
-                    (observed.prefixes, message)
+                    NodeEntry {
+                        message: cx.clean(&observed.message(&watch.interface)),
+                        ignores_routers: observed.ignores_routers(),
+                        prefixes: observed.prefixes,
+                        observed_time: String::new(),
+                    }
                 }
-            };
-            let entry = NodeEntry {
-                prefixes,
-                message: cx.clean(&message),
-                ..NodeEntry::default()
             };
             entries.insert(name.clone(), entry);
         }
@@ -282,7 +284,8 @@ fn observe(host: &mut dyn Host, watch: &Watch, allowed: Option<&[Prefix]>) -> Re
 
 /// Whether plans and people make the same of two entries.
 fn is_equivalent(one: &NodeEntry, other: &NodeEntry) -> bool {
-    one.prefixes == other.prefixes && one.message == other.message
+    let facts = |entry: &NodeEntry| (entry.ignores_routers, entry.prefixes.clone(), entry.message.clone());
+    facts(one) == facts(other)
 }
 
 /// Whether it is time to publish again. Rounds come once an interval, so it may be half of one early.
@@ -319,6 +322,7 @@ fn body(entry: &NodeEntry) -> Value {
     json!({
         "prefixes": texts(&entry.prefixes),
         "observedTime": entry.observed_time,
+        "ignoresRouters": entry.ignores_routers.then_some(true),
         "message": (!entry.message.is_empty()).then_some(&entry.message),
     })
 }

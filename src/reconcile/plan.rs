@@ -11,8 +11,8 @@ use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeEntry};
 use crate::resources::targets::{DesiredTarget, MAX_ITEMS, TargetKey};
 
-/// A message names at most so many things of a kind.
-const MOST_NAMED: usize = 4;
+/// A message names at most this many things of a kind.
+const MAX_NAMED: usize = 4;
 /// What follows from a verdict that writes nothing.
 const KEEP: &str = "The targets keep what they hold";
 
@@ -34,6 +34,8 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// IP6UpdateNodeConfigs in which no node has an entry.
     pub without_entry: Vec<String>,
+    /// Nodes that do not listen to routers.
+    pub ignoring_routers: Vec<String>,
 }
 
 /// What becomes of the targets of one IP6UpdateConfig.
@@ -88,6 +90,21 @@ impl Plan {
     pub fn targets(&self) -> impl Iterator<Item = &DesiredTarget> {
         self.verdicts.iter().flat_map(|verdict| &verdict.targets)
     }
+
+    /// What to look after although the targets are right.
+    pub fn remarks(&self) -> Vec<String> {
+        let ignoring = (!self.ignoring_routers.is_empty()).then(|| {
+            format!(
+                "The interface of {} ignores routers, so a new prefix may go unnoticed: see the message in its \
+                 IP6UpdateNodeConfig",
+                named(&self.ignoring_routers)
+            )
+        });
+        nobody_publishes(&self.without_entry)
+            .into_iter()
+            .chain(ignoring)
+            .collect()
+    }
 }
 
 /// Plans for these objects.
@@ -117,9 +134,13 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
             verdict
         }
     };
+    let verdicts = configs.iter().map(verdict).collect();
+    let ignoring = entries.iter().filter(|entry| entry.published.ignores_routers);
+    let ignoring: BTreeSet<String> = ignoring.map(|entry| entry.node.to_string()).collect();
     Plan {
-        verdicts: configs.iter().map(verdict).collect(),
+        verdicts,
         without_entry,
+        ignoring_routers: ignoring.into_iter().collect(),
     }
 }
 
@@ -226,7 +247,7 @@ fn no_prefix(spec: &ConfigSpec, entries: &[Entry], without_entry: &[String]) -> 
     }
     if !entries.is_empty() {
         let report = |entry: &Entry| format!("{}: {}", entry.node, entry.published.message);
-        let reports: Vec<String> = entries.iter().take(MOST_NAMED).map(report).collect();
+        let reports: Vec<String> = entries.iter().take(MAX_NAMED).map(report).collect();
         return format!(
             "No node has a global IPv6 prefix ({}). {KEEP}; check the router and the interface.",
             reports.join("; ")
@@ -240,22 +261,22 @@ fn no_prefix(spec: &ConfigSpec, entries: &[Entry], without_entry: &[String]) -> 
 
 /// Which node configs have no entry, and what to do about it; `None` if all have one.
 pub fn nobody_publishes(without_entry: &[String]) -> Option<String> {
-    let named = without_entry
-        .iter()
-        .take(MOST_NAMED)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    let more = match without_entry.len().saturating_sub(MOST_NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
     (!without_entry.is_empty()).then(|| {
         format!(
-            "No node publishes in IP6UpdateNodeConfig {named}{more}: check that nodeSelector matches a node and that \
-             k6u runs there"
+            "No node publishes in IP6UpdateNodeConfig {}: check that nodeSelector matches a node and that k6u runs \
+             there",
+            named(without_entry)
         )
     })
+}
+
+/// A few names, and how many more there are.
+fn named(names: &[String]) -> String {
+    let list = names.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => list,
+        more => format!("{list} and {more} more"),
+    }
 }
 
 #[cfg(test)]

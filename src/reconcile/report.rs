@@ -127,7 +127,7 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condit
             _ => {}
         }
     }
-    let judgement = condition::judge(verdict, &failures, &facts.plan.without_entry);
+    let judgement = condition::judge(verdict, &failures, &facts.plan.remarks());
     // Nodes that do not publish have different words for it, but for what follows from the objects alone.
     let has_same_words = published.is_idle && judgement.reason == Reason::NoPrefix;
     let reported = condition::reported_not_ready(config).filter(|_| !published.has_published);

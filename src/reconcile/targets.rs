@@ -86,7 +86,10 @@ impl Targets {
         keys.sort_by_key(tried_at);
         let (answered, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(answered);
         let count = answered.len().max(others.len());
-        (0..count).flat_map(|at| [answered.get(at).cloned(), others.get(at).cloned()]).flatten().collect()
+        (0..count)
+            .flat_map(|at| [answered.get(at).cloned(), others.get(at).cloned()])
+            .flatten()
+            .collect()
     }
 
     /// Takes over which targets there are. Returns whether all of them had their turn in [`Targets::read`].

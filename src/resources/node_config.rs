@@ -66,6 +66,8 @@ pub struct NodeEntry {
     pub prefixes: Vec<Prefix>,
     /// The heartbeat: another text at each publication. For people it is a time in RFC 3339.
     pub observed_time: String,
+    /// Its interface ignores routers, so it does not notice when the prefix changes.
+    pub ignores_routers: bool,
     /// Why there is no prefix, when there is none, and which prefixes were left out.
     pub message: String,
 }
@@ -160,6 +162,7 @@ fn node_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeConfigS
 struct EntryFields {
     prefixes: Bounded,
     observed_time: Bounded,
+    ignores_routers: Bounded,
     message: Bounded,
 }
 
@@ -179,6 +182,7 @@ impl<'de> Deserialize<'de> for NodeEntry {
                 .take(MAX_PREFIXES)
                 .collect(),
             observed_time: text(&fields.observed_time),
+            ignores_routers: fields.ignores_routers.value == Value::Bool(true),
             message: text(&fields.message),
         })
     }

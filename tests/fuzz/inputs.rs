@@ -93,7 +93,7 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
             assert!(target.items.is_sorted());
             assert_eq!(target.key.kind.has_records(), target.record.is_some());
         }
-        let judgement = condition::judge(verdict, &[], &planned.without_entry);
+        let judgement = condition::judge(verdict, &[], &planned.remarks());
         if let Some(change) = condition::change(config, &judgement, delegated, NOW) {
             assert!(change.events.iter().all(|event| event.note.len() <= 1024));
             change.patch.to_string();

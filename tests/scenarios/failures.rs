@@ -69,7 +69,10 @@ fn the_token_is_rotated() {
     site.wait_lan("2001:db8:9876:543");
     node.wait_log("API server: recovered after", SOON);
     let complaints = node.complaints();
-    assert!(complaints.iter().all(|line| line.contains("401 Unauthorized")), "{complaints:#?}");
+    assert!(
+        complaints.iter().all(|line| line.contains("401 Unauthorized")),
+        "{complaints:#?}"
+    );
     let of_server = complaints.iter().filter(|line| line.contains("API server:"));
     assert_eq!(of_server.count(), 1, "{complaints:#?}");
 }
@@ -135,7 +138,10 @@ fn retry_after_is_honoured() {
     site.server.inject(Plan::always(Fault::Answer(busy)));
     let refused = |store: &Store| -> Option<Vec<Instant>> {
         let list = format!("GET {CONFIGS}");
-        let refused = store.log.iter().filter(|logged| logged.status == 503 && logged.line == list);
+        let refused = store
+            .log
+            .iter()
+            .filter(|logged| logged.status == 503 && logged.line == list);
         Some(refused.map(|logged| logged.at).collect()).filter(|times: &Vec<Instant>| times.len() >= 3)
     };
     let times = site.server.wait(SOON, refused).expect("it tries again");

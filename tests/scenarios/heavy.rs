@@ -213,7 +213,10 @@ fn ten_nodes_cost_what_the_simulation_says() {
     let after = counts();
     // A round is cut in two where counting begins and ends, at most once for each node.
     let lists = (after.0 - before.0, after.1 - before.1);
-    assert!(lists.0.abs_diff(lists.1) <= 2 * NODES, "{lists:?} lists of node configs and configs");
+    assert!(
+        lists.0.abs_diff(lists.1) <= 2 * NODES,
+        "{lists:?} lists of node configs and configs"
+    );
     let written = site.group_history(GROUP).len();
     site.interface.add(NEW);
     site.interface.remove("2001:db8:1234:5671::10");

@@ -45,7 +45,10 @@ fn first_start_on_an_empty_cluster() {
     assert_eq!(condition["status"], "True");
     // An API that is being set up is no trouble worth a word.
     assert_eq!(node.complaints(), [""; 0]);
-    node.wait_log("IP6UpdateConfig ip6-update-config is Ready: 1 target up to date with", SOON);
+    node.wait_log(
+        "IP6UpdateConfig ip6-update-config is Ready: 1 target up to date with",
+        SOON,
+    );
 }
 
 fn as_the_daemonset_runs_it() {

@@ -42,9 +42,9 @@ fn failing(what: &str, text: &str) -> Failing {
     }
 }
 
-fn judged(verdict: &Verdict, failures: &[Failing], without_entry: &[&str]) -> (Reason, String) {
-    let without_entry: Vec<String> = without_entry.iter().map(ToString::to_string).collect();
-    let judgement = judge(verdict, failures, &without_entry);
+fn judged(verdict: &Verdict, failures: &[Failing], remarks: &[&str]) -> (Reason, String) {
+    let remarks: Vec<String> = remarks.iter().map(ToString::to_string).collect();
+    let judgement = judge(verdict, failures, &remarks);
     (judgement.reason, judgement.message)
 }
 
@@ -95,13 +95,12 @@ fn reasons_in_order_of_weight() {
 }
 
 #[test]
-fn what_nobody_publishes_is_named() {
-    let (reason, message) = judged(&write(&[], &[]), &[], &["b", "c"]);
+fn remarks_are_added_where_all_is_right() {
+    let (reason, message) = judged(&write(&[], &[]), &[], &["Look at a", "Look at b"]);
     assert_eq!(reason, Reason::Updated);
     assert_eq!(
         message,
-        "1 target up to date with 2001:db8:10::/60. No node publishes in IP6UpdateNodeConfig b, c: check that nodeSelector \
-         matches a node and that k6u runs there"
+        "1 target up to date with 2001:db8:10::/60. Look at a. Look at b"
     );
 }
 

@@ -188,6 +188,20 @@ fn node_configs_without_an_entry_are_named_a_few_at_a_time() {
 }
 
 #[test]
+fn nodes_that_ignore_routers_are_named_although_the_targets_are_right() {
+    let mut nodes = node_config("n", &[("a", &["2001:db8:1:1::/64"]), ("b", &["2001:db8:1:2::/64"])]);
+    nodes.status.nodes.get_mut("b").unwrap().ignores_routers = true;
+    let plan = plan_for(&[lan()], &[nodes]);
+    assert_eq!(plan.ignoring_routers, ["b"]);
+    assert_eq!(plan.verdicts[0].keep, None);
+    assert!(
+        plan.remarks()[0].starts_with("The interface of b ignores routers"),
+        "{:?}",
+        plan.remarks()
+    );
+}
+
+#[test]
 fn only_allowed_prefixes_count() {
     let mut with_list = spec(60, &[("lan", &[0])]);
     with_list["allowedPrefixes"] = json!(["2001:db8::/32"]);
