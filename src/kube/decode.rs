@@ -19,8 +19,9 @@ use serde_json::{Map, Number, Value};
 pub const MAX_KEPT: usize = 6 * 1024 * 1024;
 /// What is kept of one object in a list; more is that object's failure.
 pub const MAX_ITEM: usize = 4 * 1024 * 1024;
-/// A longer text is cut off here: no field that k6u reads may be as long.
-const MAX_TEXT: usize = 1024;
+/// A longer text is cut off here. The longest that k6u reads and writes back are messages in conditions of others, of
+/// 32,768 characters at most (Kubernetes, apimachinery, metav1.Condition).
+const MAX_TEXT: usize = 4 * 32_768;
 /// Nesting beyond this is skipped: no field that k6u reads is as deep.
 const MAX_DEPTH: usize = 8;
 
@@ -491,8 +492,8 @@ impl<'de> Visitor<'de> for Seed {
     }
 }
 
-/// What is kept of a text: its first 1024 bytes at most.
-pub fn cut(text: &str) -> &str {
+/// What is kept of a text.
+fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
@@ -528,7 +529,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut() {
-        let long = format!("\"{}\"", "ü".repeat(5000));
+        let long = format!("\"{}\"", "ü".repeat(MAX_TEXT));
         assert_eq!(bounded(&long).unwrap().as_str().unwrap().len(), MAX_TEXT);
         let list = |count: usize| {
             let text = format!("{{\"a\":[0{}],\"b\":1}}", ",0".repeat(count - 1));

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use super::plan::{Keep, Reason, Verdict};
 use super::problems::{Problem, Subject};
-use crate::kube::decode::cut;
 use crate::kube::objects::Condition;
 use crate::prefix::{Prefix, join, texts};
 use crate::resources::config::Config;
@@ -13,8 +12,9 @@ use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
 const READY: &str = "Ready";
-/// events.k8s.io/v1 takes no longer ones (Event, `note`).
-const MOST_NOTE: usize = 1024;
+/// A message, a name in `failing` and the note of an Event have at most this many bytes. events.k8s.io/v1 takes no
+/// longer notes.
+const MAX_TEXT: usize = 1024;
 
 /// Something that could not be done for a config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,11 +119,10 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Jud
     )
 }
 
-/// The reason why this generation is not Ready, if the stored status says that.
-pub fn reported_not_ready(config: &Config) -> Option<&str> {
-    let ready = stored_ready(config)?;
-    let is_current = ready.status == "False" && ready.observed_generation == Some(config.metadata.generation);
-    is_current.then_some(ready.reason.as_str())
+/// Whether the stored status says that this generation is not Ready.
+pub fn is_reported_not_ready(config: &Config) -> bool {
+    let is_current = |ready: &Condition| ready.observed_generation == Some(config.metadata.generation);
+    stored_ready(config).is_some_and(|ready| ready.status == "False" && is_current(ready))
 }
 
 fn stored_ready(config: &Config) -> Option<&Condition> {
@@ -143,7 +142,6 @@ pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now:
     } = judgement;
     let stored = &config.status;
     let old_ready = stored_ready(config);
-    // What is read back is cut, too: a longer text would differ in every round.
     let message = cut(message);
     let new_ready = ready(config, old_ready, *reason, message, now);
 
@@ -212,12 +210,16 @@ fn ready(config: &Config, old: Option<&Condition>, reason: Reason, message: &str
     }
 }
 
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}
+
 /// An Event of this type and reason; the note is cut to what the API takes.
 pub fn notice(kind: &'static str, reason: &str, note: &str) -> Notice {
     Notice {
         kind,
         reason: reason.into(),
-        note: note[..note.floor_char_boundary(MOST_NOTE)].into(),
+        note: cut(note).into(),
     }
 }
 

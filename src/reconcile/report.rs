@@ -128,13 +128,17 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condit
         }
     }
     let judgement = condition::judge(verdict, &failures, &facts.plan.remarks());
-    // Nodes that do not publish have different words for it, but for what follows from the objects alone.
-    let has_same_words = published.is_idle && judgement.reason == Reason::NoPrefix;
-    let reported = condition::reported_not_ready(config).filter(|_| !published.has_published);
-    if reported.is_some_and(|reported| !has_same_words || reported != judgement.reason.to_string()) {
-        return None;
-    }
-    Some(judgement)
+    // Nodes that do not publish have different words for it, but for what follows from the objects alone; and
+    // whoever cannot publish has said more than that.
+    let is_common = published.is_idle && judgement.reason == Reason::NoPrefix && !names_node_config(config);
+    let is_reported = condition::is_reported_not_ready(config) && !published.has_published;
+    (!is_reported || is_common).then_some(judgement)
+}
+
+/// Whether a node has reported that it cannot publish.
+fn names_node_config(config: &Config) -> bool {
+    let mut failing = config.status.failing.iter().flatten();
+    failing.any(|what| what.starts_with("IP6UpdateNodeConfig "))
 }
 
 /// A target that was right, and that somebody else keeps changing.

@@ -130,13 +130,13 @@ fn a_failure_outweighs_that_nothing_is_known_but_not_a_bad_spec() {
 
 #[test]
 fn what_an_idle_node_leaves_alone() {
-    assert_eq!(reported_not_ready(&config(Value::Null)), None);
+    assert!(!is_reported_not_ready(&config(Value::Null)));
     let ready = |status: &str, generation: i64| {
         config(json!({"conditions": [{"type": "Ready", "status": status, "observedGeneration": generation}]}))
     };
-    assert!(reported_not_ready(&ready("False", 3)).is_some());
-    assert_eq!(reported_not_ready(&ready("True", 3)), None);
-    assert_eq!(reported_not_ready(&ready("False", 2)), None, "it is about another spec");
+    assert!(is_reported_not_ready(&ready("False", 3)));
+    assert!(!is_reported_not_ready(&ready("True", 3)));
+    assert!(!is_reported_not_ready(&ready("False", 2)), "it is about another spec");
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_column_that_is_wrong_is_written_one_that_the_schema_drops_is_not() {
     assert_eq!(again(&config(status)), None);
 }
 
-/// A message of more than 1024 bytes is cut when it is read back.
+/// A message of more than 1024 bytes is cut when it is written.
 #[test]
 fn a_long_message_is_written_once() {
     let delegated = prefixes(&["2001:db8:10::/60"]);
@@ -305,6 +305,16 @@ fn three_ready_conditions_of_0_3_become_one_and_others_stay() {
         change.patch["status"]["conditions"][0]["lastTransitionTime"],
         "2025-01-01T00:00:00Z"
     );
+}
+
+#[test]
+fn conditions_of_others_are_written_back_whole() {
+    let long = "ü".repeat(32_768);
+    let other = json!({"type": "Other", "status": "True", "observedGeneration": 2, "reason": "R", "message": long,
+        "lastTransitionTime": "2025-01-01T00:00:00Z"});
+    let old = config(json!({"conditions": [other]}));
+    let change = changed(&old, Reason::Updated, "ok", &[], NOW).unwrap();
+    assert_eq!(change.patch["status"]["conditions"][1], other);
 }
 
 #[test]
