@@ -1,9 +1,36 @@
 //! k6u keeps Kubernetes objects that hold the site's IPv6 prefix in step with the prefix that a provider
 //! delegates.
 //!
-//! Data flows one way: [`node`] observes, [`reconcile`] publishes what was seen, plans, and writes the
-//! difference to the [`resources`]; [`agent`] is the loop around that, [`schedule`] says when it acts.
-//! [`kube`] knows how Kubernetes talks, and nothing of prefixes.
+//! ```text
+//!             +--------------------- agent: the loop ---------------------+
+//!             |                                                           |
+//!             v                                                           |
+//!  kernel --> node --------> reconcile: one round --------> schedule -----+
+//!             which          1 observe                      when the next
+//!             addresses      2 publish       --> |          one is due
+//!             count          3 read targets  <-- |
+//!                            4 read objects  <-- | resources, kube <--> API server
+//!                            5 plan              |
+//!                            6 write         --> |
+//! ```
+//!
+//! A walk through the parts:
+//!
+//! - [`agent`] is the loop. It waits for an address to change or the interval to end, makes a round, and asks
+//!   [`schedule`] when the next one is due.
+//! - [`node`] is this machine. It lists the addresses of an interface by netlink; [`node::announcements`] and
+//!   [`node::select`] are the rules that say which of them count.
+//! - [`reconcile`] is a round: [`Reconciler`](reconcile::Reconciler) takes its six steps in order.
+//!   [`reconcile::plan`] says what each target should hold, [`reconcile::condition`] what the status says.
+//! - [`resources`] are the objects: the fields of this project's own two kinds, and the table of the kinds that hold
+//!   the prefix.
+//! - [`kube`] is the client of the API server. It knows nothing of prefixes.
+//! - [`prefix`], [`cidr`] and [`time`] are values; [`limits`] are the numbers, each with its reason.
+//! - [`preview`] makes the same plan without a cluster. [`cli`], [`settings`] and [`logging`] are what a program needs.
+//!
+//! The rules are pure functions: begin with [`reconcile::plan::plan`] and [`node::select`], then read the round in
+//! [`reconcile`]. docs/design.md says why nodes agree, in eight invariants (I1 to I8) that the code cites, and has the
+//! code map: what each file does, and who may use whom.
 //!
 //! The library is there for k6u's own binary, tests and fuzz targets; it promises nobody else a stable
 //! interface.

@@ -1,4 +1,4 @@
-//! The condition Ready of an IP6UpdateConfig, and the Events that tell of its changes: pure.
+//! The condition Ready of an IP6UpdateConfig, and the Events about its changes. Pure.
 
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ pub struct Judgement {
 /// A status that has to be written, and the Events that go with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusChange {
-    /// The body of the merge patch; carries the resourceVersion, so one node only makes the change.
+    /// The body of the merge patch. It carries the resourceVersion (I3), so only one node makes the change.
     pub patch: Value,
     /// The reason and message that Ready has now, for the log; `None` if only words change.
     pub transition: Option<(Reason, String)>,

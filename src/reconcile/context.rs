@@ -58,7 +58,8 @@ pub struct Refused {
 }
 
 impl Context<'_> {
-    /// Sends a request about one object, unless it failed shortly before. `explain` says what a failure means.
+    /// Sends a request about one object, unless it failed shortly before. `explain` says what a failure means. The
+    /// failure stays with that object (I7).
     ///
     /// # Errors
     /// Only if others would fail, too: whatever the answer says is the trouble of this object.

@@ -1,8 +1,10 @@
 //! One round: observe, publish, read, plan, write. It is the same on every node, every time.
 //!
-//! Targets are read first, and what says what they should hold is read last. So nothing needs to be read twice to
-//! be safe: whoever wrote a target before it was read here had published before that, and what is published is read
-//! later; whoever writes it afterwards makes the write from here, which carries the resourceVersion, a conflict.
+//! Targets are read before the entries that say what they should hold. Every node publishes before it writes a target.
+//! So if another node wrote a target before it was read here, its entry is read here later. If it writes the target
+//! after that, the write from here carries an old resourceVersion and is refused.
+//!
+//! `I1` to `I8` in comments are the invariants of docs/design.md.
 
 pub mod condition;
 mod context;
@@ -195,14 +197,15 @@ impl Memory {
             // 2. Publish what differs from this node's entries, or is due.
             let published = self.publish(cx, &objects.node_configs, &entries)?;
 
-            // 3. Read the targets of the last plan. A node that does not publish leaves them to those who do.
+            // 3. Read the targets of the last plan: before the entries (I2). A node that does not publish leaves them
+            // to those that do (I6).
             let leads = |peers: &Peers| published.has_published || peers.are_silent();
             let is_leading = leads(&self.peers);
             if is_leading {
                 self.targets.read(cx)?;
             }
 
-            // 4. Read what says what they should hold.
+            // 4. Read what they should hold: the configs, and last the node configs with the entries (I2).
             *objects = self.list(cx, std::mem::take(objects), is_leading)?;
             let is_settled = self.selection.wanted(cx, objects)? == wanted && published.is_there(cx.node, objects);
             if !is_leading || !leads(&self.peers) {
@@ -308,6 +311,7 @@ impl Memory {
         } else {
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));
         }
+        // Only a node that publishes knows that one can (I6).
         if published.has_published {
             outcome = outcome.and(remove_silent(cx, &objects.node_configs, &self.peers)?);
         }

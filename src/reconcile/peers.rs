@@ -1,7 +1,7 @@
-//! What this node has seen of the others: how long each entry has stood still, and which ones vanished.
+//! What this node has seen of the other nodes: how long each entry has stood still, and which entries vanished (I5).
 //!
-//! Like client-go's leader election, which goes by when it saw a record change, not by the time that the record
-//! says: no clocks are compared.
+//! No clocks are compared. client-go's leader election does the same: it goes by when it saw a record change, not by
+//! the time that the record says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,7 +1,7 @@
-//! What should be: a pure function from the objects to what the targets have to hold.
+//! The plan: what each target should hold, as a pure function of the objects.
 //!
-//! An entry counts as long as it is there. Every node computes this from the same objects, so all come
-//! to the same answer and none has to lead.
+//! An entry counts as long as it is there (I1). Every node computes the plan from the same objects, so all nodes come to
+//! the same answer, and none has to lead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -180,7 +180,7 @@ fn claims(config: &Config) -> Vec<&TargetKey> {
     }
 }
 
-/// What the targets of a config are to hold. Without a delegated prefix, what depends on one is left alone.
+/// What the targets of a config are to hold. Without a delegated prefix, what depends on one is left alone (I4).
 fn desire(
     config: &Config,
     spec: &ConfigSpec,
@@ -207,7 +207,7 @@ fn desire(
 }
 
 /// The distinct prefixes of all entries, cut to the delegated length, if they are allowed; and those that only
-/// vanished entries stand for.
+/// vanished entries stand for (I5).
 fn delegated_prefixes(spec: &ConfigSpec, entries: &[Entry], vanished: &BTreeSet<Prefix>) -> (Vec<Prefix>, Vec<Prefix>) {
     let delegated =
         |prefix: &Prefix| Some(prefix.truncate(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));

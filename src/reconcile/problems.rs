@@ -1,4 +1,4 @@
-//! What is wrong right now, by subject. Each problem is logged when it starts and when it ends.
+//! The problems that last, by subject. Each is logged when it starts and when it ends.
 
 use std::collections::BTreeMap;
 use std::fmt;

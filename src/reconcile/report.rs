@@ -1,4 +1,4 @@
-//! What is reported of a round: the statuses of the configs, and Events.
+//! Reports a round: writes the statuses of the configs, and Events.
 
 use log::{info, warn};
 use serde_json::json;
@@ -109,6 +109,7 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condit
         false => Vec::new(),
     };
     failures.extend(keys().filter_map(|key| targets.failure(key).cloned()));
+    // I8: what was not reached says nothing.
     if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {
         return None;
     }

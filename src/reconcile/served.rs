@@ -1,4 +1,4 @@
-//! This project's own API: its CRDs are applied at the start, and missed when somebody deletes them.
+//! This project's own API: applies the CRDs, reads the two lists, and notices when somebody deletes a CRD.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ impl Served {
     }
 }
 
-/// One item that cannot be read is its own trouble.
+/// Reports items of a list that cannot be read; the others count all the same (I7).
 fn report_unreadable(cx: &mut Context<'_>, path: &str, items: Vec<BadItem>) {
     let kind = if path == CONFIGS {
         "IP6UpdateConfig"

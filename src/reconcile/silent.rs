@@ -25,7 +25,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
             continue;
         }
         let gone = nodes.keys().cloned().collect::<Vec<_>>().join(", ");
-        // With the resourceVersion: if a node just came back, its new entry stays.
+        // I3: if a node just came back, its new entry stays.
         let patch = json!({
             "metadata": {"resourceVersion": config.metadata.resource_version},
             "status": {"nodes": nodes},

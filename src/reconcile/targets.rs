@@ -1,4 +1,4 @@
-//! The targets: reading what they hold, and the writes that make it right.
+//! Reads the targets of a plan, and writes those that differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -78,6 +78,7 @@ impl TargetApi {
         };
         let stored: Stored = match held {
             Some(held) => {
+                // I3: whoever wrote it since it was read makes this a conflict.
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
                     "spec": desired.spec(),

@@ -124,7 +124,7 @@ impl StoredList {
     }
 
     /// Whether it means the same as the desired list: all that is desired is there, and nothing else but what
-    /// lingers.
+    /// lingers (I5).
     pub fn matches(&self, desired: &DesiredTarget) -> bool {
         let is_expected = |item: &Item| desired.lingering.contains(item) || desired.holds(item);
         self.other_count == 0
