@@ -79,8 +79,12 @@ impl Agent {
                 }
                 RoundEnd::Quiet => {
                     // Whether a config is Ready does not depend on these.
-                    let is_minor =
-                        |subject: &Subject| matches!(subject, Subject::Crds | Subject::Events | Subject::Node);
+                    let is_minor = |subject: &Subject| {
+                        matches!(
+                            subject,
+                            Subject::Crds | Subject::Events | Subject::Node | Subject::Item("Node", _)
+                        )
+                    };
                     return Ok(is_ready && self.reconciler.problems.subjects().all(is_minor));
                 }
                 RoundEnd::Failed { .. } => return Ok(false),

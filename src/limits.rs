@@ -51,15 +51,21 @@ pub const MAX_ROUNDS_OF_ONCE: u32 = 60;
 
 /// A round starts again this often while the objects change under it, then leaves the rest to the next one.
 pub const MAX_PASSES: usize = 3;
-/// Requests that read targets begin within this much of a round, and requests that write them within as much again:
-/// targets that hang cannot keep k6u from publishing. What was not reached is first in the next round.
-pub const TARGETS_TIME: Duration = Duration::from_millis(2500);
+/// Requests that read targets begin within this much of a round, those that write them within as much again, and those
+/// that report within as much again: what hangs cannot keep k6u from publishing. What was not reached is next in the
+/// next round.
+pub const STEP_TIME: Duration = Duration::from_millis(2500);
 /// Reading one target takes this long at most.
 pub const MAX_READ: Duration = Duration::from_secs(5);
 /// After this many consecutive conflicts an object is treated as refused: nobody writes that often.
 pub const MAX_CONFLICTS: u32 = 20;
 /// Labels of a Node change rarely: they are read again after this time.
 pub const LABELS_FRESH: Duration = Duration::from_secs(5 * 60);
+
+/// All targets together hold at most this many items: 33 bytes each in the plan, and as many as they were read, so
+/// that the pod's 16 MiB suffice whatever the nodes publish. What does not fit keeps what it holds; older configs come
+/// first.
+pub const MAX_PLANNED: usize = 32_768;
 
 // Agreement.
 

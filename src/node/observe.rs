@@ -41,11 +41,8 @@ impl Past {
         self.listed.retain(|address| there.contains(address));
         if self.listed.len() < there.len() {
             match getifaddrs::addresses_of(interface) {
-                Ok(listed) => self.listed = listed,
-                Err(e) => {
-                    debug!("{interface}: getifaddrs: {e}");
-                    return;
-                }
+                Ok(Some(listed)) => self.listed = listed,
+                other => return debug!("getifaddrs does not list {interface}: {other:?}"),
             }
         }
         // An address in one list only came or went in between: the next wake-up tells.

@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::plan::{Keep, Reason, Verdict};
 use super::problems::{Problem, Subject};
 use crate::kube::objects::Condition;
+use crate::limits::MAX_PLANNED;
 use crate::prefix::{Prefix, join, texts};
 use crate::resources::config::Config;
-use crate::resources::targets::MAX_ITEMS;
+use crate::resources::targets::{MAX_ITEMS, TargetKey};
 use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
@@ -83,12 +84,10 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Jud
     {
         return say(*reason, message.clone());
     }
-    let oversized = verdict.oversized.iter().map(|(target, count)| Failing {
-        what: format!("{target}: too many CIDRs"),
-        text: format!(
-            "{target} would hold {count} CIDRs, more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes              as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
-        ),
-    });
+    let oversized = verdict
+        .oversized
+        .iter()
+        .map(|(target, count)| too_large(target, *count));
     let failures: Vec<Failing> = failures.iter().cloned().chain(oversized).collect();
     if !failures.is_empty() {
         let texts: Vec<&str> = failures.iter().map(|failing| failing.text.as_str()).collect();
@@ -117,6 +116,20 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Jud
         Reason::Updated,
         format!("{count} {plural} up to date with {prefixes}{remarks}"),
     )
+}
+
+fn too_large(target: &TargetKey, count: usize) -> Failing {
+    let limit = match count > MAX_ITEMS {
+        true => format!("more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes as many)"),
+        false => format!("and all targets together more than the {MAX_PLANNED} that k6u has room for"),
+    };
+    Failing {
+        what: format!("{target}: too many items"),
+        text: format!(
+            "{target} would hold {count} items, {limit}, so it keeps what it holds; name fewer prefix ids or suffixes, \
+             or set allowedPrefixes"
+        ),
+    }
 }
 
 /// Whether the stored status says that this generation is not Ready.

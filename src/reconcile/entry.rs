@@ -48,8 +48,6 @@ struct Sent {
 pub struct Published {
     /// This node has nothing to publish: nothing selects it.
     pub is_idle: bool,
-    /// At least one entry of this node says what it sees.
-    pub has_published: bool,
     /// The pause after a refusal is not over: what is refused may succeed then.
     pub is_retry_pending: bool,
     /// An entry was sent again because it was not stored as it was sent.
@@ -58,13 +56,18 @@ pub struct Published {
     pub end: RoundEnd,
     /// Why entries of this node do not say what it sees.
     pub failures: Vec<Failing>,
-    /// The IP6UpdateNodeConfigs in which this node has an entry.
+    /// The IP6UpdateNodeConfigs in which this node's entry says what it sees.
     pub taken_in: Vec<String>,
     /// Those in which it could not publish.
     pub failed_in: Vec<String>,
 }
 
 impl Published {
+    /// Whether at least one entry of this node says what it sees.
+    pub fn has_published(&self) -> bool {
+        !self.taken_in.is_empty()
+    }
+
     /// Whether the entries that the API server took are still there, in objects that were read since.
     pub fn is_there(&self, node: &str, objects: &Objects) -> bool {
         let mut selecting = objects
@@ -173,7 +176,6 @@ impl Entry {
         for (config, entry) in selecting {
             self.publish_in(cx, config, entry, &mut published)?;
         }
-        published.has_published = published.failures.len() < entries.len();
         if published.failures.is_empty() && published.failed_in.is_empty() {
             let has_left = |config: &&NodeConfig| {
                 config.nodes().contains_key(cx.node) && !entries.contains_key(&config.metadata.name)
@@ -195,6 +197,7 @@ impl Entry {
         let name = &config.metadata.name;
         let stored = config.nodes().get(cx.node);
         let sent = self.sent.get(name).filter(|sent| is_equivalent(&sent.entry, entry));
+        let mut is_altered = false;
         let is_due = sent.is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
         match (stored, sent) {
             (Some(stored), _) if is_equivalent(stored, entry) => {
@@ -206,6 +209,7 @@ impl Entry {
             }
             // What is not stored as it was sent is not sent in every round.
             (Some(stored), Some(sent)) => {
+                is_altered = true;
                 published.suspects_crds |= is_due;
                 published.failures.push(altered(cx, config, &sent.entry, stored));
                 if !is_due {
@@ -220,7 +224,9 @@ impl Entry {
         };
         if send(cx, config, Some(&entry), published)? {
             let at = cx.host.now();
-            published.taken_in.push(name.clone());
+            if !is_altered {
+                published.taken_in.push(name.clone());
+            }
             self.sent.insert(name.clone(), Sent { entry, at });
         }
         Ok(())
@@ -262,7 +268,8 @@ fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: 
     let subject = Subject::Entry(config.metadata.name.clone());
     let text = if stored.observed_time == sent.observed_time {
         format!(
-            "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are              those of another release, which k6u applies again (k6u crds prints them)"
+            "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are \
+             those of another release, which k6u applies again (k6u crds prints them)"
         )
     } else {
         format!(

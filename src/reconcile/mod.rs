@@ -19,6 +19,7 @@ mod silent;
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use log::debug;
@@ -199,7 +200,7 @@ impl Memory {
 
             // 3. Read the targets of the last plan: before the entries (I2). A node that does not publish leaves them
             // to those that do (I6).
-            let leads = |peers: &Peers| published.has_published || peers.are_silent();
+            let leads = |peers: &Peers| published.has_published() || peers.are_silent();
             let is_leading = leads(&self.peers);
             if is_leading {
                 self.targets.read(cx)?;
@@ -293,6 +294,9 @@ impl Memory {
             _ => true,
         });
         let mut outcome = self.targets.write(cx, plan)?.and(published.outcome());
+        for (config, verdict) in objects.configs.iter().zip(&plan.verdicts) {
+            self.targets.note_reports(config, verdict, cx.host.now());
+        }
         if self.entry.is_still(cx.host.now()) {
             let reported = report(
                 cx,
@@ -312,11 +316,18 @@ impl Memory {
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));
         }
         // Only a node that publishes knows that one can (I6).
-        if published.has_published {
+        if published.has_published() {
             outcome = outcome.and(remove_silent(cx, &objects.node_configs, &self.peers)?);
         }
         Ok(outcome)
     }
+}
+
+/// For comparing a value with a later one without keeping it.
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn status_path(list: &str, name: &str) -> String {

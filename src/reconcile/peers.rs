@@ -4,9 +4,9 @@
 //! the time that the record says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use super::fingerprint;
 use crate::limits::{LINGER, NEARLY_SILENT, SILENT_AFTER};
 use crate::prefix::Prefix;
 use crate::resources::node_config::{NodeConfig, NodeEntry};
@@ -156,12 +156,6 @@ fn specs(node_configs: &[NodeConfig]) -> Vec<(&str, i64)> {
     metadata
         .map(|metadata| (metadata.uid.as_str(), metadata.generation))
         .collect()
-}
-
-fn fingerprint(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::limits::MAX_PLANNED;
 use crate::prefix::{Prefix, join};
 use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeEntry};
@@ -51,7 +52,8 @@ pub struct Verdict {
     pub targets: Vec<DesiredTarget>,
     /// Targets that an older config has: the target and that config.
     pub contested: Vec<(TargetKey, String)>,
-    /// Targets that would hold more than [`MAX_ITEMS`]: the target and how many CIDRs.
+    /// Targets that would hold more than [`MAX_ITEMS`], or more than what is left of [`MAX_PLANNED`]: the target and how
+    /// many items.
     pub oversized: Vec<(TargetKey, usize)>,
 }
 
@@ -114,7 +116,8 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
     let without_entry = observed.node_configs.iter().filter(is_without_entry);
     let without_entry: Vec<String> = without_entry.map(|config| config.metadata.name.clone()).collect();
     let owners = owners(configs);
-    let verdict = |config: &Config| match &config.spec {
+    let mut room = MAX_PLANNED;
+    let mut verdict = |config: &Config| match &config.spec {
         Err(bad) => Verdict {
             keep: Some(Keep {
                 reason: Reason::InvalidSpec,
@@ -124,7 +127,7 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
         },
         Ok(spec) => {
             let (delegated, lingering) = delegated_prefixes(spec, &entries, &observed.vanished);
-            let mut verdict = desire(config, spec, delegated, lingering, &owners);
+            let mut verdict = desire(config, spec, delegated, lingering, &owners, &mut room);
             if verdict.delegated.is_empty() {
                 verdict.keep = Some(Keep {
                     reason: Reason::NoPrefix,
@@ -134,7 +137,10 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
             verdict
         }
     };
-    let verdicts = configs.iter().map(verdict).collect();
+    let mut verdicts = vec![Verdict::default(); configs.len()];
+    for at in by_age(configs) {
+        verdicts[at] = verdict(&configs[at]);
+    }
     let ignoring = entries.iter().filter(|entry| entry.published.ignores_routers);
     let ignoring: BTreeSet<String> = ignoring.map(|entry| entry.node.to_string()).collect();
     Plan {
@@ -160,12 +166,17 @@ fn entries<'a>(observed: &Observed<'a>) -> Vec<Entry<'a>> {
     entries
 }
 
+/// The places of the configs in their list, the oldest first.
+fn by_age(configs: &[Config]) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..configs.len()).collect();
+    places.sort_by_key(|at| (&configs[*at].metadata.creation_timestamp, &configs[*at].metadata.name));
+    places
+}
+
 /// Which config has each target: the oldest that names it.
 fn owners(configs: &[Config]) -> BTreeMap<&TargetKey, &str> {
-    let mut by_age: Vec<&Config> = configs.iter().collect();
-    by_age.sort_by_key(|config| (&config.metadata.creation_timestamp, &config.metadata.name));
     let mut owners = BTreeMap::new();
-    for config in by_age {
+    for config in by_age(configs).into_iter().map(|at| &configs[at]) {
         for key in claims(config) {
             owners.entry(key).or_insert(config.metadata.name.as_str());
         }
@@ -180,23 +191,29 @@ fn claims(config: &Config) -> Vec<&TargetKey> {
     }
 }
 
-/// What the targets of a config are to hold. Without a delegated prefix, what depends on one is left alone (I4).
+/// What the targets of a config are to hold, as long as there is room. Without a delegated prefix, what depends on one
+/// is left alone (I4).
 fn desire(
     config: &Config,
     spec: &ConfigSpec,
     delegated: Vec<Prefix>,
     lingering: Vec<Prefix>,
     owners: &BTreeMap<&TargetKey, &str>,
+    room: &mut usize,
 ) -> Verdict {
     let mut verdict = Verdict::default();
     for target in &spec.targets {
         let key = target.key.clone();
         let count = target.parts.count(delegated.len());
+        let needed = target.parts.count(delegated.len() + lingering.len());
         match owners.get(&key) {
             Some(owner) if *owner != config.metadata.name => verdict.contested.push((key, owner.to_string())),
             _ if delegated.is_empty() && !target.parts.is_constant() => {}
-            _ if count > MAX_ITEMS => verdict.oversized.push((key, count)),
-            _ => verdict.targets.push(target.desired(&delegated, &lingering)),
+            _ if count > MAX_ITEMS || needed > *room => verdict.oversized.push((key, count)),
+            _ => {
+                *room -= needed;
+                verdict.targets.push(target.desired(&delegated, &lingering));
+            }
         }
     }
     Verdict {

@@ -1,9 +1,11 @@
 //! Reports a round: writes the statuses of the configs, and Events.
 
+use std::time::Duration;
+
 use log::{info, warn};
 use serde_json::json;
 
-use super::condition::{self, Failing, Notice};
+use super::condition::{self, Judgement, Notice};
 use super::context::{Context, Tried};
 use super::entry::Published;
 use super::plan::{Plan, Reason, Verdict};
@@ -11,12 +13,11 @@ use super::problems::Subject;
 use super::targets::Targets;
 use super::{Failure, Outcome, status_path};
 use crate::kube::objects::Metadata;
-use crate::limits::CONTESTED_AFTER;
+use crate::limits::STEP_TIME;
 use crate::prefix::Prefix;
 use crate::resources::GROUP;
 use crate::resources::config::{CONFIGS, Config};
 use crate::resources::node_config::NodeConfig;
-use crate::resources::targets::TargetKey;
 use crate::schedule::RoundEnd;
 
 /// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
@@ -62,8 +63,16 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
         was_refused: false,
     };
     let mut events = Vec::new();
-    for (config, verdict) in facts.configs.iter().zip(&facts.plan.verdicts) {
-        let Some(mut judgement) = judge(config, verdict, facts) else {
+    let mut all: Vec<_> = facts.configs.iter().zip(&facts.plan.verdicts).collect();
+    // One that hangs must not keep the others waiting.
+    all.sort_by_key(|(config, _)| cx.problems.has(&Subject::Config(config.metadata.name.clone())));
+    let until = cx.host.now() + STEP_TIME;
+    for (config, verdict) in all {
+        if cx.host.now() >= until {
+            reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon));
+            break;
+        }
+        let Some(mut judgement) = judge(config, verdict, facts, cx.host.now()) else {
             reported.outcome.is_ready = false;
             continue;
         };
@@ -100,7 +109,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
 }
 
 /// What to say of a config; `None` as long as its targets are not settled, or if others have said it.
-fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condition::Judgement> {
+fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>, now: Duration) -> Option<Judgement> {
     let Facts { targets, published, .. } = facts;
     let keys = || verdict.targets.iter().map(|desired| &desired.key);
     // Others that publish know nothing of what this node cannot publish, and would contradict.
@@ -113,26 +122,12 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condit
     if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {
         return None;
     }
-    for key in keys() {
-        let contested = contested(key);
-        // Other nodes may have seen fewer of the changes: whoever saw one leaves what is reported.
-        let is_reported = config
-            .status
-            .failing
-            .iter()
-            .flatten()
-            .any(|what| *what == contested.what);
-        match targets.contests(key) {
-            CONTESTED_AFTER => failures.push(contested),
-            1.. if is_reported => return None,
-            _ => {}
-        }
-    }
+    failures.extend(keys().filter_map(|key| targets.contest(key, now)));
     let judgement = condition::judge(verdict, &failures, &facts.plan.remarks());
     // Nodes that do not publish have different words for it, but for what follows from the objects alone; and
     // whoever cannot publish has said more than that.
     let is_common = published.is_idle && judgement.reason == Reason::NoPrefix && !names_node_config(config);
-    let is_reported = condition::is_reported_not_ready(config) && !published.has_published;
+    let is_reported = condition::is_reported_not_ready(config) && !published.has_published();
     (!is_reported || is_common).then_some(judgement)
 }
 
@@ -140,17 +135,6 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condit
 fn names_node_config(config: &Config) -> bool {
     let mut failing = config.status.failing.iter().flatten();
     failing.any(|what| what.starts_with("IP6UpdateNodeConfig "))
-}
-
-/// A target that was right, and that somebody else keeps changing.
-fn contested(key: &TargetKey) -> Failing {
-    Failing {
-        what: format!("{key}: somebody else changes it"),
-        text: format!(
-            "{key}: somebody else changed it {CONTESTED_AFTER} times within ten minutes; k6u puts it right each time. \
-             Find out who (kubectl get --show-managed-fields), and leave its list to k6u (docs/gitops.md)"
-        ),
-    }
 }
 
 /// The delegated prefixes that the targets were written for: what lingers stays if it is there, and all stay when

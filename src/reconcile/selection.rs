@@ -8,6 +8,7 @@ use log::info;
 use super::context::{Context, Tried};
 use super::problems::Subject;
 use super::{Failure, Objects};
+use crate::kube::Client;
 use crate::kube::objects::Object;
 use crate::limits::LABELS_FRESH;
 use crate::node::select::Watch;
@@ -68,22 +69,27 @@ impl Selection {
     /// A failure leaves the labels that were last read.
     fn read_labels(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let path = format!("/api/v1/nodes/{}", cx.node);
-        match cx.attempt(&Subject::Node, ToString::to_string, |client| {
-            client.get_metadata::<Object>(&path)
-        })? {
+        let absent = Subject::Item("Node", cx.node.to_string());
+        let read = |client: &mut Client| match client.get_metadata::<Object>(&path) {
+            Err(e) if e.is_absent_object() => Ok(None),
+            read => read.map(Some),
+        };
+        match cx.attempt(&Subject::Node, ToString::to_string, read)? {
             Tried::Done(node) => {
-                self.labels = Some(node.metadata.labels.unwrap_or_default());
                 self.due = cx.host.now() + LABELS_FRESH;
+                match node {
+                    Some(node) => {
+                        self.labels = Some(node.metadata.labels.unwrap_or_default());
+                        cx.problems.works(&absent);
+                    }
+                    None => {
+                        let text = "there is none of this name; check that NODE_NAME is the name of a Node (kubectl get \
+                                    nodes)";
+                        cx.problems.fails(absent, text);
+                    }
+                }
             }
-            Tried::Overtaken => {
-                self.due = cx.host.now() + LABELS_FRESH;
-                let text = format!(
-                    "there is no Node {}; check that NODE_NAME is the name of a Node (kubectl get nodes)",
-                    cx.node
-                );
-                cx.problems.fails(Subject::Node, &text);
-            }
-            Tried::Refused(_) => {}
+            Tried::Overtaken | Tried::Refused(_) => {}
         }
         Ok(())
     }

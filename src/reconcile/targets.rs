@@ -7,11 +7,12 @@ use log::info;
 
 use super::condition::Failing;
 use super::context::{Context, Tried};
-use super::plan::Plan;
+use super::plan::{Plan, Verdict};
 use super::problems::{Problem, Problems, Subject};
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, fingerprint};
 use crate::kube::Client;
-use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_READ, TARGETS_TIME};
+use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_READ, STEP_TIME};
+use crate::resources::config::Config;
 use crate::resources::targets::{Api, DesiredTarget, Held, TargetApi, TargetKey};
 use crate::schedule::RoundEnd;
 
@@ -43,10 +44,12 @@ enum State {
 struct History {
     /// When it was last its turn to be read.
     tried_at: Option<Duration>,
-    /// What it had to hold when it was last found right or written.
-    right: Option<DesiredTarget>,
+    /// What it had to hold when it was last found right or written, as a hash.
+    right: Option<u64>,
     /// When somebody else changed it although it was right.
     changed_at: Vec<Duration>,
+    /// Since when this node has read in the status that somebody else changes it.
+    reported_since: Option<Duration>,
 }
 
 impl Targets {
@@ -56,7 +59,7 @@ impl Targets {
     /// As [`Context::attempt`].
     pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.states.clear();
-        let until = cx.host.now() + TARGETS_TIME;
+        let until = cx.host.now() + STEP_TIME;
         for key in self.turns(cx.problems) {
             let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
             if now >= until {
@@ -109,7 +112,7 @@ impl Targets {
     pub fn write(&mut self, cx: &mut Context<'_>, plan: &Plan) -> Result<Outcome, Failure> {
         let mut desired: Vec<&DesiredTarget> = plan.targets().collect();
         desired.sort_by_key(|desired| cx.problems.has(&Subject::Target(desired.key.clone())));
-        let until = cx.host.now() + TARGETS_TIME;
+        let until = cx.host.now() + STEP_TIME;
         for desired in desired {
             self.settle(cx, desired, until)?;
         }
@@ -129,10 +132,9 @@ impl Targets {
             return Ok(());
         };
         let subject = Subject::Target(key.clone());
-        if let Some(text) = unfit(held.as_ref(), desired, self.api.known(key.kind)) {
-            cx.problems.fails(subject.clone(), &text);
-            let kind = "it is not k6u's to write".into();
-            let failing = Failing::new(&subject, &Problem { kind, text });
+        if let Some(problem) = unfit(held.as_ref(), desired, self.api.known(key.kind)) {
+            cx.problems.fails(subject.clone(), &problem.text);
+            let failing = Failing::new(&subject, &problem);
             self.states.insert(key.clone(), State::Failed(failing));
             return Ok(());
         }
@@ -158,7 +160,7 @@ impl Targets {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
                 }
-                history.right = Some(desired.clone());
+                history.right = Some(fingerprint_of(desired));
                 self.states.insert(key.clone(), State::Right);
             }
             // Changed, created or deleted since it was read.
@@ -184,9 +186,24 @@ impl Targets {
         }
     }
 
-    /// How often somebody else changed it of late.
-    pub fn contests(&self, key: &TargetKey) -> usize {
-        self.histories.get(key).map_or(0, |history| history.changed_at.len())
+    /// Records which targets a config reports as changed by somebody else, as read at `now`, in steady time.
+    pub fn note_reports(&mut self, config: &Config, verdict: &Verdict, now: Duration) {
+        for desired in &verdict.targets {
+            let history = self.histories.entry(desired.key.clone()).or_default();
+            let what = contested(&desired.key).what;
+            let is_reported = config.status.failing.iter().flatten().any(|reported| *reported == what);
+            history.reported_since = is_reported.then(|| history.reported_since.unwrap_or(now));
+        }
+    }
+
+    /// What to report of a target that somebody else keeps changing. Once reported, by whichever node, that stands for
+    /// ten minutes: nodes see different changes, and must not contradict each other.
+    pub fn contest(&self, key: &TargetKey, now: Duration) -> Option<Failing> {
+        let history = self.histories.get(key)?;
+        let is_recent = |since: Duration| now.saturating_sub(since) < CONTESTED_WITHIN;
+        let stands = |since| is_recent(since) || !history.changed_at.is_empty();
+        let is_contested = history.changed_at.len() >= CONTESTED_AFTER || history.reported_since.is_some_and(stands);
+        is_contested.then(|| contested(key))
     }
 }
 
@@ -195,24 +212,43 @@ impl History {
     /// not, somebody else changed it.
     fn saw(&mut self, desired: &DesiredTarget, is_right: bool, now: Duration) {
         self.changed_at.retain(|at| now.saturating_sub(*at) < CONTESTED_WITHIN);
-        if !is_right && self.right.as_ref() == Some(desired) {
+        let desired = fingerprint_of(desired);
+        if !is_right && self.right == Some(desired) {
             self.changed_at.push(now);
             self.changed_at
                 .drain(..self.changed_at.len().saturating_sub(CONTESTED_AFTER));
         }
-        self.right = is_right.then(|| desired.clone());
+        self.right = is_right.then_some(desired);
     }
 }
 
+fn fingerprint_of(desired: &DesiredTarget) -> u64 {
+    fingerprint(&(&desired.items, &desired.lingering, &desired.record))
+}
+
+/// A target that was right, and that somebody else keeps changing.
+fn contested(key: &TargetKey) -> Failing {
+    let text = format!(
+        "somebody else changed it {CONTESTED_AFTER} times within ten minutes; k6u puts it right each time. Find out who \
+         (kubectl get --show-managed-fields), and leave its list to k6u (docs/gitops.md)"
+    );
+    let kind = "somebody else changes it".into();
+    Failing::new(&Subject::Target(key.clone()), &Problem { kind, text })
+}
+
 /// Why a target cannot be written as it is; `None` if it can.
-fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<String> {
+fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<Problem> {
     let key = &desired.key;
-    match held {
-        None if key.kind.is_created => None,
-        None => Some(desired.create_first(api)),
-        Some(held) if held.lacks_list => Some(key.lacks_list()),
-        Some(held) => foreign_owner(held),
-    }
+    let (kind, text) = match held {
+        None if key.kind.is_created => return None,
+        None => ("it does not exist", desired.create_first(api)),
+        Some(held) if held.lacks_list => ("it lacks the list", key.lacks_list()),
+        Some(held) => ("Cilium manages it", foreign_owner(held)?),
+    };
+    Some(Problem {
+        kind: kind.into(),
+        text,
+    })
 }
 
 /// Why a group that exists is not k6u's to write; `None` if it is.

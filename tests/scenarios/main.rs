@@ -75,6 +75,10 @@ fn main() -> ExitCode {
     } else {
         (vec![confined::NEEDS_STATIC], "make test-confined")
     };
+    if !binary().to_string_lossy().contains("musl") {
+        eprintln!("{} is for the musl binary: make test-musl runs it.", names::NEEDS_MUSL);
+        left_out.push(names::NEEDS_MUSL);
+    }
     for name in &unfit {
         eprintln!("{name} is for another kind of binary: {target} runs it.");
     }

@@ -89,7 +89,7 @@ fn reasons_in_order_of_weight() {
     );
     assert_eq!(reason, Reason::UpdateFailed);
     assert!(
-        message.starts_with("403; CiliumCIDRGroup big would hold 20000 CIDRs"),
+        message.starts_with("403; CiliumCIDRGroup big would hold 20000 items, more than the 16384"),
         "{message}"
     );
 }

@@ -300,6 +300,26 @@ fn a_group_that_no_policy_map_holds_is_refused() {
 }
 
 #[test]
+fn all_targets_together_are_bounded_and_older_configs_come_first() {
+    let ids: Vec<u64> = (0..256).collect();
+    let prefixes: Vec<String> = (0..64).map(|n| format!("2001:db8:{n:x}::/64")).collect();
+    let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+    let config = |name: &str, created: &str, group: &str| config_with(name, created, spec(48, &[(group, &ids)]));
+    let configs = [
+        config("a", "2026-01-03T00:00:00Z", "youngest"),
+        config("b", "2026-01-01T00:00:00Z", "oldest"),
+        config("c", "2026-01-02T00:00:00Z", "younger"),
+    ];
+    let plan = plan_for(&configs, &[node_config("n", &[("me", &prefixes)])]);
+    assert_eq!(plan.verdicts[0].oversized, [(TargetKey::group("youngest"), 64 * 256)]);
+    assert_eq!(
+        plan.targets().map(|target| target.items.len()).sum::<usize>(),
+        MAX_PLANNED
+    );
+    assert!(plan.verdicts[1..].iter().all(|verdict| verdict.oversized.is_empty()));
+}
+
+#[test]
 fn a_published_prefix_shorter_than_the_delegated_length_counts_for_nothing() {
     assert_eq!(reason(&follows(lan(), &["2001:db8::/32"])), Reason::NoPrefix);
 }

@@ -240,7 +240,7 @@ impl TargetKey {
 }
 
 /// The name and the TTL of a DNS record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Record {
     /// In lower case, without a trailing dot.
     pub dns_name: String,
