@@ -1,6 +1,6 @@
 //! This node's entry in the status of each IP6UpdateNodeConfig that selects it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use log::info;
@@ -11,8 +11,9 @@ use super::context::{Context, Tried};
 use super::problems::{Problem, Subject};
 use super::report::warn_of_node_config;
 use super::selection::Wanted;
+use super::silent::remove;
 use super::{Failure, Objects, Outcome, status_path};
-use crate::kube::Error;
+use crate::kube::{Client, Error};
 use crate::limits::{HEARTBEAT, STILL};
 use crate::node::Host;
 use crate::node::select::{Observation, Watch};
@@ -39,6 +40,8 @@ pub struct Entry {
 #[derive(Debug)]
 struct Sent {
     entry: NodeEntry,
+    /// The IP6UpdateNodeConfig that it was published in.
+    uid: String,
     /// In steady time.
     at: Duration,
 }
@@ -50,7 +53,7 @@ pub struct Published {
     pub is_idle: bool,
     /// The pause after a refusal is not over: what is refused may succeed then.
     pub is_retry_pending: bool,
-    /// An entry was sent again because it was not stored as it was sent.
+    /// An entry is not stored as it was sent.
     pub suspects_crds: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
@@ -151,8 +154,9 @@ impl Entry {
         self.changed_at.is_none_or(|changed_at| now >= changed_at + STILL)
     }
 
-    /// Publishes what differs from `node_configs` as last read, or is due. Then, if all that was said, removes this
-    /// node's entry where nothing selects it any more: a node that moves is always there.
+    /// Publishes what differs from `node_configs` as last read, or is due. Then removes this node's entry where nothing
+    /// selects it any more: if all that was said, so that a node that moves is always there, or if the entry says what
+    /// this node does not see.
     ///
     /// # Errors
     /// As [`Context::attempt`].
@@ -176,13 +180,17 @@ impl Entry {
         for (config, entry) in selecting {
             self.publish_in(cx, config, entry, &mut published)?;
         }
-        if published.failures.is_empty() && published.failed_in.is_empty() {
-            let has_left = |config: &&NodeConfig| {
-                config.nodes().contains_key(cx.node) && !entries.contains_key(&config.metadata.name)
-            };
-            for config in node_configs.iter().filter(has_left).collect::<Vec<_>>() {
-                send(cx, config, None, &mut published)?;
-            }
+        let is_all_said = published.failures.is_empty() && published.failed_in.is_empty();
+        let seen: BTreeSet<&Prefix> = entries.values().flat_map(|entry| &entry.prefixes).collect();
+        let has_left = |config: &&NodeConfig| {
+            let left = config
+                .nodes()
+                .get(cx.node)
+                .filter(|_| !entries.contains_key(&config.metadata.name));
+            left.is_some_and(|left| is_all_said || !left.prefixes.iter().all(|prefix| seen.contains(prefix)))
+        };
+        for config in node_configs.iter().filter(has_left).collect::<Vec<_>>() {
+            send(cx, config, None, &mut published)?;
         }
         Ok(published)
     }
@@ -208,9 +216,10 @@ impl Entry {
                 }
             }
             // What is not stored as it was sent is not sent in every round.
-            (Some(stored), Some(sent)) => {
+            // One that is missing after a while was removed by those to whom this node was silent.
+            (stored, Some(sent)) if stored.is_some() || !is_due && sent.uid == config.metadata.uid => {
                 is_altered = true;
-                published.suspects_crds |= is_due;
+                published.suspects_crds = true;
                 published.failures.push(altered(cx, config, &sent.entry, stored));
                 if !is_due {
                     return Ok(());
@@ -227,7 +236,8 @@ impl Entry {
             if !is_altered {
                 published.taken_in.push(name.clone());
             }
-            self.sent.insert(name.clone(), Sent { entry, at });
+            let uid = config.metadata.uid.clone();
+            self.sent.insert(name.clone(), Sent { entry, uid, at });
         }
         Ok(())
     }
@@ -245,7 +255,11 @@ fn send(
     let body = json!({"status": {"nodes": {node: entry.map(body)}}});
     let explain = |error: &Error| format!("node {node} cannot publish what it sees: {error}");
     let path = status_path(NODE_CONFIGS, name);
-    match cx.attempt(&subject, explain, |client| client.merge_patch(&path, &body))? {
+    let write = |client: &mut Client| match entry {
+        Some(_) => client.merge_patch(&path, &body),
+        None => remove(client, &path, &body, std::iter::once(&node.to_string())),
+    };
+    match cx.attempt(&subject, explain, write)? {
         Tried::Done(()) => return Ok(true),
         // Deleted since it was listed, or too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it
         // tries five times).
@@ -263,10 +277,10 @@ fn send(
 }
 
 /// This node's entry is not stored as it was sent: what that means.
-fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: &NodeEntry) -> Failing {
+fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: Option<&NodeEntry>) -> Failing {
     let node = cx.node;
     let subject = Subject::Entry(config.metadata.name.clone());
-    let text = if stored.observed_time == sent.observed_time {
+    let text = if stored.is_none_or(|stored| stored.observed_time == sent.observed_time) {
         format!(
             "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are \
              those of another release, which k6u applies again (k6u crds prints them)"

@@ -11,7 +11,7 @@ use crate::limits::{LINGER, NEARLY_SILENT, SILENT_AFTER};
 use crate::prefix::Prefix;
 use crate::resources::node_config::{NodeConfig, NodeEntry};
 
-/// The entries of the other nodes, as this node saw them in its own successful, up-to-date reads.
+/// The entries of all nodes, as this node saw them in its own successful, up-to-date reads.
 #[derive(Debug, Default)]
 pub struct Peers {
     watches: BTreeMap<Key, Watched>,
@@ -56,15 +56,20 @@ impl Peers {
         self.pass(node_configs, gap);
         let mut before = std::mem::take(&mut self.watches);
         for config in node_configs {
-            for (node, entry) in config.nodes().iter().filter(|(node, _)| *node != own) {
+            for (node, entry) in config.nodes() {
                 let key = (config.metadata.name.clone(), node.clone());
-                let watched = self.watch(before.remove(&key), entry, gap);
+                let watched = watch(before.remove(&key), entry, gap);
+                if node != own && watched.unchanged_for.is_zero() {
+                    self.unchanged_for = Duration::ZERO;
+                }
                 self.vanished.remove(&key);
                 self.watches.insert(key, watched);
             }
         }
         for (key, gone) in before {
-            self.unchanged_for = Duration::ZERO;
+            if key.1 != own {
+                self.unchanged_for = Duration::ZERO;
+            }
             if gone.unchanged_for < NEARLY_SILENT {
                 let prefixes = gone.prefixes;
                 self.vanished.insert(key, Vanished { prefixes, left: LINGER });
@@ -74,10 +79,10 @@ impl Peers {
         if std::mem::replace(&mut self.specs, specs) != specs {
             self.unchanged_for = Duration::ZERO;
         }
-        self.patience = match self.watches.is_empty() {
+        self.patience = match self.watches.keys().any(|(_, node)| node != own) {
+            true => SILENT_AFTER,
             // Whoever was just selected publishes in its next round.
-            true => interval * 2,
-            false => SILENT_AFTER,
+            false => interval * 2,
         };
     }
 
@@ -92,35 +97,22 @@ impl Peers {
         });
     }
 
-    fn watch(&mut self, before: Option<Watched>, entry: &NodeEntry, gap: Duration) -> Watched {
-        let fingerprint = fingerprint(entry);
-        match before {
-            Some(before) if before.fingerprint == fingerprint => Watched {
-                unchanged_for: before.unchanged_for + gap,
-                ..before
-            },
-            _ => {
-                self.unchanged_for = Duration::ZERO;
-                Watched {
-                    fingerprint,
-                    unchanged_for: Duration::ZERO,
-                    prefixes: entry.prefixes.clone(),
-                }
-            }
-        }
-    }
-
-    /// Starts all watches again: where this node cannot publish, the others may not be able to either.
+    /// Starts all watches again, and the time in which nodes may come back: where this node cannot publish, the others
+    /// may not be able to either.
     pub fn reset(&mut self) {
-        self.watches
-            .values_mut()
-            .for_each(|watched| watched.unchanged_for = Duration::ZERO);
+        self.reset_where(|_| true);
     }
 
     /// The same for one IP6UpdateNodeConfig.
     pub fn reset_in(&mut self, config: &str) {
-        let of_config = self.watches.iter_mut().filter(|((name, _), _)| name == config);
-        of_config.for_each(|(_, watched)| watched.unchanged_for = Duration::ZERO);
+        self.reset_where(|name| name == config);
+    }
+
+    fn reset_where(&mut self, is_meant: impl Fn(&str) -> bool) {
+        let watches = self.watches.iter_mut().filter(|((name, _), _)| is_meant(name));
+        watches.for_each(|(_, watched)| watched.unchanged_for = Duration::ZERO);
+        let vanished = self.vanished.iter_mut().filter(|((name, _), _)| is_meant(name));
+        vanished.for_each(|(_, vanished)| vanished.left = LINGER);
     }
 
     /// Whether this node's entry in this IP6UpdateNodeConfig has stood still for five minutes.
@@ -148,6 +140,21 @@ impl Peers {
             .flat_map(|vanished| &vanished.prefixes)
             .copied()
             .collect()
+    }
+}
+
+fn watch(before: Option<Watched>, entry: &NodeEntry, gap: Duration) -> Watched {
+    let fingerprint = fingerprint(entry);
+    match before {
+        Some(before) if before.fingerprint == fingerprint => Watched {
+            unchanged_for: before.unchanged_for + gap,
+            ..before
+        },
+        _ => Watched {
+            fingerprint,
+            unchanged_for: Duration::ZERO,
+            prefixes: entry.prefixes.clone(),
+        },
     }
 }
 
@@ -212,7 +219,7 @@ mod tests {
             eyes.see(MINUTE, &[("me", 0), ("dead", 0), ("alive", minute)]);
         }
         assert!(eyes.peers.is_silent("n", "dead") && !eyes.peers.is_silent("n", "alive"));
-        assert!(!eyes.peers.is_silent("n", "me") && !eyes.peers.is_silent("n", "x"));
+        assert!(!eyes.peers.is_silent("n", "x"));
         assert!(!eyes.peers.are_silent());
         eyes.see(MINUTE, &[("dead", 1)]);
         assert!(!eyes.peers.is_silent("n", "dead"), "it is back");
@@ -297,7 +304,7 @@ mod tests {
         eyes.see(MINUTE, &[("me", 0), ("a", 0)]);
         for _ in 0..60 {
             eyes.see_no_object(MINUTE);
-            assert_eq!(eyes.lingers(), 1, "nobody can come back");
+            assert_eq!(eyes.lingers(), 2, "nobody can come back");
         }
         eyes.see_in("n", "2", MINUTE, &[("me", 1)]);
         assert_eq!(eyes.lingers(), 1);
@@ -328,11 +335,29 @@ mod tests {
         }
     }
 
+    /// Its own publication may meet a conflict.
     #[test]
-    fn an_entry_of_this_node_does_not_linger() {
+    fn an_entry_of_this_node_lingers_as_well() {
         let mut eyes = Eyes::default();
         eyes.see(MINUTE, &[("me", 0)]);
         eyes.see(MINUTE, &[]);
+        assert_eq!(eyes.lingers(), 1);
+        assert!(!eyes.peers.are_silent(), "no other has had the time to publish");
+    }
+
+    #[test]
+    fn nodes_cannot_come_back_while_this_one_cannot_publish() {
+        let mut eyes = Eyes::default();
+        eyes.see(MINUTE, &[("me", 0), ("a", 0)]);
+        for _ in 0..10 {
+            eyes.see(MINUTE, &[("me", 0)]);
+            eyes.peers.reset_in("n");
+            assert_eq!(eyes.lingers(), 1);
+        }
+        eyes.peers.reset_in("another");
+        eyes.see(MINUTE, &[("me", 1)]);
+        assert_eq!(eyes.lingers(), 1);
+        eyes.see(MINUTE, &[("me", 1)]);
         assert_eq!(eyes.lingers(), 0);
     }
 }

@@ -117,6 +117,11 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>, now: Duration) -
         true => published.failures.clone(),
         false => Vec::new(),
     };
+    // What failed before may work by now: another node may have said so.
+    let is_retry_pending = keys().any(|key| targets.is_retry_pending(key));
+    if is_retry_pending && !condition::is_reported_not_ready(config) {
+        return None;
+    }
     failures.extend(keys().filter_map(|key| targets.failure(key).cloned()));
     // I8: what was not reached says nothing.
     if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {

@@ -8,6 +8,8 @@ use super::peers::Peers;
 use super::problems::Subject;
 use super::report::warn_of_node_config;
 use super::{Failure, Outcome, status_path};
+use crate::kube::{Client, Error};
+use crate::limits::STEP_TIME;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
 use crate::schedule::RoundEnd;
 
@@ -17,9 +19,16 @@ use crate::schedule::RoundEnd;
 /// As [`Context::attempt`].
 pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &Peers) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::READY;
-    for config in node_configs {
+    let until = cx.host.now() + STEP_TIME;
+    for config in node_configs.iter() {
+        if cx.host.now() >= until {
+            return Ok(outcome.and(Outcome::not_ready(RoundEnd::Soon)));
+        }
         let name = &config.metadata.name;
-        let silent = config.nodes().keys().filter(|node| peers.is_silent(name, node));
+        let silent = config
+            .nodes()
+            .keys()
+            .filter(|node| *node != cx.node && peers.is_silent(name, node));
         let nodes: Map<String, Value> = silent.map(|node| (node.clone(), Value::Null)).collect();
         if nodes.is_empty() {
             continue;
@@ -28,12 +37,13 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         // I3: if a node just came back, its new entry stays.
         let patch = json!({
             "metadata": {"resourceVersion": config.metadata.resource_version},
-            "status": {"nodes": nodes},
+            "status": {"nodes": &nodes},
         });
         let subject = Subject::Removal(name.clone());
         let explain = |e: &_| format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
         let path = status_path(NODE_CONFIGS, name);
-        match cx.attempt(&subject, explain, |client| client.merge_patch(&path, &patch))? {
+        let remove = |client: &mut Client| remove(client, &path, &patch, nodes.keys());
+        match cx.attempt(&subject, explain, remove)? {
             Tried::Done(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
             Tried::Overtaken => {}
             Tried::Refused(refused) => {
@@ -47,4 +57,24 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         outcome.end = RoundEnd::Soon;
     }
     Ok(outcome)
+}
+
+/// Removes entries by a patch of the status of an IP6UpdateNodeConfig.
+///
+/// # Errors
+/// What the API server answered. An error as well if an entry is still there.
+pub fn remove<'a>(
+    client: &mut Client,
+    path: &str,
+    patch: &Value,
+    mut nodes: impl Iterator<Item = &'a String>,
+) -> Result<(), Error> {
+    let stored: NodeConfig = client.merge_patch_returning(path, patch)?;
+    match nodes.find(|node| stored.nodes().contains_key(*node)) {
+        Some(node) => {
+            let what = format!("the entry of {node} is still there: an admission webhook keeps it");
+            Err(Error::malformed("PATCH", path, what))
+        }
+        None => Ok(()),
+    }
 }

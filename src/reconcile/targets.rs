@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::info;
 
 use super::condition::Failing;
-use super::context::{Context, Tried};
+use super::context::{Context, Refused, Tried};
 use super::plan::{Plan, Verdict};
 use super::problems::{Problem, Problems, Subject};
 use super::{Failure, Outcome, fingerprint};
@@ -35,8 +35,8 @@ enum State {
     Read(Option<Held>),
     /// It holds what it should.
     Right,
-    /// It could not be read or written.
-    Failed(Failing),
+    /// It could not be read or written, in this round or in an earlier one.
+    Failed { failing: Failing, is_retry_pending: bool },
 }
 
 /// What happened to a target in earlier rounds, in steady time.
@@ -50,6 +50,15 @@ struct History {
     changed_at: Vec<Duration>,
     /// Since when this node has read in the status that somebody else changes it.
     reported_since: Option<Duration>,
+}
+
+impl State {
+    fn refused(subject: &Subject, refused: &Refused) -> Self {
+        State::Failed {
+            failing: Failing::new(subject, &refused.problem),
+            is_retry_pending: refused.is_retry_pending,
+        }
+    }
 }
 
 impl Targets {
@@ -71,10 +80,7 @@ impl Targets {
             match read {
                 Tried::Done(held) => self.states.insert(key.clone(), State::Read(held)),
                 Tried::Overtaken => None,
-                Tried::Refused(refused) => {
-                    let failing = Failing::new(&subject, &refused.problem);
-                    self.states.insert(key.clone(), State::Failed(failing))
-                }
+                Tried::Refused(refused) => self.states.insert(key.clone(), State::refused(&subject, &refused)),
             };
         }
         Ok(())
@@ -119,7 +125,7 @@ impl Targets {
         let states = plan.targets().map(|desired| self.states.get(&desired.key));
         let outcome = states.map(|state| match state {
             Some(State::Right) => Outcome::READY,
-            Some(State::Failed(_)) => Outcome::not_ready(RoundEnd::Quiet),
+            Some(State::Failed { .. }) => Outcome::not_ready(RoundEnd::Quiet),
             Some(State::Read(_)) | None => Outcome::not_ready(RoundEnd::Soon),
         });
         Ok(outcome.fold(Outcome::READY, Outcome::and))
@@ -134,8 +140,11 @@ impl Targets {
         let subject = Subject::Target(key.clone());
         if let Some(problem) = unfit(held.as_ref(), desired, self.api.known(key.kind)) {
             cx.problems.fails(subject.clone(), &problem.text);
-            let failing = Failing::new(&subject, &problem);
-            self.states.insert(key.clone(), State::Failed(failing));
+            let state = State::Failed {
+                failing: Failing::new(&subject, &problem),
+                is_retry_pending: false,
+            };
+            self.states.insert(key.clone(), state);
             return Ok(());
         }
         let is_right = held.as_ref().is_some_and(|held| held.list.matches(desired));
@@ -166,8 +175,7 @@ impl Targets {
             // Changed, created or deleted since it was read.
             Tried::Overtaken => {}
             Tried::Refused(refused) => {
-                let failing = Failing::new(&subject, &refused.problem);
-                self.states.insert(key.clone(), State::Failed(failing));
+                self.states.insert(key.clone(), State::refused(&subject, &refused));
             }
         }
         Ok(())
@@ -181,9 +189,20 @@ impl Targets {
     /// Why it could not be read or written.
     pub fn failure(&self, key: &TargetKey) -> Option<&Failing> {
         match self.states.get(key) {
-            Some(State::Failed(failing)) => Some(failing),
+            Some(State::Failed { failing, .. }) => Some(failing),
             _ => None,
         }
+    }
+
+    /// Whether it failed in an earlier round, and was left alone in this one.
+    pub fn is_retry_pending(&self, key: &TargetKey) -> bool {
+        matches!(
+            self.states.get(key),
+            Some(State::Failed {
+                is_retry_pending: true,
+                ..
+            })
+        )
     }
 
     /// Records which targets a config reports as changed by somebody else, as read at `now`, in steady time.

@@ -1,12 +1,15 @@
 //! `make bench`: what k6u costs, against the budget.
 //!
-//! Arguments: the static binary, the static `rounds` example, the number of crates, and `full` or `short`.
-//! The short form leaves out what depends on the machine's speed. `make test-boards` measures with the binary
-//! alone: its memory.
+//! Arguments: the static binary, the static `rounds` example, the number of crates, and `full`, `short` or the name of
+//! one measurement. The short form leaves out what depends on the machine's speed. `make test-boards` measures with the
+//! binary alone: its memory.
 
+mod changes;
 mod limits;
+mod load;
 mod measure;
 mod report;
+mod site;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +19,22 @@ use k6u_testkit::skip::skip;
 
 use measure::Subject;
 use report::Report;
+
+type Measure = fn(&Subject, &mut Report);
+
+/// Their names, whether they depend on the machine's speed, and what they do.
+const MEASUREMENTS: &[(&str, bool, Measure)] = &[
+    ("memory", false, Subject::memory),
+    ("load", false, Subject::memory_under_load),
+    ("rounds", false, Subject::rounds),
+    ("instructions", false, Subject::instructions),
+    ("calls", false, Subject::system_calls),
+    ("growth", false, Subject::growth),
+    ("idle", true, Subject::idle),
+    ("changes", true, Subject::changes),
+    ("limited", true, Subject::changes_limited),
+    ("exit", true, Subject::exit),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,13 +50,14 @@ fn main() -> ExitCode {
         binary: PathBuf::from(binary),
         rounds: PathBuf::from(rounds),
         musl: binary.contains("musl"),
-        full: form == "full",
+        full: form != "short",
     };
     if let Err(e) = namespace::enter() {
         skip(&format!("this machine forbids user and network namespaces ({e})"));
         return ExitCode::SUCCESS;
     }
     let mut report = Report::default();
+    report.measure_on(&format!("k6u, {}", subject.library()));
     let size = std::fs::metadata(&subject.binary).expect("the binary").len() as f64;
     report.add(
         "size of the static binary",
@@ -45,28 +65,44 @@ fn main() -> ExitCode {
         &[size / 1024.0],
         Some(if subject.musl { 2048.0 } else { 3328.0 }),
     );
-    subject.memory(&mut report);
     if let Some(crates) = crates {
         let crates = crates.parse().expect("a number of crates");
         report.add("crates in the normal dependency tree", "", &[crates], Some(50.0));
-        subject.rounds(&mut report);
-        subject.instructions(&mut report);
-        subject.system_calls(&mut report);
-        subject.growth(&mut report);
     }
-    if subject.full {
-        subject.idle(&mut report);
-        subject.latency(&mut report);
-        subject.latency_limited(&mut report);
-        subject.exit(&mut report);
+    for (name, depends_on_speed, measure) in MEASUREMENTS {
+        let is_wanted = match form {
+            "full" => true,
+            "short" => !depends_on_speed,
+            one => one == *name,
+        };
+        if is_wanted {
+            measure(&subject, &mut report);
+        }
     }
-    let library = if subject.musl { "musl" } else { "glibc" };
-    println!("measured on {binary} ({library} inside):");
+    println!("{binary} on {}", machine());
     report.print();
-    report.write(&format!("target/bench/{library}"));
+    report.write(&format!("target/bench/{}", subject.library()));
     if report.missed() == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// This machine, and how busy it is now.
+fn machine() -> String {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let (cpus, kernel, load) = (
+        read("/proc/cpuinfo"),
+        read("/proc/sys/kernel/osrelease"),
+        read("/proc/loadavg"),
+    );
+    let models: Vec<&str> = cpus.lines().filter(|line| line.starts_with("model name")).collect();
+    let model = models.first().and_then(|line| line.split(": ").nth(1)).unwrap_or("?");
+    format!(
+        "Linux {}, {} x {model}; load at the end {}",
+        kernel.trim(),
+        models.len(),
+        load.trim()
+    )
 }

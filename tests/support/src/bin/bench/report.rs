@@ -7,10 +7,15 @@ use serde_json::{Value, json};
 
 /// All figures.
 #[derive(Default)]
-pub struct Report(Vec<Figure>);
+pub struct Report {
+    figures: Vec<Figure>,
+    /// What the next figures are measured on.
+    on: String,
+}
 
 struct Figure {
     name: String,
+    on: String,
     unit: &'static str,
     runs: usize,
     median: f64,
@@ -26,12 +31,18 @@ impl Figure {
 }
 
 impl Report {
+    /// Says what the figures that follow are measured on.
+    pub fn measure_on(&mut self, on: &str) {
+        self.on = on.into();
+    }
+
     /// A figure of one or more runs, and what its median may be at the most.
     pub fn add(&mut self, name: &str, unit: &'static str, values: &[f64], budget: Option<f64>) {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        self.0.push(Figure {
+        self.figures.push(Figure {
             name: name.into(),
+            on: self.on.clone(),
             unit,
             runs: sorted.len(),
             median: sorted[sorted.len() / 2],
@@ -43,22 +54,22 @@ impl Report {
 
     /// How many budgets are missed.
     pub fn missed(&self) -> usize {
-        self.0.iter().filter(|figure| figure.is_missed()).count()
+        self.figures.iter().filter(|figure| figure.is_missed()).count()
     }
 
     /// The table on standard output.
     pub fn print(&self) {
         println!(
-            "{:<48} {:>5} {:>11} {:>11} {:>11} {:>5} {:>11}",
+            "{:<52} {:>5} {:>9} {:>9} {:>9} {:>4} {:>9}  measured on",
             "", "runs", "median", "min", "max", "", "budget"
         );
-        for f in &self.0 {
+        for f in &self.figures {
             let budget = f.budget.map_or(String::new(), |budget| format!("{budget:.0}"));
             let miss = if f.is_missed() { "  MISSED" } else { "" };
             let (median, min, max) = (f.median, f.min, f.max);
             println!(
-                "{:<48} {:>5} {median:>11.1} {min:>11.1} {max:>11.1} {:>5} {budget:>11}{miss}",
-                f.name, f.runs, f.unit
+                "{:<52} {:>5} {median:>9.1} {min:>9.1} {max:>9.1} {:>4} {budget:>9}  {}{miss}",
+                f.name, f.runs, f.unit, f.on
             );
         }
     }
@@ -67,10 +78,10 @@ impl Report {
     pub fn write(&self, folder: &str) {
         fs::create_dir_all(folder).expect("a folder");
         let figures: Vec<Value> = self
-            .0
+            .figures
             .iter()
             .map(|f| {
-                json!({"name": f.name.trim(), "unit": f.unit, "runs": f.runs, "median": f.median, "min": f.min,
+                json!({"name": f.name.trim(), "measuredOn": f.on, "unit": f.unit, "runs": f.runs, "median": f.median, "min": f.min,
                     "max": f.max, "budget": f.budget})
             })
             .collect();
@@ -82,7 +93,7 @@ impl Report {
     /// Bars: how much of its budget each figure takes.
     fn chart(&self) -> String {
         let bars: Vec<&Figure> = self
-            .0
+            .figures
             .iter()
             .filter(|f| f.budget.is_some_and(|budget| budget > 0.0))
             .collect();
@@ -109,4 +120,16 @@ impl Report {
         }
         svg + &format!("<line x1=\"640\" x2=\"640\" y1=\"26\" y2=\"{height}\" stroke=\"#888\"/>\n</svg>\n")
     }
+}
+
+/// The value that half of them do not exceed.
+pub fn median(values: &[f64]) -> f64 {
+    percentile(values, 0.5)
+}
+
+/// The value that this part of them does not exceed.
+pub fn percentile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * part).ceil() as usize]
 }
