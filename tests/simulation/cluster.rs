@@ -34,6 +34,8 @@ pub enum Kind {
     GroupWrite,
     /// Statuses of configs, and Events.
     Report,
+    /// Of CRDs, at the start of a node.
+    Deployment,
 }
 
 /// A request that was answered.
@@ -79,6 +81,8 @@ pub struct Cluster {
     node_configs: BTreeMap<String, NodeConfig>,
     groups: BTreeMap<String, Group>,
     labels: BTreeMap<String, Value>,
+    /// Nodes that have an IP6UpdateNodeConfig whatever the layout.
+    selected: BTreeSet<String>,
     /// How well the API server is, from when until when; at other times it is well.
     pub health: Vec<(Duration, Duration, Health)>,
     /// What time it says.
@@ -159,6 +163,9 @@ impl Cluster {
                 }
             }
         }
+        for name in self.selected.clone().into_iter().filter(|_| layout.is_some()) {
+            self.select_node(&name);
+        }
     }
 
     fn add_node_config(&mut self, name: &str, selector: Value) {
@@ -178,6 +185,12 @@ impl Cluster {
         let config = self.node_configs.get_mut(name).expect("it has one");
         config.spec["nodeSelector"] = json!({"kubernetes.io/hostname": "nobody"});
         config.version = self.version;
+        self.add_node_config(&format!("z-{name}"), json!({"kubernetes.io/hostname": name}));
+    }
+
+    /// An administrator adds an IP6UpdateNodeConfig for a node that none selects.
+    pub fn select_node(&mut self, name: &str) {
+        self.selected.insert(name.into());
         self.add_node_config(&format!("z-{name}"), json!({"kubernetes.io/hostname": name}));
     }
 
@@ -267,12 +280,14 @@ impl Cluster {
             }
             Health::RefusesPublications(status) if kind(request) == Kind::Publication => refused(
                 status,
-                if status == 409 { "Conflict" } else { "Invalid" },
+                reason(status),
                 request.path.rsplit('/').nth(1).unwrap_or_default(),
             ),
-            Health::Well | Health::ReadOnly | Health::Contended | Health::RefusesPublications(_) => {
-                self.handle(request, at)
+            Health::RefusesGroupWrites(status) if kind(request) == Kind::GroupWrite => {
+                refused(status, reason(status), GROUP)
             }
+            Health::RefusesGroups(status) if request.path.starts_with(GROUPS) => refused(status, reason(status), GROUP),
+            _ => self.handle(request, at),
         };
         self.publications += u64::from(kind(request) == Kind::Publication);
         log::debug!("{at:?}: {} {}: {}", request.method, request.path, response.status);
@@ -423,11 +438,22 @@ fn prefixes(entry: &str) -> Vec<Prefix> {
     texts.map(|text| text.parse().expect("a prefix")).collect()
 }
 
+/// The reason that goes with an HTTP status.
+fn reason(status: u16) -> &'static str {
+    match status {
+        403 => "Forbidden",
+        409 => "Conflict",
+        422 => "Invalid",
+        _ => "InternalError",
+    }
+}
+
 fn kind(request: &Request) -> Kind {
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", _) => Kind::Read,
         (_, path) if path.starts_with(NODE_CONFIGS) => Kind::Publication,
         (_, path) if path.starts_with(GROUPS) => Kind::GroupWrite,
+        (_, path) if path.starts_with(CRDS) => Kind::Deployment,
         _ => Kind::Report,
     }
 }

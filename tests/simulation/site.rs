@@ -58,6 +58,10 @@ pub enum Health {
     Contended,
     /// It answers every publication by this status.
     RefusesPublications(u16),
+    /// It answers every write of a group by this status.
+    RefusesGroupWrites(u16),
+    /// It answers every request for a group by this status.
+    RefusesGroups(u16),
 }
 
 /// How IP6UpdateNodeConfigs name nodes.
@@ -83,6 +87,8 @@ pub struct Node {
     pub sees: Vec<(Duration, View)>,
     /// Whether an IP6UpdateNodeConfig selects it.
     pub publishes: bool,
+    /// From when on one does.
+    pub selected_at: Duration,
 }
 
 impl Node {
@@ -93,6 +99,7 @@ impl Node {
             cuts: Vec::new(),
             sees: vec![(Duration::ZERO, prefixes.to_vec())],
             publishes: true,
+            selected_at: Duration::ZERO,
         }
     }
 
@@ -140,6 +147,8 @@ pub enum Action {
     Replace(Option<Layout>),
     /// Moves a node to an IP6UpdateNodeConfig of another name.
     Move(usize),
+    /// Adds an IP6UpdateNodeConfig for a node that none selects.
+    Select(usize),
 }
 
 /// All that happens.
@@ -199,7 +208,8 @@ pub fn run(story: &Story) -> Outcome {
     cluster.just_before = story.just_before();
     cluster.add_config();
     for (number, node) in story.nodes.iter().enumerate() {
-        cluster.add_node(&name(number), node.publishes);
+        let is_selected = node.publishes && node.selected_at == Duration::ZERO;
+        cluster.add_node(&name(number), is_selected);
     }
     cluster.replace_node_configs(Some(story.layout), Duration::ZERO);
     let cluster = Arc::new(Mutex::new(cluster));
@@ -230,6 +240,7 @@ pub fn run(story: &Story) -> Outcome {
             Action::AddGroup => cluster.add_group(),
             Action::Replace(layout) => cluster.replace_node_configs(*layout, *at),
             Action::Move(number) => cluster.move_node(&name(*number)),
+            Action::Select(number) => cluster.select_node(&name(*number)),
         }
     }
     sleeper.until(story.end).expect("it is not over");
