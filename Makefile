@@ -154,15 +154,16 @@ NODES ?= 1 2 3 10 30 100 300
 SEEDS ?= 100
 SIMULATION = $(CARGO) test --quiet --locked --test simulation -- --ignored
 
-# Seven seeds of sixteen kinds of trouble.
+# Seven seeds of each fault, and large clusters.
 .PHONY: test-simulation
-test-simulation: ## live through a hundred stories of trouble of each small size, in virtual time
-	K6U_SEEDS=7 $(CARGO) test --locked --test simulation whatever_happens
+test-simulation: ## run a hundred random scenarios of each small size, and days of large clusters, in virtual time
+	K6U_SEEDS=7 $(CARGO) test --locked --test simulation -- --include-ignored whatever_happens days_of cases::
 
 .PHONY: simulate
-simulate: ## simulate clusters of NODES nodes and thousands of troubles in virtual time; prints load and delays
+simulate: ## simulate clusters of NODES nodes and thousands of faults in virtual time; prints load and delays
 	K6U_NODES="$(NODES)" $(SIMULATION) --nocapture table
 	K6U_SEEDS=$(SEEDS) $(SIMULATION) thousands_of_stories
+	K6U_PAIR_SEEDS=6 $(SIMULATION) pairs_of_faults
 
 IMAGE_REPO ?= registry.fuwafuwatime.moe/concord/k6u
 IMAGE_TAG ?= $(VERSION)
