@@ -99,6 +99,18 @@ fn made_anew_while_nodes_back_off() {
     }));
 }
 
+/// IP6UpdateNodeConfigs are away for longer than vanished entries linger: nobody can come back before.
+#[test]
+fn recreated_after_minutes() {
+    all((0..12).map(|seed| {
+        let mut story = story(&[1, 2, 3], Layout::PerNode, seed);
+        let back = MINUTE * 6 + Duration::from_secs(37) * seed as u32;
+        story.actions.push((MINUTE * 3, Action::Replace(None)));
+        story.actions.push((back, Action::Replace(Some(Layout::PerNode))));
+        story
+    }));
+}
+
 /// Every publication meets a conflict for so long, of all nodes; then all is well.
 #[test]
 fn conflicts_for_ten_minutes() {
