@@ -20,6 +20,7 @@ const ALONE: Duration = Duration::from_secs(240);
 /// All that is wrong, in words; empty if nothing is.
 pub fn wrongs(story: &Story, outcome: &Outcome) -> Vec<String> {
     let mut wrongs = contradictions(outcome);
+    wrongs.extend(emptied(outcome));
     wrongs.extend(locked_out(story, outcome));
     wrongs.extend(late(story, outcome));
     wrongs.extend(false_alarms(story, outcome));
@@ -42,6 +43,17 @@ fn contradictions(outcome: &Outcome) -> Vec<String> {
         )
     });
     added.chain(taken).collect()
+}
+
+/// Writes that left nothing in the group, which holds something whatever happens.
+fn emptied(outcome: &Outcome) -> Vec<String> {
+    let emptied = outcome
+        .history
+        .iter()
+        .filter(|held| held.is_k6u && held.cidrs.is_empty());
+    emptied
+        .map(|held| format!("{:?}: emptied the group", held.at))
+        .collect()
 }
 
 /// Writes that took out a CIDR of a node that lives and sees its prefix. What a node sees only since just
@@ -197,9 +209,17 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
             *health == Health::ReadOnly && (*from + SILENT_AFTER..others_are_back).contains(&at)
         })
     };
+    let nobody_sees = |at: Duration| {
+        let just_before = at.saturating_sub(INTERVAL + story.just_before());
+        let saw_nothing = |node: &Node| {
+            let mut views = node.sees.iter().filter(|(since, _)| (just_before..at).contains(since));
+            node.at(just_before).is_empty() || views.any(|(_, view)| view.is_empty())
+        };
+        story.nodes.iter().filter(|node| node.publishes).all(saw_nothing)
+    };
     let is_true = |at: Duration, reason: &str| match reason {
         "UpdateFailed" => is_refused(at),
-        "NoPrefix" => has_idle && all_stood_still(at),
+        "NoPrefix" => has_idle && all_stood_still(at) || nobody_sees(at),
         reason => reason == "Updated",
     };
     let wrong = once_ready.filter(|(at, reason)| !is_true(*at, reason));

@@ -75,12 +75,15 @@ fn run_scenarios(scenarios: &[Scenario]) {
     );
 }
 
+/// Whether one of these faults is the one in the environment, if any is.
+fn is_chosen(faults: &[Trouble]) -> bool {
+    let only = std::env::var("K6U_TROUBLE").unwrap_or_default();
+    faults.iter().any(|fault| format!("{fault:?}").contains(&only))
+}
+
 /// For each small size this many scenarios of each fault, or all of one; perhaps fewer for those that take longer.
 fn of_small_sizes(seeds: u64, seeds_of_larger: u64) -> Vec<Scenario> {
-    let only = std::env::var("K6U_TROUBLE").unwrap_or_default();
-    let faults = TROUBLES
-        .into_iter()
-        .filter(|fault| format!("{fault:?}").contains(&only));
+    let faults = TROUBLES.into_iter().filter(|fault| is_chosen(&[*fault]));
     let seeds_of = move |count: usize| if count <= QUICK { seeds } else { seeds_of_larger };
     let of = |fault| {
         SMALL
@@ -95,7 +98,7 @@ fn of_pairs(seeds: u64) -> Vec<Scenario> {
     let pairs = TROUBLES
         .into_iter()
         .flat_map(|one| TROUBLES.map(|other| vec![one, other]));
-    let pairs = pairs.filter(|pair| pair[0] != pair[1]).enumerate();
+    let pairs = pairs.filter(|pair| pair[0] != pair[1] && is_chosen(pair)).enumerate();
     let of = |(number, pair): (usize, Vec<Trouble>)| {
         let size = move |seed: u64| SMALL[(number + seed as usize) % SMALL.len()];
         (0..seeds).map(move |seed| (pair.clone(), size(seed), seed))

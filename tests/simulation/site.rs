@@ -58,6 +58,8 @@ pub enum Health {
     Contended,
     /// It answers every publication by this status.
     RefusesPublications(u16),
+    /// It does what it is asked for, but every fifth answer is lost.
+    LosesAnswers,
     /// It answers every write of a group by this status.
     RefusesGroupWrites(u16),
     /// It answers every request for a group by this status.

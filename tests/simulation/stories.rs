@@ -49,10 +49,14 @@ pub enum Trouble {
     TargetRefused,
     /// One node publishes, all others are idle; by chance the IP6UpdateNodeConfigs come after the nodes.
     FirstInstall,
+    /// Every fifth answer is lost on its way, for 1 to 10 minutes: what was asked for is done all the same.
+    LostAnswers,
+    /// No node sees a prefix, or one does not, for 1 to 10 minutes.
+    PrefixLost,
 }
 
 /// All of them.
-pub const TROUBLES: [Trouble; 19] = [
+pub const TROUBLES: [Trouble; 21] = [
     Trouble::Outage,
     Trouble::AsksForRest,
     Trouble::TakesNoWrites,
@@ -72,6 +76,8 @@ pub const TROUBLES: [Trouble; 19] = [
     Trouble::IdleSelected,
     Trouble::TargetRefused,
     Trouble::FirstInstall,
+    Trouble::LostAnswers,
+    Trouble::PrefixLost,
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -269,6 +275,24 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
             };
             story.health.push((from, to, health));
             to
+        }
+        Trouble::LostAnswers => {
+            let to = from + lot.within(MINUTE, MINUTE * 10);
+            story.health.push((from, to, Health::LosesAnswers));
+            to
+        }
+        Trouble::PrefixLost => {
+            let length = lot.within(MINUTE, MINUTE * 10);
+            let all = lot.either();
+            for (number, node) in story.nodes.iter_mut().take(count).enumerate() {
+                if all || number == some {
+                    let (lost, back) = (from + lot.a_moment(), from + length + lot.a_moment());
+                    let home = node.at(lost).clone();
+                    node.then_sees(lost, &[]);
+                    node.then_sees(back, &home);
+                }
+            }
+            from + length
         }
         Trouble::FirstInstall => {
             for (number, node) in story.nodes.iter_mut().take(count).enumerate() {
