@@ -123,6 +123,23 @@ fn conflicts_for_ten_minutes() {
     }));
 }
 
+/// Nodes publish what their second interface shows in an IP6UpdateNodeConfig that takes no publications for a while.
+/// Nobody is removed from it when it takes them again.
+#[test]
+fn one_object_takes_no_publications() {
+    all((0..6).map(|seed| {
+        let mut story = story(&[1, 2, 3], Layout::Shared, seed);
+        for (node, number) in story.nodes.iter_mut().zip(0x11..) {
+            node.has_second_uplink = true;
+            node.sees[0].1.push(prefix(number));
+        }
+        story
+            .health
+            .push((MINUTE * 5, MINUTE * 15, Health::RefusesSecondUplink));
+        story
+    }));
+}
+
 /// A node is moved from one IP6UpdateNodeConfig to another.
 #[test]
 fn a_node_moves() {

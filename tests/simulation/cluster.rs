@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::json::{NodeConfig, absent, body, is_outdated, list, metadata, number, refused, sent, sent_text, texts};
-use crate::site::{Health, LENGTH, Layout, cidrs};
+use crate::site::{Health, LENGTH, Layout, SECOND, cidrs};
 
 /// The virtual time's start.
 const START: OffsetDateTime = time::macros::datetime!(2026-11-23 06:00:00 UTC);
@@ -20,6 +20,8 @@ const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
 /// The IP6UpdateConfig.
 pub const CONFIG: &str = "lan";
+/// The IP6UpdateNodeConfig for the second uplink.
+const SECOND_UPLINK: &str = "second-uplink";
 /// The group that all this is about.
 pub const GROUP: &str = "ip6-local-lan";
 
@@ -83,6 +85,8 @@ pub struct Cluster {
     labels: BTreeMap<String, Value>,
     /// Nodes that have an IP6UpdateNodeConfig whatever the layout.
     selected: BTreeSet<String>,
+    /// Whether another IP6UpdateNodeConfig is for a second interface.
+    pub has_second_uplink: bool,
     /// How well the API server is, from when until when; at other times it is well.
     pub health: Vec<(Duration, Duration, Health)>,
     /// What time it says.
@@ -163,6 +167,9 @@ impl Cluster {
                 }
             }
         }
+        if self.has_second_uplink && layout.is_some() {
+            self.add_node_config(SECOND_UPLINK, json!({"publishes": "true"}));
+        }
         for name in self.selected.clone().into_iter().filter(|_| layout.is_some()) {
             self.select_node(&name);
         }
@@ -173,7 +180,7 @@ impl Cluster {
         let node_config = NodeConfig {
             uid: self.version,
             version: self.version,
-            spec: json!({"interface": "eth0", "nodeSelector": selector}),
+            spec: json!({"interface": if name == SECOND_UPLINK { SECOND } else { "eth0" }, "nodeSelector": selector}),
             nodes: BTreeMap::new(),
         };
         self.node_configs.insert(name.into(), node_config);
@@ -283,6 +290,9 @@ impl Cluster {
                 reason(status),
                 request.path.rsplit('/').nth(1).unwrap_or_default(),
             ),
+            Health::RefusesSecondUplink if request.path.contains(SECOND_UPLINK) => {
+                refused(422, reason(422), SECOND_UPLINK)
+            }
             Health::RefusesGroupWrites(status) if kind(request) == Kind::GroupWrite => {
                 refused(status, reason(status), GROUP)
             }

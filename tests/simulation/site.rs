@@ -27,6 +27,8 @@ use crate::wire::Wire;
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// The length of the delegated prefixes.
 pub const LENGTH: u8 = 60;
+/// The interface of the second uplink.
+pub const SECOND: &str = "eth1";
 /// The slowest way to the API server, or back, in a good network.
 pub const SLOWEST: Duration = Duration::from_millis(20);
 /// Later than any simulation ends.
@@ -58,6 +60,8 @@ pub enum Health {
     Contended,
     /// It answers every publication by this status.
     RefusesPublications(u16),
+    /// It answers every publication for the second uplink by 422.
+    RefusesSecondUplink,
     /// It does what it is asked for, but every fifth answer is lost.
     LosesAnswers,
     /// It answers every write of a group by this status.
@@ -91,6 +95,8 @@ pub struct Node {
     pub publishes: bool,
     /// From when on one does.
     pub selected_at: Duration,
+    /// Its second interface shows the second prefix that it sees, as another IP6UpdateNodeConfig asks for.
+    pub has_second_uplink: bool,
 }
 
 impl Node {
@@ -102,6 +108,7 @@ impl Node {
             sees: vec![(Duration::ZERO, prefixes.to_vec())],
             publishes: true,
             selected_at: Duration::ZERO,
+            has_second_uplink: false,
         }
     }
 
@@ -208,6 +215,7 @@ pub fn run(story: &Story) -> Outcome {
     cluster.health = story.health.clone();
     cluster.clocks = story.clocks.clone();
     cluster.just_before = story.just_before();
+    cluster.has_second_uplink = story.nodes.iter().any(|node| node.has_second_uplink);
     cluster.add_config();
     for (number, node) in story.nodes.iter().enumerate() {
         let is_selected = node.publishes && node.selected_at == Duration::ZERO;
@@ -303,9 +311,15 @@ impl Host for VirtualHost {
         self.rng.f64()
     }
 
-    fn observe(&mut self, _: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
+    fn observe(&mut self, watch: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
+        let view = self.node.at(self.now());
+        let uplink = usize::from(watch.interface == SECOND);
+        let prefixes = match self.node.has_second_uplink {
+            true => view.get(uplink).copied().into_iter().collect(),
+            false => view.clone(),
+        };
         Ok(Observation {
-            prefixes: self.node.at(self.now()).clone(),
+            prefixes,
             ..Observation::default()
         })
     }
