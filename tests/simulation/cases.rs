@@ -99,6 +99,18 @@ fn made_anew_while_nodes_back_off() {
     }));
 }
 
+/// IP6UpdateNodeConfigs are recreated between the requests of a round: an entry that was just published is gone.
+#[test]
+fn recreated_during_rounds() {
+    all((0..12).map(|seed| {
+        let mut story = story(&[1, 2, 3], Layout::Shared, seed);
+        story.slowest = Duration::from_secs(2);
+        let at = MINUTE * 3 + Duration::from_secs(seed);
+        story.actions.push((at, Action::Replace(Some(Layout::Shared))));
+        story
+    }));
+}
+
 /// IP6UpdateNodeConfigs are away for longer than vanished entries linger: nobody can come back before.
 #[test]
 fn recreated_after_minutes() {
