@@ -7,7 +7,7 @@ use k6u::limits::{LINGER, MAX_BACKOFF};
 use k6u::prefix::{Prefix, join};
 
 use crate::cluster::{Held, Kind, Served};
-use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, Window, cidrs};
+use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// After five minutes without a sign of life an entry is removed.
@@ -67,10 +67,18 @@ fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
             continue;
         };
         let node = &story.nodes[number];
-        let is_news = node
+        let sees = |view: &View| cidrs(view).contains(&cidr);
+        let came = node
+            .sees
+            .windows(2)
+            .filter(|views| !sees(&views[0].1) && sees(&views[1].1));
+        let came = came.map(|views| reachable_from(story, views[1].0).max(views[1].0));
+        let changed = node
             .sees
             .iter()
-            .any(|(since, _)| *since <= held.at && *since + longest > held.at);
+            .map(|(since, _)| *since)
+            .filter(|since| *since <= held.at);
+        let is_news = changed.chain(came).any(|since| since + longest > held.at);
         let is_back = || {
             let later = outcome.history[taken..].iter();
             let back = later.filter(|later| later.cidrs.contains(&cidr)).map(|later| later.at);
@@ -81,6 +89,7 @@ fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
                 .filter(|since| *since > held.at);
             let gone = views.filter(|since| !needs(story, node, &cidr, *since));
             back.chain(gone)
+                .chain([node.death()])
                 .any(|at| at <= held.at.max(reachable_from(story, held.at)) + longest)
         };
         let may_not_know = || is_news || wrote_without_memory(story, held.at);
@@ -98,7 +107,8 @@ fn wrote_without_memory(story: &Story, at: Duration) -> bool {
         return false;
     };
     let a_round = INTERVAL + story.just_before();
-    let is_short = |start: &Duration| *start + a_round >= deleted && *start <= at;
+    // It may not have read anything before they were deleted.
+    let is_short = |start: &Duration| reachable_from(story, *start) + a_round >= deleted && *start <= at;
     let restarts = story.nodes.iter().flat_map(|node| node.runs.iter().skip(1));
     let are_back = reachable_from(story, recreated) + a_round;
     (deleted..are_back).contains(&at) && restarts.map(|(start, _)| *start).any(|start| is_short(&start))
@@ -276,7 +286,9 @@ fn hasty_reports(story: &Story, outcome: &Outcome) -> Vec<String> {
 
 /// Refusals of every request for the group that Ready did not show within two intervals.
 fn unreported_refusals(story: &Story, outcome: &Outcome) -> Vec<String> {
-    let is_steady = |node: &Node| node.publishes && node.death() == FOR_EVER && node.cuts.is_empty();
+    let always_sees = |node: &Node| node.sees.iter().all(|(_, view)| !view.is_empty());
+    let is_steady =
+        |node: &Node| node.publishes && node.death() == FOR_EVER && node.cuts.is_empty() && always_sees(node);
     if story.health.len() > 1 || !story.actions.is_empty() || !story.nodes.iter().any(is_steady) {
         return Vec::new();
     }
@@ -310,13 +322,17 @@ fn was_alone(story: &Story, node: &Node, at: Duration) -> bool {
             .iter()
             .filter(|other| other.publishes && !std::ptr::eq(*other, node))
     };
+    let a_round = INTERVAL + story.just_before();
     let may_be_removed_from = |cut: &Window| {
         // What vanished is taken out unless it is back in time.
-        let recreated = replaced(story).filter(|window| window.1 < cut.1 && window.0 + BACKOFF > cut.0);
-        let vanished = recreated.map(|(deleted, _)| deleted.max(cut.0) + LINGER);
+        let has_no_entry =
+            |recreated: &Window| recreated.1 < cut.1 && reachable_from(story, recreated.1) + a_round > cut.0;
+        let vanished = replaced(story)
+            .filter(has_no_entry)
+            .map(|(deleted, _)| deleted + LINGER);
         vanished.into_iter().chain([cut.0 + ALONE]).min().expect("one at least")
     };
-    joined(&node.cuts).iter().any(|cut| {
+    joined(&node.cuts).iter().chain(&node.cuts).any(|cut| {
         let is_connected = |other: &Node| !other.cuts.iter().any(|theirs| theirs.0 < cut.1 && theirs.1 > cut.0);
         (may_be_removed_from(cut)..back(cut.1)).contains(&at) && others().any(is_connected)
     })
@@ -384,6 +400,12 @@ fn gone_by(story: &Story, node: &Node) -> Option<Duration> {
     for (begin, end, _) in &story.health {
         if *end > node.death() && *begin < from + SILENT_AFTER + INTERVAL * 2 {
             from = from.max(*end + BACKOFF);
+        }
+    }
+    // Where nobody sees a prefix, all targets keep what they hold.
+    for views in survivors.iter().flat_map(|other| other.sees.windows(2)) {
+        if views[0].1.is_empty() && views[1].0 > node.death() {
+            from = from.max(views[1].0);
         }
     }
     for cut in survivors.iter().flat_map(|other| &other.cuts) {

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use k6u::limits::HEARTBEAT;
+use k6u::limits::{HEARTBEAT, LABELS_FRESH};
 use k6u::schedule;
 
 use crate::measure::{Figures, HEAD};
@@ -154,15 +154,17 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
 }
 
 /// Requests a second at rest: two lists and a target for each round of a node that publishes, one list for a round
-/// of an idle one, or two if nobody publishes; heartbeats, and the labels of Nodes every five minutes.
+/// of an idle one, or two if nobody publishes; heartbeats, which may come half an interval early, and the labels of
+/// Nodes every five minutes. A twentieth of that is for chance.
 fn most_requests(count: usize, publishers: Publishers) -> f64 {
     let publishing = publishers.of(count);
     let interval = schedule::interval(INTERVAL, publishing).as_secs_f64();
     let idle = (count - publishing) as f64;
     let (of_idle, most) = if publishing == 0 { (2.0, 60.0) } else { (1.0, 30.0) };
     let rounds = (publishing as f64 * 3.0 + idle * of_idle) / interval;
-    let heartbeats = publishing as f64 / (HEARTBEAT.as_secs_f64() - INTERVAL.as_secs_f64() / 2.0);
-    (rounds + heartbeats + count as f64 / 300.0).min(most)
+    let longest = schedule::max_interval(INTERVAL, publishing).as_secs_f64();
+    let heartbeats = publishing as f64 / interval.max(HEARTBEAT.as_secs_f64() - longest / 2.0);
+    (1.05 * (rounds + heartbeats + count as f64 / LABELS_FRESH.as_secs_f64())).min(most)
 }
 
 #[test]
