@@ -119,7 +119,7 @@ fn replaced(story: &Story) -> Option<Window> {
     let is_replaced = |(_, action): &&(Duration, Action)| matches!(action, Action::Replace(_));
     let mut times = story.actions.iter().filter(is_replaced).map(|(at, _)| *at);
     let first = times.next()?;
-    Some((first, times.last().unwrap_or(first)))
+    Some((first, times.next_back().unwrap_or(first)))
 }
 
 /// From when on every node that lives can publish again, whatever is in the way at `time` or within a round.
@@ -381,7 +381,7 @@ fn dead_prefixes(story: &Story, outcome: &Outcome) -> Vec<String> {
 }
 
 fn sees(node: &Node, cidr: &str) -> bool {
-    node.sees.iter().any(|(_, view)| cidrs(&view).contains(cidr))
+    node.sees.iter().any(|(_, view)| cidrs(view).contains(cidr))
 }
 
 /// By when a dead node's prefix has to be gone; `None` if it lives, or nobody is left to remove it.
