@@ -33,8 +33,8 @@ test: ## run all tests that need no root, no network and no cluster
 	$(CARGO) test --locked --workspace
 
 .PHONY: test-simulation
-test-simulation: ## run more simulated scenarios in virtual time than `make test`
-	K6U_SEEDS=7 $(CARGO) test --locked --test simulation whatever_happens
+test-simulation: ## run a hundred random scenarios of each small size, and days of large clusters, in virtual time
+	K6U_SEEDS=7 $(CARGO) test --locked --test simulation -- --include-ignored whatever_happens days_of cases::
 
 .PHONY: test-confined
 test-confined: static ## run k6u as user 1000 in an empty read-only root under a seccomp filter

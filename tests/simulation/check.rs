@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k6u::limits::MAX_BACKOFF;
+use k6u::limits::{LINGER, MAX_BACKOFF};
 use k6u::prefix::{Prefix, join};
 
-use crate::cluster::{Held, Kind};
-use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, Window, cidrs};
+use crate::cluster::{Held, Kind, Served};
+use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
 
+const MINUTE: Duration = Duration::from_secs(60);
 /// After five minutes without a sign of life an entry is removed.
 const SILENT_AFTER: Duration = Duration::from_secs(300);
 /// The longest pause of a node after failures.
@@ -19,9 +20,12 @@ const ALONE: Duration = Duration::from_secs(240);
 /// All that is wrong, in words; empty if nothing is.
 pub fn wrongs(story: &Story, outcome: &Outcome) -> Vec<String> {
     let mut wrongs = contradictions(outcome);
+    wrongs.extend(emptied(outcome));
     wrongs.extend(locked_out(story, outcome));
     wrongs.extend(late(story, outcome));
     wrongs.extend(false_alarms(story, outcome));
+    wrongs.extend(hasty_reports(story, outcome));
+    wrongs.extend(unreported_refusals(story, outcome));
     wrongs.extend(dead_prefixes(story, outcome));
     wrongs.extend(at_rest(story, outcome));
     wrongs
@@ -41,6 +45,17 @@ fn contradictions(outcome: &Outcome) -> Vec<String> {
     added.chain(taken).collect()
 }
 
+/// Writes that left nothing in the group, which holds something whatever happens.
+fn emptied(outcome: &Outcome) -> Vec<String> {
+    let emptied = outcome
+        .history
+        .iter()
+        .filter(|held| held.is_k6u && held.cidrs.is_empty());
+    emptied
+        .map(|held| format!("{:?}: emptied the group", held.at))
+        .collect()
+}
+
 /// Writes that took out a CIDR of a node that lives and sees its prefix. What a node sees only since just
 /// now may be missing until the next round.
 fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
@@ -52,10 +67,18 @@ fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
             continue;
         };
         let node = &story.nodes[number];
-        let is_news = node
+        let sees = |view: &View| cidrs(view).contains(&cidr);
+        let came = node
+            .sees
+            .windows(2)
+            .filter(|views| !sees(&views[0].1) && sees(&views[1].1));
+        let came = came.map(|views| reachable_from(story, views[1].0).max(views[1].0));
+        let changed = node
             .sees
             .iter()
-            .any(|(since, _)| *since <= held.at && *since + longest > held.at);
+            .map(|(since, _)| *since)
+            .filter(|since| *since <= held.at);
+        let is_news = changed.chain(came).any(|since| since + longest > held.at);
         let is_back = || {
             let later = outcome.history[taken..].iter();
             let back = later.filter(|later| later.cidrs.contains(&cidr)).map(|later| later.at);
@@ -65,13 +88,52 @@ fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
                 .map(|(since, _)| *since)
                 .filter(|since| *since > held.at);
             let gone = views.filter(|since| !needs(story, node, &cidr, *since));
-            back.chain(gone).any(|at| at <= held.at + longest)
+            back.chain(gone)
+                .chain([node.death()])
+                .any(|at| at <= held.at.max(reachable_from(story, held.at)) + longest)
         };
-        if !is_news || !is_back() {
+        let may_not_know = || is_news || wrote_without_memory(story, held.at);
+        if !may_not_know() || !is_back() {
             wrongs.push(format!("{:?}: took out {cidr}, but node {number} has it", held.at));
         }
     }
     wrongs
+}
+
+/// Whether a node that started after IP6UpdateNodeConfigs were deleted may have written at a time, before the others
+/// published again. It knows of no vanished entries, and waits for nothing.
+fn wrote_without_memory(story: &Story, at: Duration) -> bool {
+    let Some((deleted, recreated)) = replaced(story) else {
+        return false;
+    };
+    let a_round = INTERVAL + story.just_before();
+    // It may not have read anything before they were deleted.
+    let is_short = |start: &Duration| reachable_from(story, *start) + a_round >= deleted && *start <= at;
+    let restarts = story.nodes.iter().flat_map(|node| node.runs.iter().skip(1));
+    let are_back = reachable_from(story, recreated) + a_round;
+    (deleted..are_back).contains(&at) && restarts.map(|(start, _)| *start).any(|start| is_short(&start))
+}
+
+/// From when IP6UpdateNodeConfigs are deleted until they are created again.
+fn replaced(story: &Story) -> Option<Window> {
+    let is_replaced = |(_, action): &&(Duration, Action)| matches!(action, Action::Replace(_));
+    let mut times = story.actions.iter().filter(is_replaced).map(|(at, _)| *at);
+    let first = times.next()?;
+    Some((first, times.next_back().unwrap_or(first)))
+}
+
+/// From when on every node that lives can publish again, whatever is in the way at `time` or within a round.
+fn reachable_from(story: &Story, time: Duration) -> Duration {
+    let health = story.health.iter().map(|(from, to, _)| (*from, *to));
+    let cuts = story.nodes.iter().flat_map(|node| node.cuts.iter().copied());
+    let mut windows: Vec<Window> = health.chain(cuts).collect();
+    windows.sort();
+    let a_round = INTERVAL + story.just_before();
+    let in_the_way = |time: Duration, (from, to): &Window| match *from <= time + a_round && time < *to + BACKOFF {
+        true => *to + BACKOFF,
+        false => time,
+    };
+    windows.iter().fold(time, in_the_way)
 }
 
 /// What k6u took out: the write's number, the CIDR, and what was held then.
@@ -88,7 +150,7 @@ fn taken_out(outcome: &Outcome) -> impl Iterator<Item = (usize, String, &Held)> 
 /// Whether a node's CIDR must be in the group at a time.
 fn needs(story: &Story, node: &Node, cidr: &str, at: Duration) -> bool {
     let is_in = cidrs(node.at(at)).contains(cidr);
-    node.publishes && node.death() > at && is_in && !was_alone(story, node, at)
+    node.publishes && node.selected_at <= at && node.death() > at && is_in && !was_alone(story, node, at)
 }
 
 /// Prefixes that were not in the group an interval after a node first saw them; or, where something was in
@@ -101,15 +163,10 @@ fn late(story: &Story, outcome: &Outcome) -> Vec<String> {
         obstacles.extend(&node.cuts);
         obstacles.extend(node.runs.iter().zip(&node.runs[1..]).map(|(run, next)| (run.1, next.0)));
         // From when the node configs are gone until they are made anew.
-        let replaced = story
-            .actions
-            .iter()
-            .filter(|(_, action)| matches!(action, Action::Replace(_)));
-        let replaced: Vec<Duration> = replaced.map(|(at, _)| *at).collect();
-        obstacles.extend(replaced.first().copied().zip(replaced.last().copied()));
+        obstacles.extend(replaced(story));
         obstacles.sort();
         for (at, (since, view)) in node.sees.iter().enumerate() {
-            let mut due = (*since).max(node.runs[0].0) + a_round;
+            let mut due = (*since).max(node.runs[0].0).max(node.selected_at) + a_round;
             for (from, to) in &obstacles {
                 let after = *to + BACKOFF + a_round;
                 if *from < due && after > due {
@@ -142,9 +199,16 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
         return Vec::new();
     }
     let once_ready = outcome.reasons.iter().skip_while(|(_, reason)| reason != "Updated");
-    let cannot_publish = |at: Duration| {
+    let is_refused = |at: Duration| {
         let mut health = story.health.iter();
-        health.any(|(from, to, health)| matches!(health, Health::RefusesPublications(_)) && (*from..*to).contains(&at))
+        health.any(|(from, to, health)| match health {
+            Health::RefusesPublications(_) => (*from..*to).contains(&at),
+            // What was refused is tried again after the longest pause.
+            Health::RefusesGroups(_) | Health::RefusesGroupWrites(_) => {
+                (*from..*to + MAX_BACKOFF + INTERVAL).contains(&at)
+            }
+            _ => false,
+        })
     };
     // While no writes are taken all entries stand still, and an idle node may be the first whose write succeeds.
     let has_idle = story.nodes.iter().any(|node| !node.publishes);
@@ -155,9 +219,17 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
             *health == Health::ReadOnly && (*from + SILENT_AFTER..others_are_back).contains(&at)
         })
     };
+    let nobody_sees = |at: Duration| {
+        let just_before = at.saturating_sub(INTERVAL + story.just_before());
+        let saw_nothing = |node: &Node| {
+            let mut views = node.sees.iter().filter(|(since, _)| (just_before..at).contains(since));
+            node.at(just_before).is_empty() || views.any(|(_, view)| view.is_empty())
+        };
+        story.nodes.iter().filter(|node| node.publishes).all(saw_nothing)
+    };
     let is_true = |at: Duration, reason: &str| match reason {
-        "UpdateFailed" => cannot_publish(at),
-        "NoPrefix" => has_idle && all_stood_still(at),
+        "UpdateFailed" => is_refused(at),
+        "NoPrefix" => has_idle && all_stood_still(at) || nobody_sees(at),
         reason => reason == "Updated",
     };
     let wrong = once_ready.filter(|(at, reason)| !is_true(*at, reason));
@@ -166,21 +238,118 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
         .collect()
 }
 
-/// Whether the node may have been removed by mistake: it was cut off for four minutes or more while another
-/// one that publishes was not, and has not had the time to come back since.
+/// Statuses and Events that came before the first publication, though whoever is selected had no time to publish.
+fn hasty_reports(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let is_created = |(at, action): &&(Duration, Action)| *at < MINUTE * 3 && matches!(action, Action::Replace(_));
+    let created = story
+        .actions
+        .iter()
+        .filter(is_created)
+        .map(|(at, _)| *at)
+        .max()
+        .unwrap_or_default();
+    let start = |node: &Node| node.runs[0].0;
+    let first_idle = story.nodes.iter().filter(|node| !node.publishes).map(start).min();
+    let publishing = story
+        .nodes
+        .iter()
+        .filter(|node| node.publishes && node.selected_at.is_zero());
+    let Some((idle, publisher)) = first_idle.zip(publishing.map(start).min()) else {
+        return Vec::new();
+    };
+    if publisher >= created.max(idle) + INTERVAL * 2 {
+        return Vec::new();
+    }
+    let publication = outcome
+        .served
+        .iter()
+        .find(|served| served.at >= created && served.kind == Kind::Publication);
+    let Some(publication) = publication else {
+        return vec!["nobody ever published".into()];
+    };
+    let from = if created.is_zero() {
+        created
+    } else {
+        created + story.just_before()
+    };
+    let is_hasty = |served: &&Served| served.kind == Kind::Report && (from..publication.at).contains(&served.at);
+    let hasty = outcome.served.iter().filter(is_hasty);
+    hasty
+        .map(|served| {
+            format!(
+                "{:?}: reported before the first publication, at {:?}",
+                served.at, publication.at
+            )
+        })
+        .collect()
+}
+
+/// Refusals of every request for the group that Ready did not show within two intervals.
+fn unreported_refusals(story: &Story, outcome: &Outcome) -> Vec<String> {
+    let always_sees = |node: &Node| node.sees.iter().all(|(_, view)| !view.is_empty());
+    let is_steady =
+        |node: &Node| node.publishes && node.death() == FOR_EVER && node.cuts.is_empty() && always_sees(node);
+    if story.health.len() > 1 || !story.actions.is_empty() || !story.nodes.iter().any(is_steady) {
+        return Vec::new();
+    }
+    let is_reported = |from: Duration| {
+        let mut reasons = outcome.reasons.iter();
+        reasons.any(|(at, reason)| (from..from + INTERVAL * 2).contains(at) && reason == "UpdateFailed")
+    };
+    let refused = story
+        .health
+        .iter()
+        .filter(|(_, _, health)| matches!(health, Health::RefusesGroups(_)));
+    let unreported = refused.filter(|(from, _, _)| !is_reported(*from));
+    unreported
+        .map(|(from, _, _)| {
+            format!(
+                "{from:?}: Ready does not show that the group is refused: {:?}",
+                outcome.reasons
+            )
+        })
+        .collect()
+}
+
+/// Whether the node may have been removed by mistake: it was cut off for four minutes or more, or when
+/// IP6UpdateNodeConfigs were recreated and for longer than vanished entries linger, while another one that publishes was
+/// not, and has not had the time to come back since.
 fn was_alone(story: &Story, node: &Node, at: Duration) -> bool {
     let back = |end: Duration| end + INTERVAL * 3 + story.just_before();
-    let is_long = |cut: &&Window| cut.1 - cut.0 >= ALONE;
     let others = || {
         story
             .nodes
             .iter()
             .filter(|other| other.publishes && !std::ptr::eq(*other, node))
     };
-    node.cuts.iter().filter(is_long).any(|cut| {
+    let a_round = INTERVAL + story.just_before();
+    let may_be_removed_from = |cut: &Window| {
+        // What vanished is taken out unless it is back in time.
+        let has_no_entry =
+            |recreated: &Window| recreated.1 < cut.1 && reachable_from(story, recreated.1) + a_round > cut.0;
+        let vanished = replaced(story)
+            .filter(has_no_entry)
+            .map(|(deleted, _)| deleted + LINGER);
+        vanished.into_iter().chain([cut.0 + ALONE]).min().expect("one at least")
+    };
+    joined(&node.cuts).iter().chain(&node.cuts).any(|cut| {
         let is_connected = |other: &Node| !other.cuts.iter().any(|theirs| theirs.0 < cut.1 && theirs.1 > cut.0);
-        (cut.0 + ALONE..back(cut.1)).contains(&at) && others().any(is_connected)
+        (may_be_removed_from(cut)..back(cut.1)).contains(&at) && others().any(is_connected)
     })
+}
+
+/// Windows in order, joined where a node may not have published in between.
+fn joined(windows: &[Window]) -> Vec<Window> {
+    let mut windows = windows.to_vec();
+    windows.sort();
+    let mut joined: Vec<Window> = Vec::new();
+    for (from, to) in windows {
+        match joined.last_mut() {
+            Some(last) if from < last.1 + BACKOFF + INTERVAL => last.1 = last.1.max(to),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined
 }
 
 /// Prefixes of dead nodes that stayed for longer than five minutes and two intervals.
@@ -212,7 +381,7 @@ fn dead_prefixes(story: &Story, outcome: &Outcome) -> Vec<String> {
 }
 
 fn sees(node: &Node, cidr: &str) -> bool {
-    node.sees.iter().any(|(_, view)| cidrs(&view).contains(cidr))
+    node.sees.iter().any(|(_, view)| cidrs(view).contains(cidr))
 }
 
 /// By when a dead node's prefix has to be gone; `None` if it lives, or nobody is left to remove it.
@@ -231,6 +400,12 @@ fn gone_by(story: &Story, node: &Node) -> Option<Duration> {
     for (begin, end, _) in &story.health {
         if *end > node.death() && *begin < from + SILENT_AFTER + INTERVAL * 2 {
             from = from.max(*end + BACKOFF);
+        }
+    }
+    // Where nobody sees a prefix, all targets keep what they hold.
+    for views in survivors.iter().flat_map(|other| other.sees.windows(2)) {
+        if views[0].1.is_empty() && views[1].0 > node.death() {
+            from = from.max(views[1].0);
         }
     }
     for cut in survivors.iter().flat_map(|other| &other.cuts) {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::json::{NodeConfig, absent, body, is_outdated, list, metadata, number, refused, sent, sent_text, texts};
-use crate::site::{Health, LENGTH, Layout, cidrs};
+use crate::site::{Health, LENGTH, Layout, SECOND, cidrs};
 
 /// The virtual time's start.
 const START: OffsetDateTime = time::macros::datetime!(2026-11-23 06:00:00 UTC);
@@ -20,6 +20,8 @@ const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
 /// The IP6UpdateConfig.
 pub const CONFIG: &str = "lan";
+/// The IP6UpdateNodeConfig for the second uplink.
+const SECOND_UPLINK: &str = "second-uplink";
 /// The group that all this is about.
 pub const GROUP: &str = "ip6-local-lan";
 
@@ -34,6 +36,8 @@ pub enum Kind {
     GroupWrite,
     /// Statuses of configs, and Events.
     Report,
+    /// Of CRDs, at the start of a node.
+    Deployment,
 }
 
 /// A request that was answered.
@@ -79,6 +83,10 @@ pub struct Cluster {
     node_configs: BTreeMap<String, NodeConfig>,
     groups: BTreeMap<String, Group>,
     labels: BTreeMap<String, Value>,
+    /// Nodes that have an IP6UpdateNodeConfig whatever the layout.
+    selected: BTreeSet<String>,
+    /// Whether another IP6UpdateNodeConfig is for a second interface.
+    pub has_second_uplink: bool,
     /// How well the API server is, from when until when; at other times it is well.
     pub health: Vec<(Duration, Duration, Health)>,
     /// What time it says.
@@ -159,6 +167,12 @@ impl Cluster {
                 }
             }
         }
+        if self.has_second_uplink && layout.is_some() {
+            self.add_node_config(SECOND_UPLINK, json!({"publishes": "true"}));
+        }
+        for name in self.selected.clone().into_iter().filter(|_| layout.is_some()) {
+            self.select_node(&name);
+        }
     }
 
     fn add_node_config(&mut self, name: &str, selector: Value) {
@@ -166,7 +180,7 @@ impl Cluster {
         let node_config = NodeConfig {
             uid: self.version,
             version: self.version,
-            spec: json!({"interface": "eth0", "nodeSelector": selector}),
+            spec: json!({"interface": if name == SECOND_UPLINK { SECOND } else { "eth0" }, "nodeSelector": selector}),
             nodes: BTreeMap::new(),
         };
         self.node_configs.insert(name.into(), node_config);
@@ -178,6 +192,12 @@ impl Cluster {
         let config = self.node_configs.get_mut(name).expect("it has one");
         config.spec["nodeSelector"] = json!({"kubernetes.io/hostname": "nobody"});
         config.version = self.version;
+        self.add_node_config(&format!("z-{name}"), json!({"kubernetes.io/hostname": name}));
+    }
+
+    /// An administrator adds an IP6UpdateNodeConfig for a node that none selects.
+    pub fn select_node(&mut self, name: &str) {
+        self.selected.insert(name.into());
         self.add_node_config(&format!("z-{name}"), json!({"kubernetes.io/hostname": name}));
     }
 
@@ -247,7 +267,7 @@ impl Cluster {
         self.node_configs.values().any(|config| config.nodes.contains_key(node))
     }
 
-    /// Answers; `None` if nothing listens.
+    /// Answers; `None` if nothing listens, or the answer is lost.
     pub fn answer(&mut self, request: &Request, size: usize, at: Duration) -> Option<Vec<u8>> {
         let health = self.health.iter().find(|(from, to, _)| (*from..*to).contains(&at));
         let health = health.map_or(Health::Well, |(_, _, health)| *health);
@@ -267,22 +287,28 @@ impl Cluster {
             }
             Health::RefusesPublications(status) if kind(request) == Kind::Publication => refused(
                 status,
-                if status == 409 { "Conflict" } else { "Invalid" },
+                reason(status),
                 request.path.rsplit('/').nth(1).unwrap_or_default(),
             ),
-            Health::Well | Health::ReadOnly | Health::Contended | Health::RefusesPublications(_) => {
-                self.handle(request, at)
+            Health::RefusesSecondUplink if request.path.contains(SECOND_UPLINK) => {
+                refused(422, reason(422), SECOND_UPLINK)
             }
+            Health::RefusesGroupWrites(status) if kind(request) == Kind::GroupWrite => {
+                refused(status, reason(status), GROUP)
+            }
+            Health::RefusesGroups(status) if request.path.starts_with(GROUPS) => refused(status, reason(status), GROUP),
+            _ => self.handle(request, at),
         };
         self.publications += u64::from(kind(request) == Kind::Publication);
         log::debug!("{at:?}: {} {}: {}", request.method, request.path, response.status);
+        let is_lost = health == Health::LosesAnswers && self.served.len().is_multiple_of(5);
         let (bytes, _) = response.bytes(&k6u_testkit::apiserver::api::http_date(self.now(at)));
         self.served.push(Served {
             at,
             kind: kind(request),
             bytes: size + bytes.len(),
         });
-        Some(bytes)
+        (!is_lost).then_some(bytes)
     }
 
     /// What the API server that answers says what time it is.
@@ -423,11 +449,22 @@ fn prefixes(entry: &str) -> Vec<Prefix> {
     texts.map(|text| text.parse().expect("a prefix")).collect()
 }
 
+/// The reason that goes with an HTTP status.
+fn reason(status: u16) -> &'static str {
+    match status {
+        403 => "Forbidden",
+        409 => "Conflict",
+        422 => "Invalid",
+        _ => "InternalError",
+    }
+}
+
 fn kind(request: &Request) -> Kind {
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", _) => Kind::Read,
         (_, path) if path.starts_with(NODE_CONFIGS) => Kind::Publication,
         (_, path) if path.starts_with(GROUPS) => Kind::GroupWrite,
+        (_, path) if path.starts_with(CRDS) => Kind::Deployment,
         _ => Kind::Report,
     }
 }

@@ -8,18 +8,18 @@ use k6u::prefix::Prefix;
 use crate::check::wrongs;
 use crate::cluster::{Kind, Served};
 use crate::site::{self, Layout, Outcome, Story, cidrs};
-use crate::stories::{ALONE, CHANGES, DRIFTS, EDITS, STEADY, day, prefix};
+use crate::stories::{ALONE, CHANGES, DRIFTS, EDITS, Publishers, STEADY, day, prefix};
 
 /// The table's first lines.
 pub const HEAD: &str = "\
-| nodes | layout | requests/s | kB/s | writes/s | group writes | refused ones | busiest second | MB in 10 s | new in | old out | one alone | drift undone | edit done | first dies: old out | wrong |
+| nodes | publish | requests/s | kB/s | writes/s | group writes | refused ones | busiest second | MB in 10 s | new in | old out | one alone | drift undone | edit done | first dies: old out | wrong |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// The figures of one day.
 #[derive(Debug)]
 pub struct Figures {
     nodes: usize,
-    layout: Layout,
+    publishers: Publishers,
     /// Per second, at rest.
     pub requests: f64,
     /// Per second, at rest.
@@ -51,8 +51,8 @@ pub struct Figures {
 
 impl Figures {
     /// Lives a day.
-    pub fn of(count: usize, layout: Layout, seed: u64) -> Self {
-        let story = day(count, layout, seed);
+    pub fn of(count: usize, publishers: Publishers, seed: u64) -> Self {
+        let story = day(count, publishers, seed);
         let outcome = site::run(&story);
         let day = Day { story, outcome };
         let seconds = (CHANGES[0] - STEADY).as_secs_f64();
@@ -68,7 +68,7 @@ impl Figures {
         };
         Figures {
             nodes: count,
-            layout,
+            publishers,
             requests: steady.len() as f64 / seconds,
             kilobytes: bytes as f64 / seconds / 1000.0,
             writes: writes as f64 / seconds,
@@ -97,12 +97,18 @@ impl Figures {
 
     /// A line of the table.
     pub fn line(&self) -> String {
+        let shown = |time| match self.publishers {
+            Publishers::Nobody => "-".into(),
+            _ => shown(time),
+        };
         format!(
             "| {} | {} | {:.1} | {:.1} | {:.2} | {} | {} | {} | {:.1} | {} | {} | {} | {} | {} | {} | {} |",
             self.nodes,
-            match self.layout {
-                Layout::Shared => "shared",
-                Layout::PerNode => "per node",
+            match self.publishers {
+                Publishers::All(Layout::Shared) => "all, in one object",
+                Publishers::All(Layout::PerNode) => "all, in one object each",
+                Publishers::One => "one",
+                Publishers::Nobody => "none",
             },
             self.requests,
             self.kilobytes,
@@ -180,7 +186,7 @@ impl Day {
     fn seen(&self, change: usize) -> (Prefix, Vec<Duration>) {
         let wanted = prefix(change as u16 + 2);
         let first = |view: &&(Duration, site::View)| view.1.contains(&wanted);
-        let nodes = self.story.nodes.iter();
+        let nodes = self.story.nodes.iter().filter(|node| node.publishes);
         let seen = nodes.filter_map(|node| Some(node.sees.iter().find(first)?.0));
         (wanted, seen.collect())
     }

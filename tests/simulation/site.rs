@@ -27,6 +27,8 @@ use crate::wire::Wire;
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// The length of the delegated prefixes.
 pub const LENGTH: u8 = 60;
+/// The interface of the second uplink.
+pub const SECOND: &str = "eth1";
 /// The slowest way to the API server, or back, in a good network.
 pub const SLOWEST: Duration = Duration::from_millis(20);
 /// Later than any simulation ends.
@@ -58,6 +60,14 @@ pub enum Health {
     Contended,
     /// It answers every publication by this status.
     RefusesPublications(u16),
+    /// It answers every publication for the second uplink by 422.
+    RefusesSecondUplink,
+    /// It does what it is asked for, but every fifth answer is lost.
+    LosesAnswers,
+    /// It answers every write of a group by this status.
+    RefusesGroupWrites(u16),
+    /// It answers every request for a group by this status.
+    RefusesGroups(u16),
 }
 
 /// How IP6UpdateNodeConfigs name nodes.
@@ -83,6 +93,10 @@ pub struct Node {
     pub sees: Vec<(Duration, View)>,
     /// Whether an IP6UpdateNodeConfig selects it.
     pub publishes: bool,
+    /// From when on one does.
+    pub selected_at: Duration,
+    /// Its second interface shows the second prefix that it sees, as another IP6UpdateNodeConfig asks for.
+    pub has_second_uplink: bool,
 }
 
 impl Node {
@@ -93,6 +107,8 @@ impl Node {
             cuts: Vec::new(),
             sees: vec![(Duration::ZERO, prefixes.to_vec())],
             publishes: true,
+            selected_at: Duration::ZERO,
+            has_second_uplink: false,
         }
     }
 
@@ -140,6 +156,8 @@ pub enum Action {
     Replace(Option<Layout>),
     /// Moves a node to an IP6UpdateNodeConfig of another name.
     Move(usize),
+    /// Adds an IP6UpdateNodeConfig for a node that none selects.
+    Select(usize),
 }
 
 /// All that happens.
@@ -197,9 +215,11 @@ pub fn run(story: &Story) -> Outcome {
     cluster.health = story.health.clone();
     cluster.clocks = story.clocks.clone();
     cluster.just_before = story.just_before();
+    cluster.has_second_uplink = story.nodes.iter().any(|node| node.has_second_uplink);
     cluster.add_config();
     for (number, node) in story.nodes.iter().enumerate() {
-        cluster.add_node(&name(number), node.publishes);
+        let is_selected = node.publishes && node.selected_at == Duration::ZERO;
+        cluster.add_node(&name(number), is_selected);
     }
     cluster.replace_node_configs(Some(story.layout), Duration::ZERO);
     let cluster = Arc::new(Mutex::new(cluster));
@@ -230,6 +250,7 @@ pub fn run(story: &Story) -> Outcome {
             Action::AddGroup => cluster.add_group(),
             Action::Replace(layout) => cluster.replace_node_configs(*layout, *at),
             Action::Move(number) => cluster.move_node(&name(*number)),
+            Action::Select(number) => cluster.select_node(&name(*number)),
         }
     }
     sleeper.until(story.end).expect("it is not over");
@@ -290,9 +311,15 @@ impl Host for VirtualHost {
         self.rng.f64()
     }
 
-    fn observe(&mut self, _: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
+    fn observe(&mut self, watch: &Watch, _: Option<&[Prefix]>) -> io::Result<Observation> {
+        let view = self.node.at(self.now());
+        let uplink = usize::from(watch.interface == SECOND);
+        let prefixes = match self.node.has_second_uplink {
+            true => view.get(uplink).copied().into_iter().collect(),
+            false => view.clone(),
+        };
         Ok(Observation {
-            prefixes: self.node.at(self.now()).clone(),
+            prefixes,
             ..Observation::default()
         })
     }

@@ -41,10 +41,22 @@ pub enum Trouble {
     SlowNetwork,
     /// One node's prefix goes and comes back within seconds.
     Flaps,
+    /// IP6UpdateNodeConfigs are recreated, and a node restarts meanwhile: it knows of no vanished entries.
+    RestartWhileRecreated,
+    /// A node that was idle is selected; by chance nobody published before.
+    IdleSelected,
+    /// Requests for the group, or writes of it, are refused for 1 to 10 minutes.
+    TargetRefused,
+    /// One node publishes, all others are idle; by chance the IP6UpdateNodeConfigs come after the nodes.
+    FirstInstall,
+    /// Every fifth answer is lost on its way, for 1 to 10 minutes: what was asked for is done all the same.
+    LostAnswers,
+    /// No node sees a prefix, or one does not, for 1 to 10 minutes.
+    PrefixLost,
 }
 
 /// All of them.
-pub const TROUBLES: [Trouble; 15] = [
+pub const TROUBLES: [Trouble; 21] = [
     Trouble::Outage,
     Trouble::AsksForRest,
     Trouble::TakesNoWrites,
@@ -60,6 +72,12 @@ pub const TROUBLES: [Trouble; 15] = [
     Trouble::Clocks,
     Trouble::SlowNetwork,
     Trouble::Flaps,
+    Trouble::RestartWhileRecreated,
+    Trouble::IdleSelected,
+    Trouble::TargetRefused,
+    Trouble::FirstInstall,
+    Trouble::LostAnswers,
+    Trouble::PrefixLost,
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -70,14 +88,16 @@ pub fn prefix(number: u16) -> Prefix {
     format!("2001:db8:{number:x}:5671::/64").parse().expect("a prefix")
 }
 
-/// A story of this trouble for so many nodes that publish.
-pub fn story(trouble: Trouble, count: usize, seed: u64) -> Story {
+/// A story of these troubles, each of which begins before the one before it is long over, for so many nodes that
+/// publish.
+pub fn story(troubles: &[Trouble], count: usize, seed: u64) -> Story {
     let mut lot = Lot(fastrand::Rng::with_seed(seed));
     let sites = if count > 1 && lot.either() { 2 } else { 1 };
     let mut nodes: Vec<Node> = (0..count)
         .map(|number| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(site(number, sites))]))
         .collect();
-    let is_idle_needed = matches!(trouble, Trouble::PublishersDie | Trouble::PublishersCutOff);
+    let is_any = |those: &[Trouble]| troubles.iter().any(|trouble| those.contains(trouble));
+    let is_idle_needed = is_any(&[Trouble::PublishersDie, Trouble::PublishersCutOff]);
     if is_idle_needed || lot.0.u8(..4) == 0 {
         let mut idle = Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x77)]);
         idle.publishes = false;
@@ -95,14 +115,26 @@ pub fn story(trouble: Trouble, count: usize, seed: u64) -> Story {
     };
     // At any phase of the rounds and of the signs of life.
     let from = lot.within(MINUTE * 7, MINUTE * 8);
-    let to = happen(trouble, &mut story, count, from, &mut lot);
-    if trouble != Trouble::Flaps && lot.either() {
+    let mut to = from;
+    for (number, trouble) in troubles.iter().enumerate() {
+        let begin = if number == 0 {
+            from
+        } else {
+            lot.within(from, to + MINUTE)
+        };
+        to = to.max(happen(*trouble, &mut story, count, begin, &mut lot));
+    }
+    for node in &mut story.nodes {
+        node.sees.sort_by_key(|(since, _)| *since);
+    }
+    if !is_any(&[Trouble::Flaps]) && lot.either() {
         let at = lot.within(from - MINUTE, to + MINUTE);
         renumber(&mut story, sites, at, &mut lot);
     }
-    if trouble != Trouble::Clocks && lot.0.u8(..4) == 0 {
+    if !is_any(&[Trouble::Clocks]) && lot.0.u8(..4) == 0 {
         story.clocks.skews = vec![0, 3600];
     }
+    story.actions.sort_by_key(|(at, _)| *at);
     story.end = rest_from(&story) + INTERVAL * 9;
     story
 }
@@ -148,19 +180,19 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
                 } else {
                     first + Duration::from_secs(15) * number
                 };
-                node.restarts(at, at + lot.within(Duration::from_millis(100), Duration::from_secs(5)));
+                restart(node, at, lot);
             }
             over
         }
         Trouble::HalfDie => {
             for node in story.nodes.iter_mut().take(count).step_by(2).take(count / 2) {
-                node.dies(from + lot.within(Duration::ZERO, Duration::from_secs(1)));
+                die(node, from + lot.within(Duration::ZERO, Duration::from_secs(1)));
             }
             from
         }
         Trouble::PublishersDie => {
             for node in story.nodes.iter_mut().take(count) {
-                node.dies(from + lot.within(Duration::ZERO, MINUTE));
+                die(node, from + lot.within(Duration::ZERO, MINUTE));
             }
             from + MINUTE
         }
@@ -215,6 +247,81 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
             }
             at
         }
+        Trouble::RestartWhileRecreated => {
+            let back = replace(story, story.layout, from, lot);
+            let recreated = story.actions.last().expect("an action").0;
+            let at = lot.within(from - INTERVAL, recreated + INTERVAL);
+            restart(&mut story.nodes[some], at, lot);
+            back
+        }
+        Trouble::IdleSelected => {
+            if lot.either() {
+                // Nobody publishes before.
+                story.nodes[..count].iter_mut().for_each(|node| node.publishes = false);
+            }
+            let number = story.nodes.len();
+            let mut node = Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x20)]);
+            node.selected_at = from;
+            story.nodes.push(node);
+            story.actions.push((from, Action::Select(number)));
+            from
+        }
+        Trouble::TargetRefused => {
+            let to = from + lot.within(MINUTE, MINUTE * 10);
+            let status = [403, 422, 500][lot.0.usize(..3)];
+            let health = match lot.either() {
+                true => Health::RefusesGroups(status),
+                false => Health::RefusesGroupWrites(status),
+            };
+            story.health.push((from, to, health));
+            to
+        }
+        Trouble::LostAnswers => {
+            let to = from + lot.within(MINUTE, MINUTE * 10);
+            story.health.push((from, to, Health::LosesAnswers));
+            to
+        }
+        Trouble::PrefixLost => {
+            let length = lot.within(MINUTE, MINUTE * 10);
+            let all = lot.either();
+            for (number, node) in story.nodes.iter_mut().take(count).enumerate() {
+                if all || number == some {
+                    let (lost, back) = (from + lot.a_moment(), from + length + lot.a_moment());
+                    let home = node.at(lost).clone();
+                    node.then_sees(lost, &[]);
+                    node.then_sees(back, &home);
+                }
+            }
+            from + length
+        }
+        Trouble::FirstInstall => {
+            for (number, node) in story.nodes.iter_mut().take(count).enumerate() {
+                node.publishes = number == some;
+            }
+            if lot.either() {
+                let created = lot.within(Duration::ZERO, MINUTE * 2);
+                story.actions.push((Duration::ZERO, Action::Replace(None)));
+                story.actions.push((created, Action::Replace(Some(story.layout))));
+            }
+            from
+        }
+    }
+}
+
+/// k6u stops, and starts again, unless its node is dead.
+fn restart(node: &mut Node, at: Duration, lot: &mut Lot) {
+    let back = at + lot.within(Duration::from_millis(100), Duration::from_secs(5));
+    let (start, death) = *node.runs.last().expect("a run");
+    if death == FOR_EVER && start < at {
+        node.restarts(at, back);
+    }
+}
+
+/// It dies, unless it is dead, or is about to restart.
+fn die(node: &mut Node, at: Duration) {
+    let (start, death) = *node.runs.last().expect("a run");
+    if death == FOR_EVER && start < at {
+        node.dies(at);
     }
 }
 
@@ -307,8 +414,39 @@ pub const ALONE: Duration = Duration::from_secs(1130);
 /// A renumbering whose first witness dies.
 pub const DEATH: Duration = Duration::from_secs(1200);
 
-/// A day in the life of so many nodes: all of the above. All see each renumbering within a tenth of a second.
-pub fn day(count: usize, layout: Layout, seed: u64) -> Story {
+/// Which nodes publish, and in how many objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publishers {
+    /// All nodes.
+    All(Layout),
+    /// One of them; the others are idle.
+    One,
+    /// None.
+    Nobody,
+}
+
+/// All of them.
+pub const PUBLISHERS: [Publishers; 4] = [
+    Publishers::All(Layout::Shared),
+    Publishers::All(Layout::PerNode),
+    Publishers::One,
+    Publishers::Nobody,
+];
+
+impl Publishers {
+    /// The number of nodes that publish, of `count`.
+    pub fn of(self, count: usize) -> usize {
+        match self {
+            Publishers::All(_) => count,
+            Publishers::One => 1,
+            Publishers::Nobody => 0,
+        }
+    }
+}
+
+/// A day in the life of so many nodes: all of the above. All see each renumbering within a tenth of a second. Where
+/// one node publishes, it is the one that gets another uplink, and it does not die.
+pub fn day(count: usize, publishers: Publishers, seed: u64) -> Story {
     let mut lot = Lot(fastrand::Rng::with_seed(seed));
     let mut nodes: Vec<Node> = (0..count)
         .map(|_| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(1)]))
@@ -324,9 +462,18 @@ pub fn day(count: usize, layout: Layout, seed: u64) -> Story {
     let alone = &mut nodes[count / 2];
     alone.sees.insert(4, (ALONE, vec![prefix(4), prefix(99)]));
     let last = |node: &Node| node.sees.last().expect("it sees").0;
-    if let Some(first) = nodes.iter_mut().min_by_key(|node| last(node)).filter(|_| count > 1) {
+    let all_publish = matches!(publishers, Publishers::All(_));
+    let first = nodes.iter_mut().min_by_key(|node| last(node));
+    if let Some(first) = first.filter(|_| count > 1 && all_publish) {
         first.dies(last(first) + lot.within(Duration::ZERO, Duration::from_millis(40)));
     }
+    for (number, node) in nodes.iter_mut().enumerate() {
+        node.publishes = all_publish || publishers == Publishers::One && number == count / 2;
+    }
+    let layout = match publishers {
+        Publishers::All(layout) => layout,
+        Publishers::One | Publishers::Nobody => Layout::Shared,
+    };
     let drifts = DRIFTS.into_iter().map(|at| (at, Action::Overwrite));
     let edits = EDITS.into_iter().map(|at| (at, Action::AddGroup));
     let mut story = Story {
