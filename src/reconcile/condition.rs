@@ -86,7 +86,8 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Jud
     let oversized = verdict.oversized.iter().map(|(target, count)| Failing {
         what: format!("{target}: too many CIDRs"),
         text: format!(
-            "{target} would hold {count} CIDRs, more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes              as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
+            "{target} would hold {count} CIDRs, more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes \
+             as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
         ),
     });
     let failures: Vec<Failing> = failures.iter().cloned().chain(oversized).collect();

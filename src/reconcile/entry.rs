@@ -262,7 +262,8 @@ fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: 
     let subject = Subject::Entry(config.metadata.name.clone());
     let text = if stored.observed_time == sent.observed_time {
         format!(
-            "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are              those of another release, which k6u applies again (k6u crds prints them)"
+            "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are \
+             those of another release, which k6u applies again (k6u crds prints them)"
         )
     } else {
         format!(
