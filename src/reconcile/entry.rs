@@ -39,6 +39,8 @@ pub struct Entry {
 #[derive(Debug)]
 struct Sent {
     entry: NodeEntry,
+    /// Of the IP6UpdateNodeConfig: one that is recreated has no entries.
+    uid: String,
     /// In steady time.
     at: Duration,
 }
@@ -52,26 +54,26 @@ pub struct Published {
     pub has_published: bool,
     /// The pause after a refusal is not over: what is refused may succeed then.
     pub is_retry_pending: bool,
-    /// An entry was sent again because it was not stored as it was sent.
+    /// An entry is not stored as it was sent.
     pub suspects_crds: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
     /// Why entries of this node do not say what it sees.
     pub failures: Vec<Failing>,
-    /// The IP6UpdateNodeConfigs in which this node has an entry.
-    pub taken_in: Vec<String>,
+    /// The entries of this node that the API server took, by IP6UpdateNodeConfig.
+    pub taken: BTreeMap<String, NodeEntry>,
     /// Those in which it could not publish.
     pub failed_in: Vec<String>,
 }
 
 impl Published {
-    /// Whether the entries that the API server took are still there, in objects that were read since.
+    /// Whether the entries that the API server took are there as they were sent, in objects that were read since.
     pub fn is_there(&self, node: &str, objects: &Objects) -> bool {
-        let mut selecting = objects
-            .node_configs
-            .iter()
-            .filter(|config| self.taken_in.contains(&config.metadata.name));
-        selecting.all(|config| config.nodes().contains_key(node))
+        objects.node_configs.iter().all(|config| {
+            let stored = config.nodes().get(node);
+            let taken = self.taken.get(&config.metadata.name);
+            taken.is_none_or(|taken| stored.is_some_and(|stored| is_equivalent(stored, taken)))
+        })
     }
 
     /// What is left to do.
@@ -194,25 +196,26 @@ impl Entry {
     ) -> Result<(), Failure> {
         let name = &config.metadata.name;
         let stored = config.nodes().get(cx.node);
-        let sent = self.sent.get(name).filter(|sent| is_equivalent(&sent.entry, entry));
+        let is_same = |sent: &&Sent| is_equivalent(&sent.entry, entry) && sent.uid == config.metadata.uid;
+        let sent = self.sent.get(name).filter(is_same);
         let is_due = sent.is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
-        match (stored, sent) {
-            (Some(stored), _) if is_equivalent(stored, entry) => {
+        match sent {
+            _ if stored.is_some_and(|stored| is_equivalent(stored, entry)) => {
                 cx.problems.works(&Subject::Entry(name.clone()));
                 if !is_due {
-                    published.taken_in.push(name.clone());
+                    published.taken.insert(name.clone(), entry.clone());
                     return Ok(());
                 }
             }
             // What is not stored as it was sent is not sent in every round.
-            (Some(stored), Some(sent)) => {
-                published.suspects_crds |= is_due;
+            Some(sent) => {
+                published.suspects_crds = true;
                 published.failures.push(altered(cx, config, &sent.entry, stored));
                 if !is_due {
                     return Ok(());
                 }
             }
-            _ => {}
+            None => {}
         }
         let entry = NodeEntry {
             observed_time: heartbeat(cx.time(), stored),
@@ -220,8 +223,9 @@ impl Entry {
         };
         if send(cx, config, Some(&entry), published)? {
             let at = cx.host.now();
-            published.taken_in.push(name.clone());
-            self.sent.insert(name.clone(), Sent { entry, at });
+            published.taken.insert(name.clone(), entry.clone());
+            let uid = config.metadata.uid.clone();
+            self.sent.insert(name.clone(), Sent { entry, uid, at });
         }
         Ok(())
     }
@@ -257,10 +261,10 @@ fn send(
 }
 
 /// This node's entry is not stored as it was sent: what that means.
-fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: &NodeEntry) -> Failing {
+fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: Option<&NodeEntry>) -> Failing {
     let node = cx.node;
     let subject = Subject::Entry(config.metadata.name.clone());
-    let text = if stored.observed_time == sent.observed_time {
+    let text = if stored.is_none_or(|stored| stored.observed_time == sent.observed_time) {
         format!(
             "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are \
              those of another release, which k6u applies again (k6u crds prints them)"
