@@ -293,10 +293,10 @@ impl Memory {
         if self.entry.is_still(cx.host.now()) {
             let reported = report(
                 cx,
-                &Facts {
+                Facts {
                     configs: &objects.configs,
                     plan,
-                    targets: &self.targets,
+                    targets: &mut self.targets,
                     published,
                     are_peers_silent: self.peers.are_silent(),
                 },

@@ -1,5 +1,7 @@
 //! What is reported of a round: the statuses of the configs, and Events.
 
+use std::time::Duration;
+
 use log::{info, warn};
 use serde_json::json;
 
@@ -36,7 +38,7 @@ pub struct Facts<'a> {
     /// What was planned for them.
     pub plan: &'a Plan,
     /// What became of the targets.
-    pub targets: &'a Targets,
+    pub targets: &'a mut Targets,
     /// What this node could publish.
     pub published: &'a Published,
     /// No other node publishes.
@@ -56,14 +58,14 @@ pub struct Reported {
 ///
 /// # Errors
 /// As [`Context::attempt`].
-pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failure> {
+pub fn report(cx: &mut Context<'_>, mut facts: Facts<'_>) -> Result<Reported, Failure> {
     let mut reported = Reported {
         outcome: Outcome::READY,
         was_refused: false,
     };
     let mut events = Vec::new();
     for (config, verdict) in facts.configs.iter().zip(&facts.plan.verdicts) {
-        let Some(mut judgement) = judge(config, verdict, facts) else {
+        let Some(mut judgement) = judge(config, verdict, &mut facts, cx.host.now()) else {
             reported.outcome.is_ready = false;
             continue;
         };
@@ -105,7 +107,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
 }
 
 /// What to say of a config; `None` as long as its targets are not settled, or if others have said it.
-fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condition::Judgement> {
+fn judge(config: &Config, verdict: &Verdict, facts: &mut Facts<'_>, now: Duration) -> Option<condition::Judgement> {
     let Facts { targets, published, .. } = facts;
     let keys = || verdict.targets.iter().map(|desired| &desired.key);
     // Others that publish know nothing of what this node cannot publish, and would contradict.
@@ -119,14 +121,14 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<condit
     }
     for key in keys() {
         let contested = contested(key);
-        // Other nodes may have seen fewer of the changes: whoever saw one leaves what is reported.
+        // Other nodes may have seen more of the changes.
         let is_reported = config
             .status
             .failing
             .iter()
             .flatten()
             .any(|what| *what == contested.what);
-        match targets.contests(key) {
+        match targets.contests(key, is_reported, now) {
             CONTESTED_AFTER => failures.push(contested),
             1.. if is_reported => return None,
             _ => {}

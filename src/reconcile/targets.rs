@@ -47,6 +47,8 @@ struct History {
     right: Option<DesiredTarget>,
     /// When somebody else changed it although it was right.
     changed_at: Vec<Duration>,
+    /// Since when it is reported that somebody else changes it: another node may have seen what this one has not.
+    reported_at: Option<Duration>,
 }
 
 impl Targets {
@@ -184,9 +186,16 @@ impl Targets {
         }
     }
 
-    /// How often somebody else changed it of late.
-    pub fn contests(&self, key: &TargetKey) -> usize {
-        self.histories.get(key).map_or(0, |history| history.changed_at.len())
+    /// How often somebody else changed it of late: as far as this node saw, but once at least if that is reported.
+    pub fn contests(&mut self, key: &TargetKey, is_reported: bool, now: Duration) -> usize {
+        let Some(history) = self.histories.get_mut(key) else {
+            return 0;
+        };
+        history.reported_at = is_reported.then(|| history.reported_at.unwrap_or(now));
+        let is_lately = history
+            .reported_at
+            .is_some_and(|at| now.saturating_sub(at) < CONTESTED_WITHIN);
+        history.changed_at.len().max(usize::from(is_lately))
     }
 }
 
