@@ -6,6 +6,7 @@ use super::plan::{Keep, Reason, Verdict};
 use super::problems::{Problem, Subject};
 use crate::kube::decode::cut;
 use crate::kube::objects::Condition;
+use crate::limits::MAX_PLANNED;
 use crate::prefix::{Prefix, join, texts};
 use crate::resources::config::Config;
 use crate::resources::targets::MAX_ITEMS;
@@ -87,7 +88,7 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Jud
         what: format!("{target}: too many CIDRs"),
         text: format!(
             "{target} would hold {count} CIDRs, more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes \
-             as many), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
+             as many), or too many with the other targets ({MAX_PLANNED} in all), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
         ),
     });
     let failures: Vec<Failing> = failures.iter().cloned().chain(oversized).collect();

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::limits::MAX_PLANNED;
 use crate::prefix::{Prefix, join};
 use crate::resources::config::{Config, ConfigSpec};
 use crate::resources::node_config::{NodeConfig, NodeEntry};
@@ -51,7 +52,8 @@ pub struct Verdict {
     pub targets: Vec<DesiredTarget>,
     /// Targets that an older config has: the target and that config.
     pub contested: Vec<(TargetKey, String)>,
-    /// Targets that would hold more than [`MAX_ITEMS`]: the target and how many CIDRs.
+    /// Targets that would hold more than [`MAX_ITEMS`], or what is left of [`MAX_PLANNED`]: the target and how many
+    /// CIDRs.
     pub oversized: Vec<(TargetKey, usize)>,
 }
 
@@ -114,6 +116,7 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
     let without_entry = observed.node_configs.iter().filter(is_without_entry);
     let without_entry: Vec<String> = without_entry.map(|config| config.metadata.name.clone()).collect();
     let owners = owners(configs);
+    let mut left = MAX_PLANNED;
     let verdict = |config: &Config| match &config.spec {
         Err(bad) => Verdict {
             keep: Some(Keep {
@@ -124,7 +127,7 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
         },
         Ok(spec) => {
             let (delegated, lingering) = delegated_prefixes(spec, &entries, &observed.vanished);
-            let mut verdict = desire(config, spec, delegated, lingering, &owners);
+            let mut verdict = desire(config, spec, delegated, lingering, &owners, &mut left);
             if verdict.delegated.is_empty() {
                 verdict.keep = Some(Keep {
                     reason: Reason::NoPrefix,
@@ -187,6 +190,7 @@ fn desire(
     delegated: Vec<Prefix>,
     lingering: Vec<Prefix>,
     owners: &BTreeMap<&TargetKey, &str>,
+    left: &mut usize,
 ) -> Verdict {
     let mut verdict = Verdict::default();
     for target in &spec.targets {
@@ -195,8 +199,11 @@ fn desire(
         match owners.get(&key) {
             Some(owner) if *owner != config.metadata.name => verdict.contested.push((key, owner.to_string())),
             _ if delegated.is_empty() && !target.parts.is_constant() => {}
-            _ if count > MAX_ITEMS => verdict.oversized.push((key, count)),
-            _ => verdict.targets.push(target.desired(&delegated, &lingering)),
+            _ if count > MAX_ITEMS.min(*left) => verdict.oversized.push((key, count)),
+            _ => {
+                *left -= count;
+                verdict.targets.push(target.desired(&delegated, &lingering));
+            }
         }
     }
     Verdict {
