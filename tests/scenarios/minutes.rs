@@ -398,7 +398,7 @@ fn a_removal_that_meets_conflicts_for_ever() {
     let events = site.events();
     let told = events.iter().filter(|(_, message)| message.contains("denied by guard"));
     assert!(
-        told.count() == 1 && (20..70).contains(&tried),
+        told.count() == 1 && (20..90).contains(&tried),
         "a dead node's prefix is in the group after 35 minutes, its removal met {tried} conflicts: {events:?}"
     );
 }
@@ -511,12 +511,8 @@ fn changes_that_one_node_has_seen() {
         node.rounds(1);
         other.rounds(1);
     }
-    assert_eq!(
-        reasons(&site.server.store(), CONFIG_NAME),
-        ["Updated", "UpdateFailed"],
-        "{:?}",
-        site.events()
-    );
+    let reported = reasons(&site.server.store(), CONFIG_NAME);
+    assert_eq!(reported, ["Updated", "UpdateFailed"]);
     for _ in 0..20 {
         node.rounds(1);
         other.rounds(1);

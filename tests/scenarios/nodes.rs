@@ -676,6 +676,8 @@ fn the_first_node_that_publishes_comes_last() {
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
     assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"]);
+    let is_event = |store: &Store| store.objects.keys().any(|key| key.resource == "events").then_some(());
+    assert!(site.server.wait(SOON, is_event).is_some());
     let events: Vec<String> = site.events().into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(events, ["PrefixChanged"]);
     for node in idle.iter().chain([&publisher]) {

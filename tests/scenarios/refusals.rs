@@ -600,7 +600,7 @@ fn one_target_that_answers_401_or_breaks_off() {
             site.wait_rounds(3);
             let complaints = node.complaints();
             assert!(
-                complaints.iter().all(|line| !line.contains(" API server: ")),
+                complaints.iter().all(|line| !line.contains("WARN  API server: ")),
                 "{complaints:#?}"
             );
             site.server.heal();
@@ -729,7 +729,7 @@ fn an_entry_that_is_not_stored_as_it_was_sent() {
         site.renumber();
         let published = || requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
         let (before, since) = (published(), std::time::Instant::now());
-        site.wait_rounds(10);
+        std::thread::sleep(Duration::from_secs(10));
         let (count, time) = (published() - before, since.elapsed());
         let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
         let log = node.complaints();
@@ -751,18 +751,16 @@ fn somebody_else_writes_the_entry() {
     site.wait_reason(CONFIG_NAME, "Updated");
     let status = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
     let (before, since) = (requests(&site.server.store(), &status).len(), std::time::Instant::now());
-    let mut others = 0;
     let deadline = since + Duration::from_secs(10);
     while std::time::Instant::now() < deadline {
         let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
         let entry = site.server.store().objects[&key]["status"]["nodes"][NODE].to_string();
         if !entry.contains("2001:db8:aaaa:bbb1::/64") {
             site.publish(NODE, &["2001:db8:aaaa:bbb1::/64"]);
-            others += 1;
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    let written = requests(&site.server.store(), &status).len() - before - others;
+    let written = requests(&site.server.store(), &status).len() - before;
     let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
     let log = node.complaints();
     assert!(

@@ -878,6 +878,11 @@ fn twelve_targets_that_take_six_seconds() {
         json!({"spec": {"targets": targets}}),
     );
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    // In the middle of a round.
+    let reads = |store: &Store| requests(store, &format!("GET {}/", kind.path())).len();
+    let before = reads(&site.server.store());
+    let is_reading = |store: &Store| (reads(store) > before).then_some(());
+    assert!(site.server.wait(SOON, is_reading).is_some());
     site.renumber();
     let since = Instant::now();
     let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
