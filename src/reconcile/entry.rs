@@ -59,8 +59,8 @@ pub struct Published {
     pub end: RoundEnd,
     /// Why entries of this node do not say what it sees.
     pub failures: Vec<Failing>,
-    /// The IP6UpdateNodeConfigs in which this node's entry says what it sees.
-    pub taken_in: Vec<String>,
+    /// The entries of this node that say what it sees, by IP6UpdateNodeConfig.
+    pub taken: BTreeMap<String, NodeEntry>,
     /// Those in which it could not publish.
     pub failed_in: Vec<String>,
 }
@@ -68,16 +68,16 @@ pub struct Published {
 impl Published {
     /// Whether at least one entry of this node says what it sees.
     pub fn has_published(&self) -> bool {
-        !self.taken_in.is_empty()
+        !self.taken.is_empty()
     }
 
-    /// Whether the entries that the API server took are still there, in objects that were read since.
+    /// Whether the entries that the API server took are there as they were sent, in objects that were read since.
     pub fn is_there(&self, node: &str, objects: &Objects) -> bool {
-        let mut selecting = objects
-            .node_configs
-            .iter()
-            .filter(|config| self.taken_in.contains(&config.metadata.name));
-        selecting.all(|config| config.nodes().contains_key(node))
+        objects.node_configs.iter().all(|config| {
+            let stored = config.nodes().get(node);
+            let taken = self.taken.get(&config.metadata.name);
+            taken.is_none_or(|taken| stored.is_some_and(|stored| is_equivalent(stored, taken)))
+        })
     }
 
     /// What is left to do.
@@ -204,20 +204,21 @@ impl Entry {
     ) -> Result<(), Failure> {
         let name = &config.metadata.name;
         let stored = config.nodes().get(cx.node);
-        let sent = self.sent.get(name).filter(|sent| is_equivalent(&sent.entry, entry));
+        let is_same = |sent: &&Sent| is_equivalent(&sent.entry, entry) && sent.uid == config.metadata.uid;
+        let sent = self.sent.get(name).filter(is_same);
         let mut is_altered = false;
         let is_due = sent.is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
-        match (stored, sent) {
-            (Some(stored), _) if is_equivalent(stored, entry) => {
+        match sent {
+            _ if stored.is_some_and(|stored| is_equivalent(stored, entry)) => {
                 cx.problems.works(&Subject::Entry(name.clone()));
                 if !is_due {
-                    published.taken_in.push(name.clone());
+                    published.taken.insert(name.clone(), entry.clone());
                     return Ok(());
                 }
             }
             // What is not stored as it was sent is not sent in every round.
             // One that is missing after a while was removed by those to whom this node was silent.
-            (stored, Some(sent)) if stored.is_some() || !is_due && sent.uid == config.metadata.uid => {
+            Some(sent) if stored.is_some() || !is_due => {
                 is_altered = true;
                 published.suspects_crds = true;
                 published.failures.push(altered(cx, config, &sent.entry, stored));
@@ -234,7 +235,7 @@ impl Entry {
         if send(cx, config, Some(&entry), published)? {
             let at = cx.host.now();
             if !is_altered {
-                published.taken_in.push(name.clone());
+                published.taken.insert(name.clone(), entry.clone());
             }
             let uid = config.metadata.uid.clone();
             self.sent.insert(name.clone(), Sent { entry, uid, at });

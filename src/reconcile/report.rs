@@ -9,7 +9,7 @@ use super::condition::{self, Judgement, Notice};
 use super::context::{Context, Tried};
 use super::entry::Published;
 use super::plan::{Plan, Reason, Verdict};
-use super::problems::Subject;
+use super::problems::{Problem, Subject};
 use super::targets::Targets;
 use super::{Failure, Outcome, status_path};
 use crate::kube::objects::Metadata;
@@ -99,7 +99,12 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
                 );
             }
             Tried::Overtaken => reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon)),
-            Tried::Refused(refused) => reported.was_refused |= !refused.is_retry_pending,
+            Tried::Refused(refused) => {
+                reported.was_refused |= !refused.is_retry_pending;
+                if refused.is_new {
+                    events.push((&config.metadata, (0, unreported(&judgement, &refused.problem))));
+                }
+            }
         }
     }
     for (about, (at, notice)) in events {
@@ -155,6 +160,13 @@ fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Vec<Prefi
     let mut all: Vec<Prefix> = verdict.delegated.iter().chain(lingering).copied().collect();
     all.sort();
     all
+}
+
+/// What a status should say that cannot be written.
+fn unreported(judgement: &condition::Judgement, problem: &Problem) -> Notice {
+    let condition::Judgement { reason, message, .. } = judgement;
+    let note = format!("{reason}: {message}; its status cannot say so: {}", problem.text);
+    condition::notice("Warning", "StatusRefused", &note)
 }
 
 fn log_transition(name: &str, transition: Option<&(Reason, String)>) {

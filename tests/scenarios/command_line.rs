@@ -7,7 +7,7 @@ use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::machine::namespace::Interface;
 
-use crate::site::{CONFIG, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site};
+use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site};
 use crate::{Scenario, binary};
 
 pub const ALL: &[Scenario] = scenarios![
@@ -21,7 +21,10 @@ pub const ALL: &[Scenario] = scenarios![
     once_says_by_its_status_whether_all_is_well,
     sigterm_and_sigint_end_it_while_idle,
     sigterm_ends_it_while_a_request_hangs,
-    the_readme_shows_what_is_shipped_and_what_works
+    the_readme_shows_what_is_shipped_and_what_works,
+    once_without_the_right_to_crds,
+    once_without_the_right_to_events,
+    once_without_the_right_to_nodes,
 ];
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -294,4 +297,44 @@ fn the_readme_shows_what_is_shipped_and_what_works() {
         let target = line.split_whitespace().next().unwrap();
         assert!(makefile.contains(&format!("\n{target}:")), "make {target}");
     }
+}
+
+fn run_once(site: &Site, node: &str) -> (Option<i32>, String) {
+    let output = site
+        .start()
+        .with("NODE_NAME", node)
+        .with("RUST_LOG", "info")
+        .arguments(&["once"])
+        .command()
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+fn once_without_the_right_to_crds() {
+    let site = Site::with_address(ADDRESS);
+    site.revoke("patch", "customresourcedefinitions");
+    let (status, stderr) = run_once(&site, NODE);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(status, Some(0), "every config is Ready: {stderr}");
+}
+
+fn once_without_the_right_to_events() {
+    let site = Site::with_address(ADDRESS);
+    site.revoke("create", "events");
+    let (status, stderr) = run_once(&site, NODE);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(status, Some(0), "every config is Ready: {stderr}");
+}
+
+fn once_without_the_right_to_nodes() {
+    let site = Site::with_address(ADDRESS);
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.revoke("get", "nodes");
+    let (status, stderr) = run_once(&site, NODE);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(status, Some(0), "every config is Ready: {stderr}");
 }

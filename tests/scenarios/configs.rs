@@ -93,6 +93,12 @@ fn a_status_that_an_older_server_refuses() {
     site.wait_rounds(3);
     assert!(node.wait_complaints(1)[0].contains("422 Invalid"));
     site.wait_lan("2001:db8:1234:567");
+    // Its status says Ready still, so an Event says what is wrong.
+    let events = site.events();
+    let is_told = |(reason, note): &&(String, String)| {
+        reason == "StatusRefused" && note.starts_with("InvalidSpec: ") && note.contains("422 Invalid")
+    };
+    assert_eq!(events.iter().filter(is_told).count(), 1, "{events:?}");
 }
 
 fn two_configs_name_one_group() {

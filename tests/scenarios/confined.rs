@@ -7,8 +7,7 @@ use k6u_testkit::machine::confine::{ACCOUNT, confine};
 use k6u_testkit::machine::node::Node;
 
 use crate::Scenario;
-use crate::faults::NEW;
-use crate::site::{CONFIG_NAME, Running, SOON, Site};
+use crate::site::{CONFIG_NAME, NEW_ADDRESS, Running, SOON, Site};
 
 pub const ALL: &[Scenario] = &[(NEEDS_STATIC, alone_in_an_empty_root)];
 
@@ -60,7 +59,7 @@ fn alone_in_an_empty_root() {
     assert!(options.into_iter().all(|options| options.starts_with("ro")), "{mounts}");
 
     // All that it does in its life works there: a change, a new token and CA, a server that restarts.
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     site.wait_lan("2001:db8:9876:543");
     site.account.write("token", k6u_testkit::apiserver::server::TOKEN);
@@ -68,7 +67,7 @@ fn alone_in_an_empty_root() {
     node.wait_log("connection refused", SOON);
     site.server.restart().expect("it listens again");
     site.interface.add("2001:db8:aaaa:bbb1::10");
-    site.interface.remove(NEW);
+    site.interface.remove(NEW_ADDRESS);
     site.wait_lan("2001:db8:aaaa:bbb");
     node.signal(libc::SIGTERM);
     let ended = node.wait(SOON).expect("it ends");

@@ -1,13 +1,20 @@
 //! Events, in the order in which kubectl lists them.
 
+use std::time::{Duration, Instant};
+
+use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::store::Store;
 use serde_json::Value;
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, SOON, Site};
+use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, GROUP, NEW_ADDRESS, NODE_CONFIGS, SOON, Site, follows, requests};
 use crate::trio::Trio;
 
-pub const ALL: &[Scenario] = scenarios![events_of_one_node_are_in_order, events_of_three_nodes_are_in_order];
+pub const ALL: &[Scenario] = scenarios![
+    events_of_one_node_are_in_order,
+    events_of_three_nodes_are_in_order,
+    events_that_hang,
+];
 
 /// What `kubectl describe` lists: by lastTimestamp, and within a second as the API server lists them, by name
 /// (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).
@@ -78,4 +85,49 @@ fn events_of_three_nodes_are_in_order() {
         before = after;
     }
     wait_chain(&trio.site, &prefix(4));
+}
+
+/// "Two requests that time out end a round."
+fn events_that_hang() {
+    let (site, node) = Site::settled(1);
+    for at in 0..3 {
+        site.server.create(
+            &CONFIG
+                .replace(CONFIG_NAME, &format!("z-{at}"))
+                .replace(GROUP, &format!("group-{at}")),
+        );
+        site.wait_reason(&format!("z-{at}"), "Updated");
+    }
+    site.server.inject(Plan::on(
+        "POST /api/v1/namespaces/default/events",
+        usize::MAX,
+        Fault::Hang,
+    ));
+    site.interface.add(NEW_ADDRESS);
+    site.interface.remove(ADDRESS);
+    site.wait_lan("2001:db8:9876:543");
+    let hung = |store: &Store| (requests(store, "POST /api/v1/namespaces/default/events").len() >= 12).then_some(());
+    let _ = site.server.wait(Duration::from_secs(5), hung);
+    // While it waits for Events, the prefix changes once more.
+    site.interface.add("2001:db8:aaaa:bbb1::10");
+    let since = Instant::now();
+    let reached = site.server.wait(SOON, |store| follows(store, "2001:db8:aaaa:bbb"));
+    let time = since.elapsed();
+    let lines: Vec<String> = site
+        .server
+        .store()
+        .log
+        .iter()
+        .map(|logged| logged.line.clone())
+        .collect();
+    let rounds = lines.split(|line| *line == format!("GET {NODE_CONFIGS}"));
+    let most = rounds
+        .map(|round| round.iter().filter(|line| line.contains("/events")).count())
+        .skip(1)
+        .max();
+    drop(node);
+    assert!(
+        reached.is_some() && most <= Some(2),
+        "the change reached the group after {time:?}; requests that timed out between two lists: {most:?}"
+    );
 }

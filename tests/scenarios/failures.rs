@@ -6,12 +6,15 @@ use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
 use k6u_testkit::apiserver::server::{Cilium, TOKEN};
-use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::machine::node::Start;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, CONFIGS, GROUP, RBAC, Running, SOON, Site};
+use crate::site::{
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, RBAC, Running, SOON, Site, follows, refusal,
+    requests,
+};
 
 pub const ALL: &[Scenario] = scenarios![
     the_api_server_has_an_ipv6_address,
@@ -21,10 +24,10 @@ pub const ALL: &[Scenario] = scenarios![
     connections_that_died_while_idle_cost_a_retry,
     the_api_server_restarts,
     a_right_is_missing_and_named,
-    retry_after_is_honoured
+    retry_after_is_honoured,
+    a_read_that_asks_for_rest,
+    a_change_whose_second_list_fails,
 ];
-
-const ADDRESS: &str = "2001:db8:1234:5671::10";
 
 fn move_prefix(site: &Site) {
     site.interface.add("2001:db8:9876:5431::10");
@@ -157,4 +160,78 @@ fn retry_after_is_honoured() {
     site.wait_lan("2001:db8:9876:543");
     // The target met it first.
     node.wait_complaints(2);
+}
+
+/// "429 and 5xx: honour Retry-After, back off with jitter up to a minute."
+fn a_read_that_asks_for_rest() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let body = json!({"kind": "Status", "status": "Failure", "reason": "TooManyRequests", "code": 429,
+        "message": "too many requests, please try again later", "details": {"name": GROUP}});
+    let answer = Response::new(429, "application/json", body.to_string()).with("Retry-After", "30");
+    site.server.inject(Plan::on(
+        "GET /apis/cilium.io/v2/ciliumcidrgroups/",
+        usize::MAX,
+        Fault::Answer(answer),
+    ));
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let asked = || requests(&site.server.store(), "GET /apis/cilium.io/v2/ciliumcidrgroups/").len();
+    let before = asked();
+    let since = Instant::now();
+    site.wait_rounds(12);
+    let (again, time) = (asked() - before, since.elapsed());
+    drop(node);
+    assert!(
+        again <= 1,
+        "asked for 30 s of rest, and asked again {again} times in {time:?}"
+    );
+}
+
+/// "A node does this half if it published a change [...] or did not come to its end."
+fn a_change_whose_second_list_fails() {
+    let (site, node) = Site::settled(1);
+    let entry = json!({"prefixes": ["2001:db8:1234:5671::/64"], "observedTime": "2026-11-24T00:00:00Z"});
+    let others: Map<String, Value> = (0..296)
+        .map(|n| (format!("other{n}.example.com"), entry.clone()))
+        .collect();
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
+        json!({"status": {"nodes": others}}),
+    );
+    site.wait_rounds(2);
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/"),
+        1,
+        Fault::Late(Duration::from_millis(1500)),
+    ));
+    site.interface.add(NEW_ADDRESS);
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let published = |store: &Store| {
+        let entry = &store.objects[&key]["status"]["nodes"][NODE];
+        entry.to_string().contains("2001:db8:9876:5431").then_some(())
+    };
+    assert!(site.server.wait(SOON, published).is_some());
+    site.server.inject(Plan::on(
+        &format!("GET {NODE_CONFIGS}"),
+        1,
+        refusal(500, "InternalError", "etcdserver: leader changed", ""),
+    ));
+    let since = Instant::now();
+    let reached = site
+        .server
+        .wait(Duration::from_secs(12), |store| follows(store, "2001:db8:9876:543"));
+    let log = node.log();
+    let rounds: Vec<&String> = log
+        .iter()
+        .rev()
+        .filter(|line| line.contains("round: "))
+        .take(6)
+        .collect();
+    let rounds: Vec<String> = rounds.into_iter().cloned().collect();
+    drop(node);
+    assert!(
+        reached.is_some(),
+        "published {:?} ago, and no second half since: {rounds:#?}",
+        since.elapsed()
+    );
 }

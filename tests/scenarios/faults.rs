@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use k6u_testkit::apiserver::certificates::{Authority, Certificate};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::kinds::KINDS;
 use k6u_testkit::apiserver::server::TOKEN;
 use k6u_testkit::apiserver::store::Key;
 use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, Running, SOON, Site};
+use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, Running, SOON, Site};
 
 pub const ALL: &[Scenario] = scenarios![
     answers_that_break_off,
@@ -36,18 +37,19 @@ pub const ALL: &[Scenario] = scenarios![
     a_long_token,
     account_files_that_are_no_good,
     no_file_descriptors,
-    what_the_process_holds
+    what_the_process_holds,
+    a_list_with_control_characters,
+    names_that_would_forge_a_log_line,
 ];
 
 pub const LIST: &str = "GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
-pub const NEW: &str = "2001:db8:9876:5431::10";
 
 /// While the fault lasts the provider renumbers. Nothing wrong is written; one complaint that
 /// contains `complaint` is made; afterwards the group follows.
 pub fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
     let (site, node) = Site::settled(1);
     begin(&site);
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     node.wait_log(complaint, SOON);
     std::thread::sleep(Duration::from_millis(1500));
@@ -182,7 +184,7 @@ fn each_right_in_turn() {
             // The status tells it as well, so there are two lines.
             let (site, node) = Site::settled(1);
             begin(&site);
-            site.interface.add(NEW);
+            site.interface.add(NEW_ADDRESS);
             site.interface.remove("2001:db8:1234:5671::10");
             let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
             assert!(told["message"].as_str().unwrap().contains(&complaint), "{told}");
@@ -229,7 +231,7 @@ fn a_conflict_five_times_in_a_row() {
     let body = json!({"kind": "Status", "reason": "Conflict", "message": "modified", "details": {"name": GROUP}});
     let conflict = Fault::Answer(Response::new(409, "application/json", body.to_string()));
     site.server.inject(Plan::on("PATCH /apis/cilium.io", 5, conflict));
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
@@ -275,7 +277,7 @@ fn a_new_ca() {
     site.account.write("ca.crt", authority.pem());
     site.server.set_tls(authority.server(&Certificate::default()));
     site.server.close_connections();
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     site.wait_lan("2001:db8:9876:543");
     assert!(node.complaints().len() <= 1, "{:#?}", node.complaints());
@@ -397,7 +399,7 @@ fn an_object_that_cannot_be_read() {
                 .insert(key, json!({"metadata": metadata, "spec": {}}));
         }
         site.wait_rounds(3);
-        site.interface.add(NEW);
+        site.interface.add(NEW_ADDRESS);
         site.interface.remove("2001:db8:1234:5671::10");
         site.wait_lan("2001:db8:9876:543");
         site.wait_reason(CONFIG_NAME, "Updated");
@@ -411,7 +413,7 @@ fn a_list_that_is_null() {
     let nothing = json_answer(&json!({"kind": "IP6UpdateConfigList", "items": null}));
     site.server.inject(Plan::on(&format!("GET {CONFIGS}"), 5, nothing));
     site.wait_rounds(7);
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     site.wait_lan("2001:db8:9876:543");
     assert_eq!(node.complaints(), [""; 0]);
@@ -424,7 +426,7 @@ fn a_webhook_that_is_slower_than_the_request() {
     site.server
         .inject(Plan::on(write, 1, Fault::Webhook(Duration::from_secs(12))));
     let begin = Instant::now();
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     node.wait_log(
         ": 504 Timeout Timeout: request did not complete within requested timeout",
@@ -599,5 +601,82 @@ fn what_the_process_holds() {
             .filter_map(inode)
             .any(|socket| kinds.contains(&&socket));
         assert!(!own, "it listens: {table}");
+    }
+}
+
+/// "Control characters in the server's messages do not reach the log."
+fn a_list_with_control_characters() {
+    let kind = KINDS.into_iter().find(|kind| kind.name == "GlobalNetworkSet").unwrap();
+    let site = Site::with_address(ADDRESS);
+    site.server.install(kind.crd);
+    site.grant(kind.rights);
+    site.server.admin(
+        "POST",
+        &kind.path(),
+        "application/json",
+        &kind.object(&["x\n2026-11-25T00:00:00Z WARN  API server: forged \u{1b}[31m"]),
+    );
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"targets": [kind.target("::1:ffff:0:0:0/112")]}}),
+    );
+    let node = site.run(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let forged: Vec<String> = node.log().into_iter().filter(|line| line.contains("forged")).collect();
+    drop(node);
+    assert!(
+        !forged.is_empty()
+            && forged
+                .iter()
+                .all(|line| !line.starts_with("2026-11-25T00:00:00Z") && !line.contains('\u{1b}')),
+        "{forged:#?}"
+    );
+}
+
+/// A node's and an interface's name, written past the schema by whoever can.
+fn names_that_would_forge_a_log_line() {
+    const FORGED: &str = "x\n2026-11-26T00:00:00Z ERROR forged \u{1b}[2K";
+    let site = Site::with_address(ADDRESS);
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let mut second = site.server.store().objects[&key].clone();
+    second["metadata"]["name"] = json!("z-second");
+    second["metadata"]["uid"] = json!("z-second");
+    second["spec"]["interface"] = json!("e\n\u{1b}[2Kforged");
+    let entry = json!({"prefixes": ["2001:db8:aaaa:bbb1::/64"], "observedTime": "2026-11-24T00:00:00Z",
+        "ignoresRouters": true, "message": FORGED});
+    second["status"] = json!({"nodes": {FORGED: entry.clone(), TOKEN: entry}});
+    let second_key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "z-second");
+    site.server.store().put(second_key, second);
+    let node = site.run(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.interface.add(NEW_ADDRESS);
+    site.wait_rounds(5);
+    // Another group of somebody who labels it so that it is reported.
+    let label = json!({"metadata": {"labels": {format!("extgrp.cilium.io/{TOKEN}"): FORGED}}});
+    site.patch(&format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"), label);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.wait_rounds(3);
+    let is_clean = |text: &str| !text.contains(TOKEN) && !text.contains(char::is_control);
+    let log = node.log();
+    assert!(log.iter().all(|line| is_clean(line)), "{log:#?}");
+    assert!(
+        log.iter().all(|line| !line.starts_with("2026-11-26T00:00:00Z ERROR")),
+        "{log:#?}"
+    );
+    assert!(log.iter().any(|line| line.contains("forged")), "{log:#?}");
+    let events = site.events();
+    assert!(
+        !events.is_empty() && events.iter().all(|(_, note)| is_clean(note)),
+        "{events:#?}"
+    );
+    let store = site.server.store();
+    for past in &store.history {
+        let object = past.object.as_ref().filter(|_| past.key.resource == "ip6updateconfigs");
+        let conditions = object
+            .into_iter()
+            .flat_map(|object| object["status"]["conditions"].as_array());
+        for condition in conditions.flatten() {
+            assert!(is_clean(condition["message"].as_str().unwrap()), "{condition}");
+        }
     }
 }

@@ -6,8 +6,8 @@ use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::{Key, Store};
 use serde_json::{Map, Value, json};
 
-use crate::faults::{NEW, limit, peak};
-use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, requests};
+use crate::faults::{limit, peak};
+use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, ready, requests};
 use crate::{Scenario, boards};
 
 pub const ALL: &[Scenario] = scenarios![
@@ -16,7 +16,8 @@ pub const ALL: &[Scenario] = scenarios![
     large_objects_that_are_fine,
     an_interface_with_two_thousand_addresses,
     twelve_hundred_entries,
-    ten_nodes_cost_what_the_simulation_says
+    ten_nodes_cost_what_the_simulation_says,
+    as_many_prefixes_groups_and_ids_as_there_may_be,
 ];
 
 /// Whether k6u is without optimisation, or on an emulated processor: then answers are smaller, because a request has
@@ -176,7 +177,7 @@ fn twelve_hundred_entries() {
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
     // All the others still see the old prefix.
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(site.server.wait(SOON, both).is_some(), "the group does not follow");
@@ -218,7 +219,7 @@ fn ten_nodes_cost_what_the_simulation_says() {
         "{lists:?} lists of node configs and configs"
     );
     let written = site.group_history(GROUP).len();
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove("2001:db8:1234:5671::10");
     site.wait_lan("2001:db8:9876:543");
     site.wait_rounds(2 * NODES);
@@ -227,4 +228,39 @@ fn ten_nodes_cost_what_the_simulation_says() {
     for node in &nodes {
         assert_eq!(node.complaints(), [""; 0]);
     }
+}
+
+/// 262,144 CIDRs in all, as many in each group as k6u writes: that fits into the memory of the pod.
+fn as_many_prefixes_groups_and_ids_as_there_may_be() {
+    let (site, node) = Site::settled(1);
+    let before = peak(&node);
+    let flood: Vec<String> = (0..63).map(|n| format!("2001:db8:{:x}:100::/64", 0x100 + n)).collect();
+    site.publish(
+        "node2.example.com",
+        &flood.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let ids: Vec<u64> = (0..256).collect();
+    let groups: Vec<Value> = (0..16)
+        .map(|n| json!({"ciliumCIDRGroupName": format!("group-{n}"), "prefixIds": ids}))
+        .collect();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"delegatedPrefixLength": 56, "ciliumCIDRGroups": groups}}),
+    );
+    let full = |store: &Store| {
+        (0..16)
+            .all(|n| cidrs(store, &format!("group-{n}")).is_some_and(|held| held.len() == 16_384))
+            .then_some(())
+    };
+    let reached = site.server.wait(SOON, full);
+    site.wait_rounds(2);
+    let grown = peak(&node) - before;
+    println!("{} KiB, {grown} KiB more", peak(&node));
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    assert!(grown < 8 * 1024, "{grown} KiB more: {told:?}");
+    assert!(
+        reached.is_some() || told.as_ref().is_some_and(|told| told["status"] == "False"),
+        "{told:?}, {:#?}",
+        node.complaints()
+    );
 }

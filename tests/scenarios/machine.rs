@@ -13,8 +13,7 @@ use k6u_testkit::machine::namespace;
 use k6u_testkit::machine::node::Node;
 
 use crate::Scenario;
-use crate::faults::NEW;
-use crate::site::{GROUP, Running, SOON, Site, writes};
+use crate::site::{GROUP, NEW_ADDRESS, Running, SOON, Site, writes};
 use crate::trio::{NAMES, Trio, published};
 
 pub const ALL: &[Scenario] = scenarios![
@@ -66,7 +65,7 @@ fn the_api_server_moves_behind_its_name() {
     site.server
         .move_to("127.0.0.9".parse().expect("an address"))
         .expect("it listens there");
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.interface.remove(OLD);
     node.wait_log("connection refused", SOON);
     fs::write(&hosts, "127.0.0.9 kubernetes.default.svc\n").expect("a file");
@@ -103,7 +102,7 @@ fn netlink_overruns() {
     for number in 0..1500 {
         site.interface.add(&format!("2001:db8:1234:5671::{:x}", number + 0x100));
     }
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     for number in 0..1500 {
         site.interface
             .remove(&format!("2001:db8:1234:5671::{:x}", number + 0x100));
@@ -114,7 +113,7 @@ fn netlink_overruns() {
     site.wait_lan("2001:db8:9876:543");
     // And it still listens.
     site.interface.add("2001:db8:aaaa:bbb1::10");
-    site.interface.remove(NEW);
+    site.interface.remove(NEW_ADDRESS);
     site.wait_lan("2001:db8:aaaa:bbb");
     assert_eq!(node.complaints(), [""; 0]);
 }
@@ -204,8 +203,8 @@ fn the_nodes_clock_jumps_by_a_year() {
     site.wait_rounds(2);
     let year = YEAR.as_secs() as i64;
     for (shift, prefix, address, before) in [
-        (year, "2001:db8:9876:543", NEW, OLD),
-        (-year, "2001:db8:aaaa:bbb", "2001:db8:aaaa:bbb1::10", NEW),
+        (year, "2001:db8:9876:543", NEW_ADDRESS, OLD),
+        (-year, "2001:db8:aaaa:bbb", "2001:db8:aaaa:bbb1::10", NEW_ADDRESS),
     ] {
         let said = node.complaints().len();
         let written = site.changes().len();

@@ -28,8 +28,6 @@ mod machine;
 mod minutes;
 mod names;
 mod nodes;
-mod promises;
-mod proofs;
 mod refusals;
 mod renumbering;
 mod site;
@@ -92,8 +90,6 @@ fn main() -> ExitCode {
     }
     // Those that wait for long come first: the others run beside them.
     let all = [
-        proofs::ALL,
-        promises::ALL,
         minutes::ALL,
         hangs::ALL,
         kills::ALL,

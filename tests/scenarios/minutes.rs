@@ -14,14 +14,14 @@ use k6u::prefix::Prefix;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::Schedule;
 use k6u_testkit::apiserver::fault::{Fault, Plan};
-use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::server::{Cilium, cidrs};
 use serde_json::json;
 
 use crate::Scenario;
-use crate::faults::NEW;
 use crate::nodes::entry;
-use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Site, requests};
+use crate::site::{
+    ADDRESS, CONFIG_NAME, GROUP, NEW_ADDRESS, NODE, NODE_CONFIG, NODE_CONFIGS, Site, reasons, refusal, requests,
+};
 
 pub const ALL: &[Scenario] = scenarios![
     labels_are_read_every_five_minutes,
@@ -35,7 +35,12 @@ pub const ALL: &[Scenario] = scenarios![
     a_publication_that_met_a_conflict,
     a_removal_that_fails_once,
     an_api_server_that_initializes_for_long,
-    crds_that_are_never_established
+    crds_that_are_never_established,
+    a_removal_that_meets_conflicts_for_ever,
+    an_entry_that_a_webhook_changes_for_ever,
+    crds_that_somebody_replaces_while_it_runs,
+    changes_of_somebody_else_are_reported_for_ten_minutes,
+    changes_that_one_node_has_seen,
 ];
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -89,8 +94,13 @@ impl Host for MovedHost {
 impl Clockwork {
     /// Node 1, before its first round.
     fn new(site: &Site) -> Self {
+        Clockwork::of(site, NODE)
+    }
+
+    /// A node, before its first round.
+    fn of(site: &Site, node: &str) -> Self {
         let client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
-        let reconciler = Reconciler::new(client, NODE.into(), "test".into(), INTERVAL);
+        let reconciler = Reconciler::new(client, node.into(), "test".into(), INTERVAL);
         let host = MovedHost {
             now: Duration::ZERO,
             end: Duration::MAX,
@@ -200,7 +210,7 @@ fn a_node_that_could_not_publish_watches_anew() {
     let (site, mut node) = two_sites();
     node.rounds(SILENT - 5);
     site.revoke("patch", "ip6updatenodeconfigs/status");
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     node.rounds(1);
     site.restore_rights();
     // The read in the round that could not publish counts.
@@ -212,12 +222,6 @@ fn a_node_that_could_not_publish_watches_anew() {
     assert_eq!(held(&site), 9);
     node.rounds(2);
     assert!(!is_there(&site));
-}
-
-fn refused(status: u16, reason: &str, message: &str, name: &str) -> Fault {
-    let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status, "message": message,
-        "details": {"name": name}});
-    Fault::Answer(Response::new(status, "application/json", body.to_string()))
 }
 
 /// Two nodes with a prefix each; the second one published for the last time in an object of its own, before the
@@ -247,7 +251,7 @@ fn a_removal_that_is_refused_for_ever() {
     site.server.inject(Plan::on(
         &status,
         usize::MAX,
-        refused(422, "Invalid", "denied by guard", "other"),
+        refusal(422, "Invalid", "denied by guard", "other"),
     ));
     let before = requests(&site.server.store(), &status).len();
     node.rounds(SILENT * 4);
@@ -266,7 +270,7 @@ fn a_dead_node_beside_a_refused_node_config() {
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/z-second/status"),
         usize::MAX,
-        refused(422, "Invalid", "denied by guard", "z-second"),
+        refusal(422, "Invalid", "denied by guard", "z-second"),
     ));
     site.server.create(
         &NODE_CONFIG
@@ -291,7 +295,7 @@ fn a_node_object_that_is_missing_once() {
     site.server.inject(Plan::on(
         "GET /api/v1/nodes/",
         1,
-        refused(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
+        refusal(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
     ));
     let mut rounds = 0;
     for round in 1..=26 {
@@ -314,7 +318,7 @@ fn a_node_object_that_is_missing_at_the_start() {
     site.server.inject(Plan::on(
         "GET /api/v1/nodes/",
         1,
-        refused(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
+        refusal(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
     ));
     let mut node = Clockwork::start(&site);
     node.rounds(6);
@@ -329,9 +333,9 @@ fn a_publication_that_met_a_conflict() {
         site.server.inject(Plan::on(
             &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
             1,
-            refused(409, "Conflict", "the object has been modified", "ip6-update-node1"),
+            refusal(409, "Conflict", "the object has been modified", "ip6-update-node1"),
         ));
-        site.interface.add(NEW);
+        site.interface.add(NEW_ADDRESS);
         node.rounds(SILENT);
         assert_eq!(held(&site), 9);
         node.rounds(3);
@@ -346,7 +350,7 @@ fn a_removal_that_fails_once() {
     site.server.inject(Plan::on(
         &status,
         1,
-        refused(503, "ServiceUnavailable", "a webhook restarts", "other"),
+        refusal(503, "ServiceUnavailable", "a webhook restarts", "other"),
     ));
     let before = requests(&site.server.store(), &status).len();
     node.rounds(SILENT + 6);
@@ -357,7 +361,7 @@ fn a_removal_that_fails_once() {
 /// What is normal right after a CRD was made is a failure like others after a while: it is asked when it said.
 fn an_api_server_that_initializes_for_long() {
     let site = Site::with_address("2001:db8:1234:5671::10");
-    let Fault::Answer(answer) = refused(429, "TooManyRequests", "storage is (re)initializing", "") else {
+    let Fault::Answer(answer) = refusal(429, "TooManyRequests", "storage is (re)initializing", "") else {
         unreachable!("it is an answer");
     };
     site.server.inject(Plan::on(
@@ -378,4 +382,154 @@ fn crds_that_are_never_established() {
     // Ten rounds in a hurry, and as many after failures that wait for longer and longer.
     assert!(pauses.len() < 160, "{} rounds in ten minutes: {pauses:?}", pauses.len());
     assert!(pauses.iter().skip(20).all(|pause| *pause >= INTERVAL / 2), "{pauses:?}");
+}
+
+/// Twenty conflicts in a row are a refusal: an Event names it, once.
+fn a_removal_that_meets_conflicts_for_ever() {
+    let (site, mut node) = two_sites_per_node();
+    let status = format!("PATCH {NODE_CONFIGS}/other/status");
+    site.server.inject(Plan::on(
+        &status,
+        usize::MAX,
+        refusal(409, "Conflict", "denied by guard", "other"),
+    ));
+    let before = requests(&site.server.store(), &status).len();
+    node.rounds(SILENT * 7);
+    let tried = requests(&site.server.store(), &status).len() - before;
+    let events = site.events();
+    let told = events.iter().filter(|(_, message)| message.contains("denied by guard"));
+    assert!(
+        told.count() == 1 && (20..90).contains(&tried),
+        "a dead node's prefix is in the group after 35 minutes, its removal met {tried} conflicts: {events:?}"
+    );
+}
+
+fn publications(site: &Site) -> usize {
+    requests(
+        &site.server.store(),
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+    )
+    .len()
+}
+
+/// What is not stored as it was sent is published once a minute, and CRDs are applied as often.
+fn an_entry_that_a_webhook_changes_for_ever() {
+    let site = Site::with_address(ADDRESS);
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updatenodeconfigs" {
+            object["status"]["nodes"][NODE]["prefixes"] = json!([]);
+        }
+    });
+    let mut node = Clockwork::start(&site);
+    let apply = || requests(&site.server.store(), "PATCH /apis/apiextensions.k8s.io/").len();
+    let before = (publications(&site), apply());
+    node.rounds(60);
+    let (published, applied) = (publications(&site) - before.0, apply() - before.1);
+    assert!(
+        published <= 11 && applied <= 2 * 11,
+        "{published} publications, {applied} CRDs in ten minutes"
+    );
+    let told = site.wait_reason(CONFIG_NAME, "UpdateFailed").to_string();
+    assert!(told.contains("an admission webhook changes it"), "{told}");
+    let events = site.events();
+    assert_eq!(
+        events.iter().filter(|(reason, _)| reason == "PublishFailed").count(),
+        1,
+        "{events:?}"
+    );
+    site.server.store().mutation = None;
+    node.rounds(8);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+/// By those of 0.3, whose schema drops what is published: k6u applies its own again within two minutes.
+fn crds_that_somebody_replaces_while_it_runs() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(12);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server
+        .apply_crds(include_str!("../data/crds-0.3.yaml"), "update_crds");
+    site.renumber();
+    let before = publications(&site);
+    node.rounds(12);
+    let published = publications(&site) - before;
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert!(published <= 5, "{published} publications in two minutes");
+}
+
+fn revert(site: &Site) {
+    site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+    );
+}
+
+fn changes_of_somebody_else_are_reported_for_ten_minutes() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(1);
+    for reverts in 1..=3 {
+        site.wait_reason(CONFIG_NAME, "Updated");
+        revert(&site);
+        node.rounds(2);
+        assert_eq!(held(&site), 3, "after {reverts}");
+    }
+    let told = site.wait_reason(CONFIG_NAME, "UpdateFailed").to_string();
+    assert!(
+        told.contains("somebody else changed it 3 times within ten minutes"),
+        "{told}"
+    );
+    node.rounds(54);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    node.rounds(8);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(
+        reasons(&site.server.store(), CONFIG_NAME),
+        ["Updated", "UpdateFailed", "Updated"]
+    );
+}
+
+/// The others find the group right each time: none of them may say the contrary.
+fn changes_that_one_node_has_seen() {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let mut node = Clockwork::start(&site);
+    let mut other = Clockwork::of(&site, OTHER);
+    other.rounds(2);
+    node.rounds(2);
+    for _ in 0..3 {
+        revert(&site);
+        node.rounds(1);
+        other.rounds(1);
+    }
+    for _ in 0..50 {
+        node.rounds(1);
+        other.rounds(1);
+    }
+    let reported = reasons(&site.server.store(), CONFIG_NAME);
+    assert_eq!(reported, ["Updated", "UpdateFailed"]);
+    for _ in 0..20 {
+        node.rounds(1);
+        other.rounds(1);
+    }
+    assert_eq!(
+        reasons(&site.server.store(), CONFIG_NAME),
+        ["Updated", "UpdateFailed", "Updated"]
+    );
+    // The one that saw the changes is gone before it could say that they ended.
+    for _ in 0..3 {
+        revert(&site);
+        node.rounds(1);
+        other.rounds(1);
+    }
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    drop(node);
+    other.rounds(65);
+    site.wait_reason(CONFIG_NAME, "Updated");
 }

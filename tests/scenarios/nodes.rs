@@ -1,6 +1,6 @@
 //! Several nodes: a process and an interface for each, one API server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
@@ -10,7 +10,10 @@ use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Map, Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site, requests, writes};
+use crate::site::{
+    ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site,
+    follows, ready, reasons, refusal, requests, writes,
+};
 use crate::trio::{NAMES, Trio, published};
 
 pub const ALL: &[Scenario] = scenarios![
@@ -28,7 +31,15 @@ pub const ALL: &[Scenario] = scenarios![
     a_node_config_changes_among_several_nodes,
     several_nodes_and_the_crds_of_another_release,
     a_node_config_stops_matching,
-    a_node_that_kubernetes_does_not_know
+    a_node_that_kubernetes_does_not_know,
+    one_node_config_refused_for_all,
+    a_node_that_moves_and_is_refused,
+    a_stale_message_of_an_idle_node,
+    a_single_node_that_cannot_publish_restores_its_group,
+    made_anew_between_the_two_looks,
+    made_anew_just_before_a_publication,
+    two_node_configs_hang,
+    the_first_node_that_publishes_comes_last,
 ];
 
 fn three_nodes_see_a_new_prefix_one_after_another() {
@@ -390,4 +401,286 @@ fn a_node_that_kubernetes_does_not_know() {
     site.wait_rounds(3);
     assert_eq!(node.complaints().len(), 2, "{:?}", node.complaints());
     assert!(site.group(GROUP).is_none());
+}
+
+fn one_node_config_refused_for_all() {
+    let trio = Trio::sharing(1);
+    let second = Interface::new();
+    second.add("2001:db8:1234:5673::10");
+    trio.site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/z-second/status"),
+        usize::MAX,
+        refusal(
+            422,
+            "Invalid",
+            "z-second is invalid: spec.interface: too long",
+            "z-second",
+        ),
+    ));
+    trio.site.server.admin(
+        "POST",
+        NODE_CONFIGS,
+        "application/json",
+        &json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+            "metadata": {"name": "z-second"}, "spec": {"interface": second.name}}),
+    );
+    trio.site.wait_rounds(9);
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    let site = &trio.site;
+    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
+    let store = site.server.store();
+    let told = ready(&store, CONFIG_NAME);
+    let entries = crate::trio::published(&store, NODE);
+    drop(store);
+    assert!(
+        reached.is_some(),
+        "all published the new prefix ({entries:?}) three minutes ago, but nobody wrote it; {told:?}"
+    );
+}
+
+/// It is moved from one IP6UpdateNodeConfig to another, whose status is refused for ever.
+fn a_node_that_moves_and_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    let other = "2001:db8:aaaa:bbb1::10";
+    let second = Interface::new();
+    second.add(other);
+    site.server.add_node("node2.example.com");
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &second.name)
+            .replace("ip6-update-node1", "second")
+            .replace(NODE, "node2.example.com"),
+    );
+    let first = site.run(1);
+    let node2 = Running(
+        site.start()
+            .with("NODE_NAME", "node2.example.com")
+            .with("UPDATE_INTERVAL", "1")
+            .spawn(),
+    );
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some());
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.wait_rounds(30);
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/z-moved/status"),
+        usize::MAX,
+        refusal(500, "InternalError", "failed calling webhook", "z-moved"),
+    ));
+    site.server.admin(
+        "POST",
+        NODE_CONFIGS,
+        "application/json",
+        &json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig", "metadata":
+            {"name": "z-moved"}, "spec": {"nodeSelector": {"kubernetes.io/hostname": NODE},
+            "interface": site.interface.name}}),
+    );
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "nobody"}}}),
+    );
+    site.wait_rounds(20);
+    let held = cidrs(&site.server.store(), GROUP).unwrap();
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    drop((first, node2));
+    assert_eq!(
+        held.len(),
+        6,
+        "node 1 sees 2001:db8:1234:5671::/64 all the time: {held:?}, {told:?}"
+    );
+}
+
+/// The config comes first, then the node config with a typing error in its nodeSelector.
+fn a_stale_message_of_an_idle_node() {
+    let site = Site::bare("127.0.0.1", Some(k6u_testkit::apiserver::server::Cilium::Both));
+    site.interface.add(ADDRESS);
+    site.server.apply_crds(crate::site::CRDS, "k6u");
+    site.server.create(CONFIG);
+    let _node = site.run(1);
+    let told = site.wait_reason(CONFIG_NAME, "NoPrefix");
+    assert!(
+        told["message"]
+            .as_str()
+            .unwrap()
+            .contains("There is no IP6UpdateNodeConfig"),
+        "{told}"
+    );
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &site.interface.name)
+            .replace(NODE, "nod1.example.com"),
+    );
+    site.wait_rounds(15);
+    let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    assert!(
+        told["message"].as_str().unwrap().contains("ip6-update-node1"),
+        "15 rounds later: {told}"
+    );
+}
+
+/// "An entry counts as long as it is there"; "it checks every ten seconds, and restores a group".
+fn a_single_node_that_cannot_publish_restores_its_group() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+        usize::MAX,
+        refusal(500, "InternalError", "failed calling webhook", "ip6-update-node1"),
+    ));
+    site.interface.add(NEW_ADDRESS);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["2001:db8:dead::/64"]}}),
+    );
+    site.wait_rounds(60);
+    let held = cidrs(&site.server.store(), GROUP);
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let entry = site.server.store().objects[&key]["status"]["nodes"][NODE].clone();
+    drop(node);
+    assert_eq!(
+        held.map(|held| held.len()),
+        Some(3),
+        "60 rounds after somebody changed the group; the entry is {entry}; {told:?}"
+    );
+}
+
+const OTHER: &str = "node2.example.com";
+const OTHERS: [&str; 1] = ["2001:db8:aaaa:bbb1::/64"];
+
+/// Another node has published another prefix, and the group holds both.
+fn two_sites() -> (Site, Running) {
+    let (site, node) = Site::settled(10);
+    site.publish(OTHER, &OTHERS);
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some());
+    site.wait_reason(CONFIG_NAME, "Updated");
+    (site, node)
+}
+
+/// "A node whose own entry is missing only adds to lists for an interval and a quarter."
+fn made_anew_between_the_two_looks() {
+    let (site, node) = two_sites();
+    // Somebody adds a CIDR; k6u reads the group, and its answer is slow.
+    let path = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
+    let mut more = cidrs(&site.server.store(), GROUP).unwrap();
+    more.push("2001:db8:dead::/64".into());
+    site.patch(&path, json!({"spec": {"externalCIDRs": more}}));
+    let read = site.hold(&format!("GET {path}"));
+    read.wait();
+    // Meanwhile the IP6UpdateNodeConfig is made anew, and node 2 is the first to be back.
+    site.make_node_config_anew();
+    site.publish(OTHER, &OTHERS);
+    let written = site.group_history(GROUP).len();
+    read.release();
+    let deadline = Instant::now() + Duration::from_secs(8);
+    while site.group_history(GROUP).len() == written && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let history = site.group_history(GROUP).split_off(written);
+    drop(node);
+    assert!(
+        history
+            .iter()
+            .all(|held| held.iter().any(|cidr| cidr.starts_with("2001:db8:1234:567"))),
+        "node 1 sees 2001:db8:1234:5671::/64 all the time, found its entry missing, and wrote {history:#?}"
+    );
+}
+
+/// "The objects were made anew, and the others have to come back first."
+fn made_anew_just_before_a_publication() {
+    let (site, node) = two_sites();
+    // The answer to its first list is under way while the IP6UpdateNodeConfig is made anew.
+    let list = site.hold(&format!("GET {NODE_CONFIGS}"));
+    list.wait();
+    site.make_node_config_anew();
+    // Another link of the same delegated prefix: something to publish, which changes no list.
+    site.interface.add("2001:db8:1234:5672::10");
+    let written = site.group_history(GROUP).len();
+    let before = requests(&site.server.store(), "").len();
+    list.release();
+    // The other one is back after this node has published, read the group, and looked a second time.
+    let steps = [
+        format!("PATCH {NODE_CONFIGS}"),
+        format!("GET /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        format!("GET {NODE_CONFIGS}"),
+    ];
+    let has_looked = |store: &Store| {
+        let mut later = requests(store, "").into_iter().skip(before);
+        let mut steps = steps.iter();
+        steps.all(|step| later.any(|line| line.starts_with(step))).then_some(())
+    };
+    assert!(site.server.wait(SOON, has_looked).is_some());
+    site.publish(OTHER, &OTHERS);
+    site.wait_rounds(3);
+    let history = site.group_history(GROUP).split_off(written);
+    let log = node.log();
+    let log: Vec<String> = log
+        .into_iter()
+        .filter(|line| line.contains("CiliumCIDRGroup"))
+        .collect();
+    drop(node);
+    assert!(
+        history
+            .iter()
+            .all(|held| held.iter().any(|cidr| cidr.starts_with("2001:db8:aaaa:bbb"))),
+        "node 2 was back within an interval: {log:#?}"
+    );
+}
+
+/// "What may hang is not tried in a round in which something hung already."
+fn two_node_configs_hang() {
+    let site = Site::with_address(ADDRESS);
+    let others = ["a-first", "b-second"];
+    for name in others {
+        let node_config = NODE_CONFIG.replace("ip6-update-node1", name);
+        site.server.create(&node_config.replace("eth0", &site.interface.name));
+    }
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    let publication = |name: &str| format!("PATCH {NODE_CONFIGS}/{name}/status");
+    for name in others {
+        site.server
+            .inject(Plan::on(&publication(name), usize::MAX, Fault::Hang));
+    }
+    let sent = || others.map(|name| requests(&site.server.store(), &publication(name)).len());
+    let before = sent();
+    site.interface.add(NEW_ADDRESS);
+    site.interface.remove(ADDRESS);
+    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
+    let tried: usize = sent().iter().sum::<usize>() - before.iter().sum::<usize>();
+    let complaints = node.complaints();
+    drop(node);
+    assert!(
+        reached.is_some() && tried <= 5,
+        "{tried} publications hung before the third node config got its own: {complaints:#?}"
+    );
+}
+
+/// A first install: the image is there sooner on the nodes that publish nothing.
+fn the_first_node_that_publishes_comes_last() {
+    let site = Site::with_address(ADDRESS);
+    let run = |name: &str| {
+        let start = site.start().with("NODE_NAME", name).with("UPDATE_INTERVAL", "10");
+        Running(start.spawn())
+    };
+    NAMES[1..].iter().for_each(|name| site.server.add_node(name));
+    let idle: Vec<Running> = NAMES[1..].iter().map(|name| run(name)).collect();
+    idle.iter().for_each(|node| node.wait_log("DEBUG round: ", SOON));
+    std::thread::sleep(Duration::from_secs(2));
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    let events = site.events();
+    assert!(told.is_none() && events.is_empty(), "{told:?}, {events:?}");
+    let publisher = run(NAMES[0]);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"]);
+    let is_event = |store: &Store| store.objects.keys().any(|key| key.resource == "events").then_some(());
+    assert!(site.server.wait(SOON, is_event).is_some());
+    let events: Vec<String> = site.events().into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(events, ["PrefixChanged"]);
+    for node in idle.iter().chain([&publisher]) {
+        assert_eq!(node.complaints(), [""; 0]);
+    }
 }

@@ -5,13 +5,17 @@ use std::time::Duration;
 use k6u::kube::Client;
 use k6u::resources::crds::{Crds, Deployment};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
-use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::server::{Cilium, cidrs};
+use k6u_testkit::apiserver::store::{Key, Mutation, Store};
 use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests};
+use crate::site::{
+    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site,
+    follows, name_groups, ready, reasons, refusal, requests,
+};
+use crate::trio::Trio;
 
 pub const ALL: &[Scenario] = scenarios![
     a_webhook_that_is_down_concerns_its_group_only,
@@ -24,19 +28,23 @@ pub const ALL: &[Scenario] = scenarios![
     crds_are_tried_again_after_an_hour,
     somebody_deletes_the_crds,
     somebody_deletes_one_crd,
-    a_group_that_cilium_manages
+    a_group_that_cilium_manages,
+    a_long_message_end_to_end,
+    conflicts_for_ever_on_a_target,
+    prefixes_that_were_not_written,
+    ready_after_a_webhook_was_down,
+    conflicts_for_ever_on_a_status,
+    conflicts_for_ever_on_a_publication,
+    a_read_that_is_refused_for_ever,
+    one_target_that_answers_401_or_breaks_off,
+    a_webhook_that_changes_what_is_stored,
+    a_tool_that_reverts_each_write,
+    refusals_in_other_words_each_time,
+    an_entry_that_is_not_stored_as_it_was_sent,
+    somebody_else_writes_the_entry,
 ];
 
-const OLD: &str = "2001:db8:1234:5671::10";
-const NEW: &str = "2001:db8:9876:5431::10";
 const WEBHOOK: &str = "Internal error occurred: failed calling webhook \"guard.example.com\": connection refused";
-
-/// What an API server answers that refuses something about one object.
-fn refusal(status: u16, reason: &str, message: &str, name: &str) -> Fault {
-    let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status, "message": message,
-        "details": {"name": name}});
-    Fault::Answer(Response::new(status, "application/json", body.to_string()))
-}
 
 /// The ways in which admission refuses; none of them is a missing right.
 fn refusals(name: &str) -> [Fault; 3] {
@@ -69,8 +77,8 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
         usize::MAX,
         refusal(500, "InternalError", WEBHOOK, GROUP),
     ));
-    site.interface.add(NEW);
-    site.interface.remove(OLD);
+    site.interface.add(NEW_ADDRESS);
+    site.interface.remove(ADDRESS);
     site.wait_group("z-second", &["2001:db8:9876:5431::/64"]);
     let third = ["0", "1", "2"].map(|id| format!("2001:db8:9876:543{id}::/64"));
     site.wait_group("z-third", &third.each_ref().map(String::as_str));
@@ -107,7 +115,7 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
 /// Of two IP6UpdateNodeConfigs of this node, one takes no status.
 fn a_refused_status_of_a_node_config() {
     for refused in refusals("ip6-update-node1") {
-        let site = Site::with_address(OLD);
+        let site = Site::with_address(ADDRESS);
         let second = Interface::new();
         second.add("2001:db8:1234:5672::10");
         site.server.create(
@@ -128,7 +136,7 @@ fn a_refused_status_of_a_node_config() {
         );
         assert!(!message(&condition).contains("grant k6u this right"), "{condition}");
         // What it can publish goes on.
-        second.add(NEW);
+        second.add(NEW_ADDRESS);
         second.remove("2001:db8:1234:5672::10");
         let follows = |store: &_| {
             let held = cidrs(store, GROUP)?;
@@ -164,8 +172,8 @@ fn a_refused_status_of_a_config() {
         site.wait_reason("z-config", "Updated");
         let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
         site.server.inject(Plan::on(&status, usize::MAX, refused));
-        site.interface.add(NEW);
-        site.interface.remove(OLD);
+        site.interface.add(NEW_ADDRESS);
+        site.interface.remove(ADDRESS);
         site.wait_lan("2001:db8:9876:543");
         let written = |store: &_| {
             let condition = ready(store, "z-config")?;
@@ -188,7 +196,7 @@ fn crds_that_cannot_be_updated() {
         refusal(422, "Invalid", "x is invalid: a rule is too expensive", "x"),
         refusal(403, "Forbidden", "admission webhook \"guard\" denied the request", "x"),
     ] {
-        let site = Site::with_address(OLD);
+        let site = Site::with_address(ADDRESS);
         site.server.inject(Plan::on(apply, usize::MAX, refused));
         let node = site.run(1);
         site.wait_lan("2001:db8:1234:567");
@@ -230,7 +238,7 @@ fn crds_refused_for_a_moment() {
             .apply_crds(include_str!("../data/crds-0.3.yaml"), "update_crds");
         site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
         site.server.create(CONFIG);
-        site.interface.add(OLD);
+        site.interface.add(ADDRESS);
         site.server.inject(Plan::on(apply, 1, fault.clone()));
         let node = site.run(1);
         node.wait_log("the CRDs of this release are deployed", Duration::from_secs(60));
@@ -277,7 +285,7 @@ fn crds_that_somebody_replaces() {
 
 /// A pod of an older release that starts again, in the middle of an upgrade or after it.
 fn crds_of_a_newer_release() {
-    let site = Site::with_address(OLD);
+    let site = Site::with_address(ADDRESS);
     let release = format!("apps.fuwafuwatime.moe/release: {:?}", env!("CARGO_PKG_VERSION"));
     assert_eq!(CRDS.matches(&release).count(), 2);
     let newer = CRDS
@@ -359,8 +367,8 @@ fn somebody_deletes_the_crds() {
     node.wait_log("CustomResourceDefinitions: recovered", SOON);
     site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
     site.server.create(CONFIG);
-    site.interface.add(NEW);
-    site.interface.remove(OLD);
+    site.interface.add(NEW_ADDRESS);
+    site.interface.remove(ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     // That there is no node config yet may be a complaint as well.
     let mut complaints = node.complaints();
@@ -383,7 +391,7 @@ fn somebody_deletes_one_crd() {
 }
 
 fn a_group_that_cilium_manages() {
-    let site = Site::with_address(OLD);
+    let site = Site::with_address(ADDRESS);
     site.create_group(GROUP, &["192.0.2.0/24"]);
     let path = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
     let label = "extgrp.cilium.io/aws";
@@ -403,4 +411,364 @@ fn a_group_that_cilium_manages() {
     site.patch(&path, json!({"metadata": {"labels": {label: null}}}));
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+fn a_long_message_end_to_end() {
+    let (site, node) = Site::settled(1);
+    site.revoke("create", "ciliumcidrgroups");
+    name_groups(&site, &["a", "b", "c", "d"].map(String::from));
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.wait_rounds(3);
+    let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
+    let before = requests(&site.server.store(), &status).len();
+    site.wait_rounds(10);
+    let written = requests(&site.server.store(), &status).len() - before;
+    drop(node);
+    assert!(written <= 1, "the same status was written {written} times in 10 rounds");
+}
+
+fn conflicts_for_ever_on_a_target() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io",
+        usize::MAX,
+        refusal(
+            409,
+            "Conflict",
+            "admission webhook \"guard\" denied the request: locked",
+            GROUP,
+        ),
+    ));
+    site.renumber();
+    let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    assert!(
+        told["message"].as_str().is_some_and(|text| text.contains("locked")),
+        "{told}"
+    );
+    node.wait_log("CiliumCIDRGroup ip6-local-lan: PATCH ", SOON);
+}
+
+fn prefixes_that_were_not_written() {
+    let (site, _node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.revoke("patch", "ciliumcidrgroups");
+    site.renumber();
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let config = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap();
+    let held = cidrs(&site.server.store(), GROUP);
+    let events = site.events();
+    assert_eq!(
+        config["status"]["delegatedPrefixes"],
+        json!(["2001:db8:1234:5670::/60"]),
+        "the only group holds {held:?}; {events:?}"
+    );
+}
+
+/// A webhook was down while the provider renumbered; it is back, and the group is right.
+fn ready_after_a_webhook_was_down() {
+    let trio = Trio::start(1);
+    let site = &trio.site;
+    site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io",
+        usize::MAX,
+        refusal(500, "InternalError", "failed calling webhook", GROUP),
+    ));
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    std::thread::sleep(Duration::from_secs(25));
+    site.server.heal();
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let before = reasons(&site.server.store(), CONFIG_NAME).len();
+    let events = site.events().len();
+    site.wait_rounds(90);
+    let after = reasons(&site.server.store(), CONFIG_NAME).split_off(before - 1);
+    let events = site.events().len() - events;
+    assert_eq!(
+        after,
+        ["Updated"],
+        "Ready in 30 rounds after the group was right; {events} Events"
+    );
+}
+
+/// "One line for a failure."
+fn conflicts_for_ever_on_a_status() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
+        usize::MAX,
+        refusal(
+            409,
+            "Conflict",
+            "admission webhook \"guard\" denied the request: locked",
+            CONFIG_NAME,
+        ),
+    ));
+    site.interface.add(NEW_ADDRESS);
+    site.interface.remove(ADDRESS);
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_rounds(60);
+    let tried = requests(&site.server.store(), &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status")).len();
+    let complaints = node.complaints();
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    drop(node);
+    assert!(
+        !complaints.is_empty(),
+        "refused {tried} times, and no line says so: {told:?}"
+    );
+}
+
+fn conflicts_for_ever_on_a_publication() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+        usize::MAX,
+        refusal(
+            409,
+            "Conflict",
+            "admission webhook \"guard\" denied the request: locked",
+            "ip6-update-node1",
+        ),
+    ));
+    site.interface.add(NEW_ADDRESS);
+    site.interface.remove(ADDRESS);
+    site.wait_rounds(90);
+    let tried = requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
+    let complaints = node.complaints();
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    let held = cidrs(&site.server.store(), GROUP);
+    let events = site.events();
+    drop(node);
+    assert!(
+        !complaints.is_empty() || told.as_ref().is_some_and(|told| told["status"] != "True"),
+        "refused {tried} times, the group holds {held:?}, and nobody is told: {told:?} {events:?}"
+    );
+}
+
+/// "A request that is refused for one object is [...] tried again after a pause that doubles, up to a minute."
+fn a_read_that_is_refused_for_ever() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.revoke("get", "ciliumcidrgroups");
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let asked = || requests(&site.server.store(), "GET /apis/cilium.io/v2/ciliumcidrgroups/").len();
+    let before = asked();
+    site.wait_rounds(30);
+    let again = asked() - before;
+    drop(node);
+    assert!(again <= 8, "asked {again} times in 30 rounds");
+}
+
+/// Such as an aggregated API that does not accept the front proxy, a webhook whose status.code is 401, or a proxy that
+/// closes the connection: the other group follows, the config says which object fails, and rounds go on.
+fn one_target_that_answers_401_or_breaks_off() {
+    for fault in [refusal(401, "Unauthorized", "Unauthorized", "a"), Fault::CutBodyAt(20)] {
+        for verb in ["GET", "PATCH"] {
+            let (site, node) = Site::settled(1);
+            let list: Vec<Value> = ["a", GROUP]
+                .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [0, 1, 2]}))
+                .to_vec();
+            site.patch(
+                &format!("{CONFIGS}/{CONFIG_NAME}"),
+                json!({"spec": {"ciliumCIDRGroups": list}}),
+            );
+            let both = |store: &Store| (cidrs(store, "a")? == cidrs(store, GROUP)?).then_some(());
+            assert!(site.server.wait(SOON, both).is_some());
+            site.wait_reason(CONFIG_NAME, "Updated");
+            let line = format!("{verb} /apis/cilium.io/v2/ciliumcidrgroups/a");
+            site.server.inject(Plan::on(&line, usize::MAX, fault.clone()));
+            site.renumber();
+            let reached = site
+                .server
+                .wait(Duration::from_secs(20), |store| follows(store, "2001:db8:9876:543"));
+            let told = ready(&site.server.store(), CONFIG_NAME);
+            assert!(
+                reached.is_some(),
+                "{fault:?} to {line}: {told:?}, {:#?}",
+                node.complaints()
+            );
+            // A write that is carried out though its answer breaks off is found right by the next read.
+            if verb == "GET" || matches!(fault, Fault::Answer(_)) {
+                let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+                assert!(message(&told).starts_with("CiliumCIDRGroup a: "), "{told}");
+            }
+            site.wait_rounds(3);
+            let complaints = node.complaints();
+            assert!(
+                complaints.iter().all(|line| !line.contains("WARN  API server: ")),
+                "{complaints:#?}"
+            );
+            site.server.heal();
+            assert!(site.server.wait(SOON, both).is_some(), "it is not tried again");
+            site.wait_reason(CONFIG_NAME, "Updated");
+        }
+    }
+}
+
+/// A policy engine that takes out what k6u writes, or adds something of its own.
+fn a_webhook_that_changes_what_is_stored() {
+    let strips: Mutation = |key, object| {
+        if key.resource == "ciliumcidrgroups" {
+            object["spec"]["externalCIDRs"] = json!([]);
+        }
+    };
+    let adds: Mutation = |key, object| {
+        if key.resource == "ciliumcidrgroups" {
+            let list = object["spec"]["externalCIDRs"].as_array_mut().unwrap();
+            let own = json!("192.0.2.0/24");
+            if !list.contains(&own) {
+                list.push(own);
+            }
+        }
+    };
+    for (what, mutation) in [("strips", strips), ("adds", adds)] {
+        let (site, node) = Site::settled(1);
+        site.wait_reason(CONFIG_NAME, "Updated");
+        site.server.store().mutation = Some(mutation);
+        let write = format!("PATCH /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
+        let before = requests(&site.server.store(), &write).len();
+        site.renumber();
+        site.wait_rounds(20);
+        let written = requests(&site.server.store(), &write).len() - before;
+        let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
+        let held = cidrs(&site.server.store(), GROUP);
+        let reported = reasons(&site.server.store(), CONFIG_NAME);
+        assert!(
+            told["status"] == "False" && message(&told).contains("an admission webhook or policy changes it"),
+            "{what}: {written} writes in 20 rounds, the group holds {held:?}: {told}"
+        );
+        assert!(message(&told).contains("docs/gitops.md"), "{told}");
+        assert!(written <= 6, "{what}: {written} writes in 20 rounds");
+        assert_eq!(reported.last_chunk::<2>().unwrap(), &["Updated", "UpdateFailed"]);
+        assert_eq!(
+            reported.iter().filter(|reason| *reason == "UpdateFailed").count(),
+            1,
+            "{reported:?}"
+        );
+        assert!(node.complaints().len() <= 2, "{:#?}", node.complaints());
+        site.server.store().mutation = None;
+        site.wait_lan("2001:db8:9876:543");
+        site.wait_reason(CONFIG_NAME, "Updated");
+    }
+}
+
+/// GitOps that has another list in its repository.
+fn a_tool_that_reverts_each_write() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    for _ in 0..3 {
+        site.patch(
+            &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+            json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+        );
+        site.wait_lan("2001:db8:1234:567");
+    }
+    site.wait_rounds(3);
+    let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    assert!(
+        told["status"] == "False" && message(&told).contains("somebody else changed it 3 times within ten minutes"),
+        "{told}"
+    );
+    assert!(message(&told).contains("docs/gitops.md"), "{told}");
+    site.wait_rounds(10);
+    let failed = site
+        .events()
+        .iter()
+        .filter(|(reason, _)| reason == "UpdateFailed")
+        .count();
+    assert_eq!(failed, 1, "{:?}", site.events());
+    assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
+}
+
+/// Three nodes meet a webhook whose error has a port in it that differs each time.
+fn refusals_in_other_words_each_time() {
+    let trio = Trio::start(1);
+    let site = &trio.site;
+    for port in 40_000..41_000 {
+        let text = format!("failed calling webhook: read tcp 10.0.0.1:{port}: connection reset by peer");
+        site.server.inject(Plan::on(
+            "PATCH /apis/cilium.io",
+            1,
+            refusal(500, "InternalError", &text, GROUP),
+        ));
+    }
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
+    let before = requests(&site.server.store(), &status).len();
+    std::thread::sleep(Duration::from_secs(10));
+    let written = requests(&site.server.store(), &status).len() - before;
+    assert!(written <= 3, "{written} status writes in ten seconds");
+    for node in &trio.nodes {
+        assert!(node.complaints().len() <= 2, "{:#?}", node.complaints());
+    }
+}
+
+/// A webhook drops a field of an entry; or somebody replaces the CRDs by those of 0.3, which have none of it.
+fn an_entry_that_is_not_stored_as_it_was_sent() {
+    let drops: fn(&Site) = |site| {
+        site.server.store().mutation = Some(|key, object| {
+            if key.resource == "ip6updatenodeconfigs" {
+                object["status"]["nodes"][NODE]["prefixes"] = json!([]);
+            }
+        });
+    };
+    let replaces: fn(&Site) = |site| {
+        site.server
+            .apply_crds(include_str!("../data/crds-0.3.yaml"), "update_crds");
+    };
+    for (what, begin) in [("a webhook", drops), ("older CRDs", replaces)] {
+        let (site, node) = Site::settled(1);
+        site.wait_reason(CONFIG_NAME, "Updated");
+        begin(&site);
+        site.renumber();
+        let published = || requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
+        let (before, since) = (published(), std::time::Instant::now());
+        std::thread::sleep(Duration::from_secs(10));
+        let (count, time) = (published() - before, since.elapsed());
+        let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
+        let log = node.complaints();
+        assert!(count <= 2, "{what}: {count} publications in {time:?}: {told}, {log:#?}");
+        assert!(
+            log.iter().any(|line| line.contains("is not stored as it was sent")),
+            "{what}: {told}, {log:#?}"
+        );
+        assert!(
+            told["status"] == "False" && message(&told).contains("k6u crds prints them"),
+            "{what}: {told}"
+        );
+    }
+}
+
+/// Two machines run k6u with one NODE_NAME.
+fn somebody_else_writes_the_entry() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let status = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
+    let (before, since) = (requests(&site.server.store(), &status).len(), std::time::Instant::now());
+    let deadline = since + Duration::from_secs(10);
+    while std::time::Instant::now() < deadline {
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        let entry = site.server.store().objects[&key]["status"]["nodes"][NODE].to_string();
+        if !entry.contains("2001:db8:aaaa:bbb1::/64") {
+            site.publish(NODE, &["2001:db8:aaaa:bbb1::/64"]);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let written = requests(&site.server.store(), &status).len() - before;
+    let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    let log = node.complaints();
+    assert!(
+        written <= 2,
+        "{written} publications in {:?}: {told}, {log:#?}",
+        since.elapsed()
+    );
+    let warning = format!("check that no other machine runs k6u with NODE_NAME {NODE}");
+    assert!(log.iter().any(|line| line.contains(&warning)), "{told}, {log:#?}");
+    assert!(message(&told).contains(&warning), "{told}");
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::kinds::KINDS;
 use k6u_testkit::apiserver::rbac::{Attempt, Identity, cluster_role};
 use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
@@ -25,6 +26,9 @@ pub const SOON: Duration = Duration::from_secs(120);
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
 pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
 pub const MERGE: &str = "application/merge-patch+json";
+/// An address of the first delegated prefix, and one of the next.
+pub const ADDRESS: &str = "2001:db8:1234:5671::10";
+pub const NEW_ADDRESS: &str = "2001:db8:9876:5431::10";
 
 /// A cluster with one interface.
 pub struct Site {
@@ -94,6 +98,12 @@ impl Site {
         node.wait_log("DEBUG round: ", SOON);
         site.wait_lan("2001:db8:1234:567");
         (site, node)
+    }
+
+    /// The provider gives another prefix.
+    pub fn renumber(&self) {
+        self.interface.add(NEW_ADDRESS);
+        self.interface.remove(ADDRESS);
     }
 
     /// Deletes the IP6UpdateNodeConfig and creates it again.
@@ -386,4 +396,47 @@ pub fn requests(store: &Store, start: &str) -> Vec<String> {
 pub fn writes(store: &Store) -> Vec<String> {
     let lines = store.log.iter().map(|logged| logged.line.clone());
     lines.filter(|line| !line.starts_with("GET ")).collect()
+}
+
+/// What an API server answers that refuses something about one object.
+pub fn refusal(status: u16, reason: &str, message: &str, name: &str) -> Fault {
+    let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status, "message": message,
+        "details": {"name": name}});
+    Fault::Answer(Response::new(status, "application/json", body.to_string()))
+}
+
+/// Whether the example's group holds something that starts so.
+pub fn follows(store: &Store, start: &str) -> Option<()> {
+    cidrs(store, GROUP)?
+        .iter()
+        .any(|cidr| cidr.starts_with(start))
+        .then_some(())
+}
+
+/// Names more groups in the example's config.
+pub fn name_groups(site: &Site, names: &[String]) {
+    let mut list = vec![json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]})];
+    list.extend(
+        names
+            .iter()
+            .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [1]})),
+    );
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": list}}),
+    );
+}
+
+/// The reasons of Ready that were ever stored, each time that one was another than before.
+pub fn reasons(store: &Store, config: &str) -> Vec<String> {
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", config);
+    let mut reasons: Vec<String> = store
+        .history
+        .iter()
+        .filter(|past| past.key == key)
+        .filter_map(|past| past.object.as_ref())
+        .filter_map(|object| Some(object["status"]["conditions"][0]["reason"].as_str()?.to_string()))
+        .collect();
+    reasons.dedup();
+    reasons
 }

@@ -1,17 +1,21 @@
 //! The objects that hold the prefix, of each kind.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k6u::kube::Client;
 use k6u::resources::targets::{self, TargetApi, TargetKey};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::kinds::{CALICO_V3, DNS_NAME, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS, TTL};
-use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::store::{Key, Store};
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, CONFIGS, NODE_CONFIGS, Running, SOON, Site, requests, writes};
+use crate::site::{
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, follows, name_groups,
+    ready, requests, writes,
+};
 
 pub const ALL: &[Scenario] = scenarios![
     each_kind_follows_and_keeps_the_rest,
@@ -34,7 +38,14 @@ pub const ALL: &[Scenario] = scenarios![
     ranges_in_both_pools,
     pools_of_two_kinds_with_one_name,
     elements_of_others_are_replaced,
-    without_any_global_prefix_lists_keep_what_they_hold
+    without_any_global_prefix_lists_keep_what_they_hold,
+    thirty_targets_hang,
+    two_targets_hang_on_write,
+    an_oversized_group_is_not_written_for_a_prefix,
+    labels_and_a_target_hang,
+    twelve_targets_that_take_six_seconds,
+    thirty_targets_hang_on_write,
+    a_group_of_extra_cidrs_needs_no_prefix,
 ];
 
 const SUFFIX: &str = "::1:ffff:0:0:0/112";
@@ -732,4 +743,222 @@ fn without_any_global_prefix_lists_keep_what_they_hold() {
         wait_held(&site, kind, &[&kind.part(AFTER)]);
     }
     drop(node);
+}
+
+/// Nothing else hangs: the sets' kind is another one than the group's.
+fn thirty_targets_hang() {
+    let kind = KINDS.into_iter().find(|kind| kind.name == "GlobalNetworkSet").unwrap();
+    let site = Site::with_address(ADDRESS);
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.server.install(kind.crd);
+    site.grant(kind.rights);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.server
+        .inject(Plan::on("/globalnetworksets/", usize::MAX, Fault::Hang));
+    let targets: Vec<_> = (0..30)
+        .map(|number| json!({"kind": "GlobalNetworkSet", "name": format!("set-{number}"), "prefixIds": [1]}))
+        .collect();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"targets": targets}}),
+    );
+    site.wait_rounds(1);
+    site.renumber();
+    let reached = site.server.wait(SOON, |store| follows(store, "2001:db8:9876:543"));
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    let complaints = node.complaints();
+    drop(node);
+    assert!(reached.is_some(), "after two minutes: {told:?}, {complaints:#?}");
+}
+
+fn two_targets_hang_on_write() {
+    let (site, node) = Site::settled(1);
+    name_groups(&site, &["a", "b"].map(String::from));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.wait_group("b", &["2001:db8:1234:5671::/64"]);
+    for name in ["a", "b"] {
+        let write = format!("PATCH /apis/cilium.io/v2/ciliumcidrgroups/{name}?");
+        site.server.inject(Plan::on(&write, usize::MAX, Fault::Hang));
+    }
+    site.renumber();
+    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
+    let log = node.complaints();
+    drop(node);
+    assert!(reached.is_some(), "after five minutes {log:#?}");
+}
+
+/// "status.delegatedPrefixes: the delegated prefixes that the targets were last written for."
+fn an_oversized_group_is_not_written_for_a_prefix() {
+    let (site, _node) = Site::settled(1);
+    let suffixes: Vec<String> = (1..=64).map(|n| format!("::{n:x}")).collect();
+    let ids: Vec<u64> = (0..256).collect();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"delegatedPrefixLength": 56,
+            "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": ids, "suffixes": suffixes}]}}),
+    );
+    let full = |store: &Store| (cidrs(store, GROUP)?.len() == 320).then_some(());
+    assert!(site.server.wait(SOON, full).is_some());
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let flood: Vec<String> = (0..60).map(|n| format!("2001:db8:{:x}:100::/64", 0x100 + n)).collect();
+    site.publish(
+        "node2.example.com",
+        &flood.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let config = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap();
+    let held = cidrs(&site.server.store(), GROUP).unwrap().len();
+    assert_eq!(
+        config["status"]["prefix"],
+        "2001:db8:1234:5600::/56",
+        "the only group holds {held} CIDRs as before, {told}; {:?}",
+        site.events().last()
+    );
+}
+
+/// The Node cannot be read, and one target cannot be written: both hang.
+fn labels_and_a_target_hang() {
+    let (site, node) = Site::settled(1);
+    let list: Vec<Value> = ["a", GROUP]
+        .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [0, 1, 2]}))
+        .to_vec();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": list}}),
+    );
+    site.wait_group(
+        "a",
+        &[
+            "2001:db8:1234:5670::/64",
+            "2001:db8:1234:5671::/64",
+            "2001:db8:1234:5672::/64",
+        ],
+    );
+    site.wait_reason(CONFIG_NAME, "Updated");
+    drop(node);
+    site.server
+        .inject(Plan::on("GET /api/v1/nodes/", usize::MAX, Fault::Hang));
+    site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io/v2/ciliumcidrgroups/a",
+        usize::MAX,
+        Fault::Hang,
+    ));
+    let node = site.run(1);
+    site.interface.add(NEW_ADDRESS);
+    site.interface.remove(ADDRESS);
+    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
+    let told = ready(&site.server.store(), CONFIG_NAME);
+    let complaints = node.complaints();
+    drop(node);
+    assert!(reached.is_some(), "after four minutes: {told:?}, {complaints:#?}");
+}
+
+/// Each read takes longer than k6u waits; there are more of them than fit into a round.
+fn twelve_targets_that_take_six_seconds() {
+    let kind = KINDS.into_iter().find(|kind| kind.name == "GlobalNetworkSet").unwrap();
+    let site = Site::with_address(ADDRESS);
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.server.install(kind.crd);
+    site.grant(kind.rights);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.server.inject(Plan::on(
+        "/globalnetworksets/",
+        usize::MAX,
+        Fault::Late(Duration::from_secs(6)),
+    ));
+    let targets: Vec<_> = (0..12)
+        .map(|number| json!({"kind": "GlobalNetworkSet", "name": format!("set-{number}"), "prefixIds": [1]}))
+        .collect();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"targets": targets}}),
+    );
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    // In the middle of a round.
+    let reads = |store: &Store| requests(store, &format!("GET {}/", kind.path())).len();
+    let before = reads(&site.server.store());
+    let is_reading = |store: &Store| (reads(store) > before).then_some(());
+    assert!(site.server.wait(SOON, is_reading).is_some());
+    site.renumber();
+    let since = Instant::now();
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let is_published = |store: &Store| {
+        let entry = &store.objects[&key]["status"]["nodes"][NODE];
+        entry.to_string().contains("2001:db8:9876:5431").then_some(())
+    };
+    site.server.wait(SOON, is_published);
+    let published = since.elapsed();
+    site.server.wait(SOON, |store| follows(store, "2001:db8:9876:543"));
+    let followed = since.elapsed();
+    println!("published after {published:?}, in the group after {followed:?}");
+    assert!(
+        published < Duration::from_secs(10) && followed < Duration::from_secs(20),
+        "published after {published:?}, in the group after {followed:?}: {:#?}",
+        node.complaints()
+    );
+}
+
+/// A webhook that never answers is called for all that come before the one that works.
+fn thirty_targets_hang_on_write() {
+    let (site, node) = Site::settled(1);
+    let names: Vec<String> = (0..30).map(|number| format!("a-{number:02}")).collect();
+    let list: Vec<Value> = names
+        .iter()
+        .map(String::as_str)
+        .chain([GROUP])
+        .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [0, 1, 2]}))
+        .collect();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": list}}),
+    );
+    site.wait_group(
+        "a-29",
+        &[
+            "2001:db8:1234:5670::/64",
+            "2001:db8:1234:5671::/64",
+            "2001:db8:1234:5672::/64",
+        ],
+    );
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io/v2/ciliumcidrgroups/a-",
+        usize::MAX,
+        Fault::Webhook(SOON),
+    ));
+    site.renumber();
+    let since = Instant::now();
+    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
+    let time = since.elapsed();
+    let tried = requests(&site.server.store(), "PATCH /apis/cilium.io/v2/ciliumcidrgroups/a-").len();
+    println!("in the group after {time:?} and {tried} writes that nobody answered");
+    assert!(
+        reached.is_some(),
+        "after {time:?} and {tried} writes that hung: {:#?}",
+        node.complaints()
+    );
+}
+
+/// It is the same whatever the prefix is, so it is written without one as well.
+fn a_group_of_extra_cidrs_needs_no_prefix() {
+    let site = Site::new();
+    let group = json!({"ciliumCIDRGroupName": "fixed", "prefixIds": [], "extraCIDRs": ["192.168.0.0/16"]});
+    let lan = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]});
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": [lan, group]}}),
+    );
+    let _node = site.run(1);
+    let told = site.wait_reason(CONFIG_NAME, "NoPrefix");
+    site.wait_rounds(3);
+    let held = cidrs(&site.server.store(), "fixed");
+    assert_eq!(held, Some(vec!["192.168.0.0/16".to_string()]), "{told}");
+    assert!(site.group(GROUP).is_none(), "it depends on a prefix");
+    site.interface.add(ADDRESS);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
 }

@@ -363,6 +363,7 @@ impl Call<'_> {
         if resource.has_status {
             object.as_object_mut().and_then(|map| map.remove("status"));
         }
+        self.mutate(&route, &mut object);
         let warnings = self.fit(&route, resource, &mut object, None)?;
         let stored = self.store_new(&route, object, "Update");
         let mut response = self.sent(201, &route, stored);
@@ -370,6 +371,12 @@ impl Call<'_> {
             response = response.with("Warning", &format!("299 - \"unknown field \\\"{first}\\\"\""));
         }
         Ok(response)
+    }
+
+    fn mutate(&self, route: &Route, object: &mut Value) {
+        if let Some(mutation) = self.store.mutation {
+            mutation(&key(route), object);
+        }
     }
 
     fn store_new(&mut self, route: &Route, mut object: Value, operation: &str) -> Value {
@@ -513,6 +520,7 @@ impl Call<'_> {
         if new["status"].is_null() {
             new.as_object_mut().and_then(|map| map.remove("status"));
         }
+        self.mutate(route, &mut new);
         let unknown = self.fit(route, resource, &mut new, Some(&old))?;
         if let (Some(first), Some("Strict")) = (unknown.first(), self.field_validation()) {
             let message = format!("strict decoding error: unknown field \"{first}\"");

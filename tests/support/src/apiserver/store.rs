@@ -79,6 +79,9 @@ pub struct Past {
     pub object: Option<Value>,
 }
 
+/// Changes an object that is about to be stored.
+pub type Mutation = fn(&Key, &mut Value);
+
 /// The objects, and the history of them.
 #[derive(Debug)]
 pub struct Store {
@@ -94,6 +97,8 @@ pub struct Store {
     pub initialize_for: Duration,
     /// Whether fields that do not change are not validated again (Kubernetes 1.30 and newer).
     pub ratchets: bool,
+    /// A mutating webhook: what it makes of an object that is created or patched, before that is validated.
+    pub mutation: Option<Mutation>,
     /// When each CRD was created, by the server's clock in milliseconds.
     pub created: BTreeMap<String, i64>,
     version: u64,
@@ -114,6 +119,7 @@ impl Default for Store {
             establish_after: Duration::ZERO,
             initialize_for: Duration::ZERO,
             ratchets: true,
+            mutation: None,
             created: BTreeMap::new(),
             version: 200,
             names: 0,
