@@ -154,7 +154,7 @@ impl Entry {
         self.changed_at.is_none_or(|changed_at| now >= changed_at + STILL)
     }
 
-    /// Publishes what differs from `node_configs` as last read, or is due. Then removes this node's entry where nothing
+    /// Publishes what differs from `node_configs` as last read, or is due, or all if it is urgent. Then removes this node's entry where nothing
     /// selects it any more: if all that was said, so that a node that moves is always there, or if the entry says what
     /// this node does not see.
     ///
@@ -165,6 +165,7 @@ impl Entry {
         cx: &mut Context<'_>,
         node_configs: &[NodeConfig],
         entries: &BTreeMap<String, NodeEntry>,
+        is_urgent: bool,
     ) -> Result<Published, Failure> {
         let mut published = Published {
             is_idle: entries.is_empty(),
@@ -178,7 +179,7 @@ impl Entry {
         // One that hangs must not keep the others waiting.
         selecting.sort_by_key(|(config, _)| cx.problems.has(&Subject::NodeConfig(config.metadata.name.clone())));
         for (config, entry) in selecting {
-            self.publish_in(cx, config, entry, &mut published)?;
+            self.publish_in(cx, config, entry, is_urgent, &mut published)?;
         }
         let is_all_said = published.failures.is_empty() && published.failed_in.is_empty();
         let seen: BTreeSet<&Prefix> = entries.values().flat_map(|entry| &entry.prefixes).collect();
@@ -200,6 +201,7 @@ impl Entry {
         cx: &mut Context<'_>,
         config: &NodeConfig,
         entry: &NodeEntry,
+        is_urgent: bool,
         published: &mut Published,
     ) -> Result<(), Failure> {
         let name = &config.metadata.name;
@@ -211,7 +213,7 @@ impl Entry {
         match sent {
             _ if stored.is_some_and(|stored| is_equivalent(stored, entry)) => {
                 cx.problems.works(&Subject::Entry(name.clone()));
-                if !is_due {
+                if !is_due && !is_urgent {
                     published.taken.insert(name.clone(), entry.clone());
                     return Ok(());
                 }

@@ -241,7 +241,9 @@ impl Memory {
         node_configs: &[NodeConfig],
         entries: &BTreeMap<String, NodeEntry>,
     ) -> Result<Published, Failure> {
-        let published = self.entry.publish(cx, node_configs, entries);
+        // While entries are missing it publishes in every round, and so learns whether nodes can come back.
+        let is_urgent = !self.peers.vanished().is_empty();
+        let published = self.entry.publish(cx, node_configs, entries, is_urgent);
         let published = published.inspect_err(|_| self.peers.reset())?;
         if !published.is_idle && entries.keys().all(|name| published.failed_in.contains(name)) {
             self.peers.reset();

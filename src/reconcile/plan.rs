@@ -205,13 +205,12 @@ fn desire(
     for target in &spec.targets {
         let key = target.key.clone();
         let count = target.parts.count(delegated.len());
-        let needed = target.parts.count(delegated.len() + lingering.len());
         match owners.get(&key) {
             Some(owner) if *owner != config.metadata.name => verdict.contested.push((key, owner.to_string())),
             _ if delegated.is_empty() && !target.parts.is_constant() => {}
-            _ if count > MAX_ITEMS || needed > *room => verdict.oversized.push((key, count)),
+            _ if count > MAX_ITEMS || count > *room => verdict.oversized.push((key, count)),
             _ => {
-                *room -= needed;
+                *room -= count;
                 verdict.targets.push(target.desired(&delegated, &lingering));
             }
         }

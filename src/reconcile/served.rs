@@ -53,9 +53,16 @@ impl Served {
                 Ok(read.into_iter().flatten().collect())
             }
             Err(e) if e.is_absent_api() => {
-                self.crds.forget();
-                if self.lists.remove(path) {
-                    report_deleted(cx, &e.to_string());
+                let was_served = self.lists.remove(path);
+                match crds::missing(cx.client).unwrap_or_default() {
+                    // Something between answers for the API server.
+                    missing if missing.is_empty() => self.crds.suspect(),
+                    missing => {
+                        self.crds.forget();
+                        if was_served {
+                            report_deleted(cx, &missing, &e.to_string());
+                        }
+                    }
                 }
                 Err(Failure::NotServed(path.to_string()))
             }
@@ -83,11 +90,7 @@ fn report_unreadable(cx: &mut Context<'_>, path: &str, items: Vec<BadItem>) {
 }
 
 /// An API that was served is gone: whoever deleted a CRD deleted all objects of its kind.
-fn report_deleted(cx: &mut Context<'_>, error: &str) {
-    let kinds = crds::missing(cx.client).unwrap_or_default();
-    if kinds.is_empty() {
-        return;
-    }
+fn report_deleted(cx: &mut Context<'_>, kinds: &[&str], error: &str) {
     let text = format!(
         "somebody deleted them, and all {}s went with them; the targets keep what they hold. k6u deploys the \
          definitions again: apply your objects again ({error})",

@@ -28,7 +28,7 @@ pub struct Targets {
     histories: BTreeMap<TargetKey, History>,
 }
 
-/// What became of a target in this round. One that was not reached has none.
+/// What became of a target when it last had its turn.
 #[derive(Debug)]
 enum State {
     /// As it was read; `None` for one that does not exist.
@@ -53,6 +53,13 @@ struct History {
 }
 
 impl State {
+    /// A round has passed.
+    fn grow_old(&mut self) {
+        if let State::Failed { is_retry_pending, .. } = self {
+            *is_retry_pending = true;
+        }
+    }
+
     fn refused(subject: &Subject, refused: &Refused) -> Self {
         State::Failed {
             failing: Failing::new(subject, &refused.problem),
@@ -67,38 +74,45 @@ impl Targets {
     /// # Errors
     /// As [`Context::attempt`].
     pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        self.states.clear();
+        // What is not reached was right, or failed, when it last had its turn; what was only read then counts no more.
+        self.states.retain(|_, state| !matches!(state, State::Read(_)));
+        self.states.values_mut().for_each(State::grow_old);
+        let (answered, others) = self.turns(cx.problems);
         let until = cx.host.now() + STEP_TIME;
-        for key in self.turns(cx.problems) {
-            let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
-            if now >= until {
-                break;
+        // One that hangs must not keep the others from their turn, nor many others a new one.
+        let reserved = if others.is_empty() { Duration::ZERO } else { STEP_TIME / 4 };
+        for (keys, until) in [(answered, until - reserved), (others, until)] {
+            for key in keys {
+                if cx.host.now() >= until {
+                    break;
+                }
+                self.read_one(cx, key)?;
             }
-            self.histories.entry(key.clone()).or_default().tried_at = Some(now);
-            let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, &key, now));
-            let read = cx.attempt(&subject, |e| key.explain(e), read)?;
-            match read {
-                Tried::Done(held) => self.states.insert(key.clone(), State::Read(held)),
-                Tried::Overtaken => None,
-                Tried::Refused(refused) => self.states.insert(key.clone(), State::refused(&subject, &refused)),
-            };
         }
         Ok(())
     }
 
-    /// In which order they are read: those that answered last time and the others take turns, and among these whoever
-    /// has waited for longest is first. So neither many targets nor some that hang keep any from its turn.
-    fn turns(&self, problems: &Problems) -> Vec<TargetKey> {
+    fn read_one(&mut self, cx: &mut Context<'_>, key: TargetKey) -> Result<(), Failure> {
+        let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
+        self.histories.entry(key.clone()).or_default().tried_at = Some(now);
+        let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, &key, now));
+        let state = match cx.attempt(&subject, |e| key.explain(e), read)? {
+            Tried::Done(held) => State::Read(held),
+            Tried::Overtaken => return Ok(()),
+            Tried::Refused(refused) => State::refused(&subject, &refused),
+        };
+        self.states.insert(key, state);
+        Ok(())
+    }
+
+    /// Those that answered when they last had their turn, and the others; in both, whoever has waited for longest is
+    /// first.
+    fn turns(&self, problems: &Problems) -> (Vec<TargetKey>, Vec<TargetKey>) {
         let tried_at = |key: &TargetKey| self.histories.get(key).and_then(|history| history.tried_at);
         let answered = |key: &TargetKey| tried_at(key).is_some() && !problems.has(&Subject::Read(key.clone()));
         let mut keys = self.keys.clone();
         keys.sort_by_key(tried_at);
-        let (answered, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(answered);
-        let count = answered.len().max(others.len());
-        (0..count)
-            .flat_map(|at| [answered.get(at).cloned(), others.get(at).cloned()])
-            .flatten()
-            .collect()
+        keys.into_iter().partition(answered)
     }
 
     /// Takes over which targets there are. Returns whether all of them had their turn in [`Targets::read`].
@@ -134,8 +148,15 @@ impl Targets {
     /// Makes one target hold what it should, if `until`, in steady time, is not over.
     fn settle(&mut self, cx: &mut Context<'_>, desired: &DesiredTarget, until: Duration) -> Result<(), Failure> {
         let key = &desired.key;
-        let Some(State::Read(held)) = self.states.get(key) else {
-            return Ok(());
+        let was_right_for = self.histories.get(key).and_then(|history| history.right);
+        let held = match self.states.get(key) {
+            Some(State::Read(held)) => held,
+            // It was right for another plan.
+            Some(State::Right) if was_right_for != Some(fingerprint_of(desired)) => {
+                self.states.remove(key);
+                return Ok(());
+            }
+            _ => return Ok(()),
         };
         let subject = Subject::Target(key.clone());
         if let Some(problem) = unfit(held.as_ref(), desired, self.api.known(key.kind)) {
@@ -181,7 +202,7 @@ impl Targets {
         Ok(())
     }
 
-    /// Whether it was read and found right, or written, in this round.
+    /// Whether it was read and found right, or written, when it last had its turn, and should hold the same still.
     pub fn is_right(&self, key: &TargetKey) -> bool {
         matches!(self.states.get(key), Some(State::Right))
     }
@@ -194,7 +215,7 @@ impl Targets {
         }
     }
 
-    /// Whether it failed in an earlier round, and was left alone in this one.
+    /// Whether it failed in an earlier round, and was not tried in this one.
     pub fn is_retry_pending(&self, key: &TargetKey) -> bool {
         matches!(
             self.states.get(key),
