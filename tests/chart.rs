@@ -737,3 +737,31 @@ fn helm_finds_nothing_wrong_and_packages_all_of_it() {
         );
     }
 }
+
+/// YAML takes these for numbers, booleans or null.
+#[test]
+fn names_arrive_as_texts() {
+    let node_configs = ["1", "no", "on", "1e3", "0x1f", "null"].map(|name| json!({"name": name, "interface": "eth0"}));
+    let requests = [
+        values(json!({"nodeConfigs": node_configs})),
+        values(json!({"fullnameOverride": "6", "interface": "eth0"})),
+        values(json!({"priorityClassName": "1"})),
+        values(json!({"serviceAccount": {"name": "1"}})),
+        install(json!({"name": "123", "namespace": "456", "values": {"interface": "eth0"}})),
+        values(json!({"targetRights": {"IPAddressPool": {"enabled": true, "namespaces": ["1"]}}})),
+    ];
+    for (request, objects) in requests.iter().zip(installed(&requests)) {
+        for object in &objects {
+            let metadata = &object["metadata"];
+            assert!(metadata["name"].is_string(), "{request}: {} {metadata}", object["kind"]);
+            assert!(
+                metadata["namespace"].is_null() || metadata["namespace"].is_string(),
+                "{request}: {metadata}"
+            );
+            let labels = metadata["labels"].as_object().unwrap();
+            assert!(labels.values().all(Value::is_string), "{request}: {metadata}");
+        }
+        assert!(pod(&objects)["priorityClassName"].is_string(), "{request}");
+        assert!(pod(&objects)["serviceAccountName"].is_string(), "{request}");
+    }
+}
