@@ -642,7 +642,8 @@ fn whatever_the_names_are_the_bindings_bind_and_the_selector_selects() {
             .iter()
             .filter(|object| object["kind"].as_str().unwrap().ends_with("Binding"))
             .collect();
-        assert_eq!(bindings.len(), all.len() + 1);
+        // Those of k6u itself: in the cluster, and in the namespace of its Events.
+        assert_eq!(bindings.len(), all.len() + 2);
         for binding in bindings {
             let role = &binding["roleRef"];
             let found = named(&objects, role["kind"].as_str().unwrap(), role["name"].as_str().unwrap());
@@ -735,6 +736,18 @@ fn helm_finds_nothing_wrong_and_packages_all_of_it() {
             packaged[part].is_string() && packaged[part] == folder[part],
             "{packaged}"
         );
+    }
+}
+
+#[test]
+fn events_are_created_in_one_namespace_only() {
+    let objects = objects(values(json!({})));
+    let text = json!(of_kind(&objects, "ClusterRole")).to_string();
+    assert!(!text.contains("\"events\""), "{text}");
+    for kind in ["Role", "RoleBinding"] {
+        let found = of_kind(&objects, kind);
+        assert_eq!(found.len(), 1, "{kind}");
+        assert_eq!(found[0]["metadata"]["namespace"], "default", "{kind}");
     }
 }
 
