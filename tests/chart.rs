@@ -739,6 +739,23 @@ fn helm_finds_nothing_wrong_and_packages_all_of_it() {
     }
 }
 
+/// null is how Helm takes a default away, and what an empty key in YAML is.
+#[test]
+fn a_kind_with_namespaces_is_refused_without_them() {
+    for Rights { kind, namespace, .. } in rights(repository()) {
+        let request = values(json!({"targetRights": {&kind: {"enabled": true, "namespaces": null}}}));
+        let answer = answers(CHART, &[request]).remove(0);
+        let error = answer["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{kind} is not refused"));
+        let field = match namespace {
+            Some(_) => format!("targetRights.{kind}.namespaces is required"),
+            None => format!("'/targetRights/{kind}': additional properties 'namespaces' not allowed"),
+        };
+        assert!(error.contains(&field), "{error}");
+    }
+}
+
 #[test]
 fn events_are_created_in_one_namespace_only() {
     let objects = objects(values(json!({})));
