@@ -51,6 +51,9 @@ pub struct BadSpec {
     pub problems: Vec<String>,
     /// The objects that it names all the same: nobody else takes them over because of a typing error.
     pub claims: Vec<TargetKey>,
+    /// As in [`ConfigSpec`], so that a typing error elsewhere does not change what nodes publish; `None` also if the
+    /// list cannot be read.
+    pub allowed_prefixes: Option<Vec<Prefix>>,
 }
 
 /// The status of an IP6UpdateConfig.
@@ -87,6 +90,7 @@ impl ConfigSpec {
             }),
             _ => {
                 bad.claims = targets.into_iter().map(|target| target.key).collect();
+                bad.allowed_prefixes = allowed_prefixes;
                 Err(bad)
             }
         }
@@ -105,6 +109,7 @@ fn delegated_prefix_length(value: &Value, problems: &mut Vec<String>) -> Option<
     length
 }
 
+/// The list, if all of it can be read.
 fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Prefix>> {
     let items = match value {
         Value::Null => return None,
@@ -127,15 +132,20 @@ fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Pre
             )),
         }
     }
-    Some(allowed)
+    (allowed.len() == items.len()).then_some(allowed)
 }
 
-/// The allowedPrefixes of all configs together: what is outside of them concerns nobody. `None` if one config allows
-/// everything, or there is none. A config whose spec is invalid writes nothing, so it allows nothing.
+/// The allowedPrefixes of all configs together, valid or not: what is outside of them concerns nobody. `None` if one
+/// config allows everything, or there is none.
 pub fn all_allowed_prefixes(configs: &[Config]) -> Option<Vec<Prefix>> {
-    let mut specs = configs.iter().filter_map(|config| config.spec.as_ref().ok()).peekable();
-    specs.peek()?;
-    let lists: Option<Vec<&[Prefix]>> = specs.map(|spec| spec.allowed_prefixes.as_deref()).collect();
+    if configs.is_empty() {
+        return None;
+    }
+    let allowed = |config: &'_ Config| match &config.spec {
+        Ok(spec) => spec.allowed_prefixes.clone(),
+        Err(bad) => bad.allowed_prefixes.clone(),
+    };
+    let lists: Option<Vec<Vec<Prefix>>> = configs.iter().map(allowed).collect();
     Some(lists?.concat())
 }
 
@@ -153,7 +163,11 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
             Err(bad) => bad.claims,
         };
         let problems = vec![format!("spec takes more than {MAX_ITEM} bytes of memory")];
-        read = Err(BadSpec { problems, claims });
+        read = Err(BadSpec {
+            problems,
+            claims,
+            allowed_prefixes: None,
+        });
     }
     Ok(read)
 }

@@ -230,12 +230,36 @@ fn what_some_config_allows() {
         all(&[one.clone(), other]),
         Some(["2001:db8::/32", "2a00::/16", "2a01::/16"].map(String::from).to_vec())
     );
-    assert_eq!(
-        all(&[json!("x"), one]),
-        Some(vec!["2001:db8::/32".to_string()]),
-        "an invalid spec allows nothing"
-    );
-    assert_eq!(all(&[json!("x")]), None, "nor does it forbid anything");
+    for unreadable in [json!("x"), json!(["2001:db8::/32", "x"])] {
+        assert_eq!(
+            all(&[unreadable, one.clone()]),
+            None,
+            "a list that cannot be read allows all"
+        );
+    }
+}
+
+#[test]
+fn a_typing_error_elsewhere_does_not_change_what_a_config_allows() {
+    for (field, typing_error) in [
+        ("delegatedPrefixLength", json!(65)),
+        (
+            "ciliumCIDRGroups",
+            json!([{"ciliumCIDRGroupName": "lan", "prefixIds": [16]}]),
+        ),
+        ("targets", json!(1)),
+    ] {
+        let mut spec = one_group(json!(60), json!([0]));
+        spec["allowedPrefixes"] = json!(["2001:db8::/32"]);
+        spec[field] = typing_error;
+        let config: Config = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap();
+        assert!(config.spec.is_err(), "{field}");
+        assert_eq!(
+            all_allowed_prefixes(&[config]),
+            Some(vec!["2001:db8::/32".parse().unwrap()]),
+            "{field}"
+        );
+    }
 }
 
 #[test]
