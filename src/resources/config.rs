@@ -6,12 +6,20 @@ use serde_json::Value;
 use super::shown;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
-use crate::kube::decode::{Bounded, Item, MAX_ITEM};
+use crate::kube::decode::{Bounded, Item, spend};
 use crate::kube::objects::{BadItem, Condition, Metadata};
 use crate::prefix::{LINK_LENGTH, Prefix};
 
 /// The path of the list.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
+
+/// What is kept of a spec. With [`CLAIMS`] it leaves room in [`MAX_ITEM`](crate::kube::decode::MAX_ITEM) for metadata and
+/// status, so that a spec that is larger is reported in the object, which keeps its claims.
+const MAX_SPEC: usize = 4 * 1024 * 1024;
+/// What is kept beyond that of all but the lists of the entries.
+const CLAIMS: usize = 512 * 1024;
+/// The memory of a claim, with the longest names.
+const MAX_CLAIM: usize = 512;
 
 /// IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -154,22 +162,22 @@ fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {
 }
 
 fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<ConfigSpec, BadSpec>, D::Error> {
-    let spec = Bounded::deserialize(deserializer)?;
-    let mut read = ConfigSpec::read(&spec.value);
-    if spec.is_cut {
-        // What it claims, as far as it was read, stays claimed.
-        let claims = match read {
-            Ok(spec) => spec.targets.into_iter().map(|target| target.key).collect(),
-            Err(bad) => bad.claims,
-        };
-        let problems = vec![format!("spec takes more than {MAX_ITEM} bytes of memory")];
-        read = Err(BadSpec {
-            problems,
-            claims,
-            allowed_prefixes: None,
-        });
+    let spec = Bounded::within(MAX_SPEC, CLAIMS, deserializer)?;
+    let read = ConfigSpec::read(&spec.value);
+    if !spec.is_cut {
+        return Ok(read);
     }
-    Ok(read)
+    // What it claims, as far as it was read, stays claimed. Its other lists may have lost elements.
+    let claims: Vec<TargetKey> = match read {
+        Ok(spec) => spec.targets.into_iter().map(|target| target.key).collect(),
+        Err(bad) => bad.claims,
+    };
+    spend(claims.len() * MAX_CLAIM);
+    Ok(Err(BadSpec {
+        problems: vec![format!("spec takes more than {MAX_SPEC} bytes of memory")],
+        claims,
+        allowed_prefixes: None,
+    }))
 }
 
 fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {
