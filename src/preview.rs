@@ -21,6 +21,7 @@ use crate::reconcile::plan::{self, Reason};
 use crate::resources::GROUP;
 use crate::resources::config::{Config, ConfigSpec, all_allowed_prefixes};
 use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
+use crate::resources::schema;
 use crate::resources::targets::DesiredTarget;
 
 /// What this machine's interfaces show.
@@ -58,7 +59,7 @@ pub struct Preview {
     pub yaml: String,
     /// What was found and why, a line each.
     pub notes: String,
-    /// Whether every config would be Ready.
+    /// Whether the API server would accept every object, and every config would be Ready.
     pub ready: bool,
 }
 
@@ -106,7 +107,7 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
         ..plan::Observed::default()
     };
     let plan = plan::plan(&objects.configs, &observed);
-    preview.ready = true;
+    preview.ready = !objects.is_refused;
     for (config, verdict) in objects.configs.iter().zip(&plan.verdicts) {
         let Judgement { reason, message, .. } = condition::judge(verdict, &[], &[]);
         preview.ready &= reason == Reason::Updated;
@@ -136,6 +137,8 @@ struct Objects {
     configs: Vec<Config>,
     node_configs: Vec<NodeConfig>,
     notes: String,
+    /// The API server would refuse one of them.
+    is_refused: bool,
 }
 
 impl Objects {
@@ -183,6 +186,13 @@ impl Objects {
             return Err(format!("{place}: metadata.name is missing"));
         }
         let object = format!("{place}: {kind} {name}");
+        for problem in schema::problems(&kind, &value) {
+            self.is_refused = true;
+            line(
+                &mut self.notes,
+                &format!("{object}: the API server refuses it: {problem}"),
+            );
+        }
         if kind == "IP6UpdateConfig" {
             ConfigSpec::read(&value["spec"]).map_err(|bad| format!("{object}: {}", bad.problems.join("; ")))?;
             self.configs.push(decoded(&object, &value)?);
@@ -472,5 +482,32 @@ mod tests {
             "f.yaml, document 1: IP6UpdateConfig a: spec.targets[0].suffixes[0] is \"::1:ffff:0:0:1/112\", but the bits \
              behind its length must be 0: ::1:ffff:0:0:0/112 fits"
         );
+    }
+    #[test]
+    fn what_the_api_server_refuses_is_reported() {
+        for (old, new, problem) in [
+            (
+                "prefixIds: [0, 1, 2]",
+                "prefixIds: [0, 1, 1]",
+                "spec.ciliumCIDRGroups[0].prefixIds[2] is 1, but the list has it already",
+            ),
+            (
+                "prefixIds: [0, 1, 2]",
+                "prefixIds: [0]\n    suffix: [\"::1\"]",
+                "spec.ciliumCIDRGroups[0].suffix is not a field of the object",
+            ),
+            (
+                "spec:",
+                "spec:\n  allowedPrefix: [\"2a00::/16\"]",
+                "spec.allowedPrefix is not a field of the object",
+            ),
+        ] {
+            let config = CONFIG.replace(old, new);
+            assert_ne!(config, CONFIG);
+            let preview = run(&[&config], &["2001:db8:1234:5671::10"], Machine(vec![])).unwrap();
+            assert!(!preview.ready, "{new}");
+            let line = format!("IP6UpdateConfig ip6-update-config: the API server refuses it: {problem}\n");
+            assert!(preview.notes.contains(&line), "{}", preview.notes);
+        }
     }
 }

@@ -642,7 +642,8 @@ fn whatever_the_names_are_the_bindings_bind_and_the_selector_selects() {
             .iter()
             .filter(|object| object["kind"].as_str().unwrap().ends_with("Binding"))
             .collect();
-        assert_eq!(bindings.len(), all.len() + 1);
+        // Those of k6u itself: in the cluster, and in the namespace of its Events.
+        assert_eq!(bindings.len(), all.len() + 2);
         for binding in bindings {
             let role = &binding["roleRef"];
             let found = named(&objects, role["kind"].as_str().unwrap(), role["name"].as_str().unwrap());
@@ -735,5 +736,62 @@ fn helm_finds_nothing_wrong_and_packages_all_of_it() {
             packaged[part].is_string() && packaged[part] == folder[part],
             "{packaged}"
         );
+    }
+}
+
+/// null is how Helm takes a default away, and what an empty key in YAML is.
+#[test]
+fn a_kind_with_namespaces_is_refused_without_them() {
+    for Rights { kind, namespace, .. } in rights(repository()) {
+        let request = values(json!({"targetRights": {&kind: {"enabled": true, "namespaces": null}}}));
+        let answer = answers(CHART, &[request]).remove(0);
+        let error = answer["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{kind} is not refused"));
+        let field = match namespace {
+            Some(_) => format!("targetRights.{kind}.namespaces is required"),
+            None => format!("'/targetRights/{kind}': additional properties 'namespaces' not allowed"),
+        };
+        assert!(error.contains(&field), "{error}");
+    }
+}
+
+#[test]
+fn events_are_created_in_one_namespace_only() {
+    let objects = objects(values(json!({})));
+    let text = json!(of_kind(&objects, "ClusterRole")).to_string();
+    assert!(!text.contains("\"events\""), "{text}");
+    for kind in ["Role", "RoleBinding"] {
+        let found = of_kind(&objects, kind);
+        assert_eq!(found.len(), 1, "{kind}");
+        assert_eq!(found[0]["metadata"]["namespace"], "default", "{kind}");
+    }
+}
+
+/// YAML takes these for numbers, booleans or null.
+#[test]
+fn names_arrive_as_texts() {
+    let node_configs = ["1", "no", "on", "1e3", "0x1f", "null"].map(|name| json!({"name": name, "interface": "eth0"}));
+    let requests = [
+        values(json!({"nodeConfigs": node_configs})),
+        values(json!({"fullnameOverride": "6", "interface": "eth0"})),
+        values(json!({"priorityClassName": "1"})),
+        values(json!({"serviceAccount": {"name": "1"}})),
+        install(json!({"name": "123", "namespace": "456", "values": {"interface": "eth0"}})),
+        values(json!({"targetRights": {"IPAddressPool": {"enabled": true, "namespaces": ["1"]}}})),
+    ];
+    for (request, objects) in requests.iter().zip(installed(&requests)) {
+        for object in &objects {
+            let metadata = &object["metadata"];
+            assert!(metadata["name"].is_string(), "{request}: {} {metadata}", object["kind"]);
+            assert!(
+                metadata["namespace"].is_null() || metadata["namespace"].is_string(),
+                "{request}: {metadata}"
+            );
+            let labels = metadata["labels"].as_object().unwrap();
+            assert!(labels.values().all(Value::is_string), "{request}: {metadata}");
+        }
+        assert!(pod(&objects)["priorityClassName"].is_string(), "{request}");
+        assert!(pod(&objects)["serviceAccountName"].is_string(), "{request}");
     }
 }

@@ -18,12 +18,14 @@ use serde_json::{Map, Number, Value};
 /// What is kept of one answer: the lists of a cluster with a thousand nodes, or an object with 50,000 CIDRs.
 pub const MAX_KEPT: usize = 6 * 1024 * 1024;
 /// What is kept of one object in a list; more is that object's failure.
-pub const MAX_ITEM: usize = 4 * 1024 * 1024;
+pub const MAX_ITEM: usize = 5 * 1024 * 1024;
 /// A longer text is cut off here. The longest that k6u reads and writes back are messages in conditions of others, of
 /// 32,768 characters at most (Kubernetes, apimachinery, metav1.Condition).
 const MAX_TEXT: usize = 4 * 32_768;
 /// Nesting beyond this is skipped: no field that k6u reads is as deep.
 const MAX_DEPTH: usize = 8;
+/// The depth of the elements of lists in the entries of a spec: `spec.targets[].suffixes[]`.
+const ELEMENT_DEPTH: usize = 4;
 
 /// A longer answer is an error. Decoding keeps little of it; this bounds the time that it takes.
 const MAX_ANSWER: u64 = 32 * 1024 * 1024;
@@ -42,8 +44,8 @@ thread_local! {
     static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Takes from the budget.
-fn spend(bytes: usize) {
+/// Takes from the budget of what is being decoded.
+pub fn spend(bytes: usize) {
     LEFT.set(LEFT.get().map(|left| left.saturating_sub(bytes)));
 }
 
@@ -391,41 +393,79 @@ pub struct Bounded {
     pub is_cut: bool,
 }
 
+impl Bounded {
+    /// Reads a value with a share of the budget, and with a reserve for what is not below [`ELEMENT_DEPTH`]: so a list
+    /// that is too long is cut before anything else. What is cut counts no more, because it is not kept, except for
+    /// what the caller counts with [`spend`].
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn within<'de, D: Deserializer<'de>>(share: usize, reserve: usize, deserializer: D) -> Result<Self, D::Error> {
+        let before = LEFT.get();
+        let is_cut = Cell::new(false);
+        let seed = Seed {
+            depth: 0,
+            reserve,
+            is_cut: &is_cut,
+        };
+        let (value, is_whole) = with_budget(share + reserve, || seed.deserialize(deserializer));
+        let bounded = Bounded {
+            value: value?,
+            is_cut: is_cut.get() || !is_whole,
+        };
+        if bounded.is_cut && reserve > 0 {
+            LEFT.set(before);
+        }
+        Ok(bounded)
+    }
+}
+
 impl<'de> Deserialize<'de> for Bounded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (value, is_whole) = with_budget(MAX_KEPT, || Seed { depth: 0 }.deserialize(deserializer));
-        Ok(Bounded {
-            value: value?,
-            is_cut: !is_whole,
-        })
+        Bounded::within(MAX_KEPT, 0, deserializer)
     }
 }
 
 /// Reads one value.
 #[derive(Clone, Copy)]
-struct Seed {
+struct Seed<'a> {
     depth: usize,
+    reserve: usize,
+    is_cut: &'a Cell<bool>,
 }
 
-impl Seed {
+impl Seed<'_> {
     fn below(self) -> Self {
-        Seed { depth: self.depth + 1 }
+        Seed {
+            depth: self.depth + 1,
+            ..self
+        }
+    }
+
+    /// Whether nothing more is kept at this depth.
+    fn is_full(self) -> bool {
+        let is_element = self.depth >= ELEMENT_DEPTH;
+        is_over() || is_element && LEFT.get().is_some_and(|left| left < self.reserve)
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Seed {
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        spend(VALUE);
-        if self.depth > MAX_DEPTH || is_over() {
+        if self.is_full() {
+            self.is_cut.set(true);
+        } else {
+            spend(VALUE);
+        }
+        if self.depth > MAX_DEPTH || self.is_full() {
             return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null);
         }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Seed {
+impl<'de> Visitor<'de> for Seed<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -469,7 +509,7 @@ impl<'de> Visitor<'de> for Seed {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(self.below())? {
-            if !is_over() {
+            if !self.below().is_full() {
                 list.push(item);
             }
         }
@@ -484,7 +524,7 @@ impl<'de> Visitor<'de> for Seed {
         while let Some(Text(key)) = entries.next_key()? {
             spend(entry);
             let value = entries.next_value_seed(self.below())?;
-            if !is_over() {
+            if !self.below().is_full() {
                 map.insert(key, value);
             }
         }

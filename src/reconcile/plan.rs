@@ -252,8 +252,17 @@ fn no_prefix(spec: &ConfigSpec, entries: &[Entry], without_entry: &[String]) -> 
         .copied()
         .collect();
     if !observed.is_empty() {
-        let list: Vec<Prefix> = observed.into_iter().take(8).collect();
+        let length = spec.delegated_prefix_length;
         let allowed = spec.allowed_prefixes.as_deref().unwrap_or_default();
+        let delegated: BTreeSet<Prefix> = observed.iter().map(|prefix| prefix.truncate(length)).collect();
+        let is_too_long = |range: &&Prefix| delegated.iter().any(|p| range.length() > length && p.contains(**range));
+        if let Some(range) = allowed.iter().find(is_too_long) {
+            return format!(
+                "{range} in allowedPrefixes is longer than delegatedPrefixLength ({length}), so no delegated prefix is \
+                 inside it. {KEEP}; correct allowedPrefixes or delegatedPrefixLength."
+            );
+        }
+        let list: Vec<Prefix> = observed.into_iter().take(8).collect();
         return format!(
             "All observed prefixes ({}) are outside allowedPrefixes ({}). {KEEP}; correct allowedPrefixes if the \
              provider delegates from another range now.",

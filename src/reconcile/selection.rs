@@ -105,3 +105,15 @@ impl Selection {
         self.was_idle = Some(is_idle);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_says_when_labels_are_read_again() {
+        let reference = include_str!("../../docs/reference.md");
+        assert!(reference.contains("k6u reads the labels of its node every five minutes"));
+        assert_eq!(LABELS_FRESH, Duration::from_secs(5 * 60));
+    }
+}

@@ -6,12 +6,20 @@ use serde_json::Value;
 use super::shown;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
-use crate::kube::decode::{Bounded, Item, MAX_ITEM};
+use crate::kube::decode::{Bounded, Item, spend};
 use crate::kube::objects::{BadItem, Condition, Metadata};
 use crate::prefix::{LINK_LENGTH, Prefix};
 
 /// The path of the list.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
+
+/// What is kept of a spec. With [`CLAIMS`] it leaves room in [`MAX_ITEM`](crate::kube::decode::MAX_ITEM) for metadata and
+/// status, so that a spec that is larger is reported in the object, which keeps its claims.
+const MAX_SPEC: usize = 4 * 1024 * 1024;
+/// What is kept beyond that of all but the lists of the entries.
+const CLAIMS: usize = 512 * 1024;
+/// The memory of a claim, with the longest names.
+const MAX_CLAIM: usize = 512;
 
 /// IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -51,6 +59,9 @@ pub struct BadSpec {
     pub problems: Vec<String>,
     /// The objects that it names all the same: nobody else takes them over because of a typing error.
     pub claims: Vec<TargetKey>,
+    /// As in [`ConfigSpec`], so that a typing error elsewhere does not change what nodes publish; `None` also if the
+    /// list cannot be read.
+    pub allowed_prefixes: Option<Vec<Prefix>>,
 }
 
 /// The status of an IP6UpdateConfig.
@@ -87,6 +98,7 @@ impl ConfigSpec {
             }),
             _ => {
                 bad.claims = targets.into_iter().map(|target| target.key).collect();
+                bad.allowed_prefixes = allowed_prefixes;
                 Err(bad)
             }
         }
@@ -105,6 +117,7 @@ fn delegated_prefix_length(value: &Value, problems: &mut Vec<String>) -> Option<
     length
 }
 
+/// The list, if all of it can be read.
 fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Prefix>> {
     let items = match value {
         Value::Null => return None,
@@ -127,15 +140,20 @@ fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Pre
             )),
         }
     }
-    Some(allowed)
+    (allowed.len() == items.len()).then_some(allowed)
 }
 
-/// The allowedPrefixes of all configs together: what is outside of them concerns nobody. `None` if one config allows
-/// everything, or there is none. A config whose spec is invalid writes nothing, so it allows nothing.
+/// The allowedPrefixes of all configs together, valid or not: what is outside of them concerns nobody. `None` if one
+/// config allows everything, or there is none.
 pub fn all_allowed_prefixes(configs: &[Config]) -> Option<Vec<Prefix>> {
-    let mut specs = configs.iter().filter_map(|config| config.spec.as_ref().ok()).peekable();
-    specs.peek()?;
-    let lists: Option<Vec<&[Prefix]>> = specs.map(|spec| spec.allowed_prefixes.as_deref()).collect();
+    if configs.is_empty() {
+        return None;
+    }
+    let allowed = |config: &'_ Config| match &config.spec {
+        Ok(spec) => spec.allowed_prefixes.clone(),
+        Err(bad) => bad.allowed_prefixes.clone(),
+    };
+    let lists: Option<Vec<Vec<Prefix>>> = configs.iter().map(allowed).collect();
     Some(lists?.concat())
 }
 
@@ -144,18 +162,22 @@ fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {
 }
 
 fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<ConfigSpec, BadSpec>, D::Error> {
-    let spec = Bounded::deserialize(deserializer)?;
-    let mut read = ConfigSpec::read(&spec.value);
-    if spec.is_cut {
-        // What it claims, as far as it was read, stays claimed.
-        let claims = match read {
-            Ok(spec) => spec.targets.into_iter().map(|target| target.key).collect(),
-            Err(bad) => bad.claims,
-        };
-        let problems = vec![format!("spec takes more than {MAX_ITEM} bytes of memory")];
-        read = Err(BadSpec { problems, claims });
+    let spec = Bounded::within(MAX_SPEC, CLAIMS, deserializer)?;
+    let read = ConfigSpec::read(&spec.value);
+    if !spec.is_cut {
+        return Ok(read);
     }
-    Ok(read)
+    // What it claims, as far as it was read, stays claimed. Its other lists may have lost elements.
+    let claims: Vec<TargetKey> = match read {
+        Ok(spec) => spec.targets.into_iter().map(|target| target.key).collect(),
+        Err(bad) => bad.claims,
+    };
+    spend(claims.len() * MAX_CLAIM);
+    Ok(Err(BadSpec {
+        problems: vec![format!("spec takes more than {MAX_SPEC} bytes of memory")],
+        claims,
+        allowed_prefixes: None,
+    }))
 }
 
 fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod crds;
 pub mod node_config;
+pub mod schema;
 pub mod target_spec;
 pub mod targets;
 

@@ -125,9 +125,8 @@ impl Reader<'_> {
         for (at, item) in items.iter().enumerate() {
             let field = format!("spec.ciliumCIDRGroups[{at}]");
             let parts = self.parts(item, &field, Some(CIDR_GROUP));
-            // An empty list of ids, and nothing else, empties the group in every release so far.
-            let is_of_0_3 = item["suffixes"].is_null() && !item["prefixIds"].is_null();
-            if !is_of_0_3 && parts.is_constant() && !names_parts(item) {
+            // An empty list of ids empties the group in every release so far.
+            if item["prefixIds"].is_null() && parts.is_constant() && !names_parts(item) {
                 self.without_part(&field, Some(CIDR_GROUP));
             }
             let record = self.record(item, &field, CIDR_GROUP);
@@ -212,8 +211,14 @@ impl Reader<'_> {
         }
         let dns_name = name.as_str().filter(|name| is_dns_name(name));
         if dns_name.is_none() {
-            let but = "it must be a DNS name in lower case such as nas.example.com";
-            self.wrong(&name_field, name, but);
+            let labels = name.as_str().unwrap_or_default().split('.');
+            let but = match labels.map(str::len).max() {
+                Some(length @ 64..) => {
+                    format!("a label of a DNS name has at most 63 characters, and one here has {length}")
+                }
+                _ => "it must be a DNS name in lower case such as nas.example.com".into(),
+            };
+            self.wrong(&name_field, name, &but);
         }
         let seconds = ttl.as_u64().and_then(|seconds| u32::try_from(seconds).ok());
         let seconds = seconds.filter(|seconds| (1..=MAX_TTL).contains(seconds));
@@ -289,7 +294,7 @@ impl Reader<'_> {
         parts
     }
 
-    /// The elements of a list that may be absent, each of which may occur once.
+    /// The elements of a list that may be absent, each once, however often and in whichever spelling it occurs.
     fn set<T: PartialEq>(
         &mut self,
         name: &str,
@@ -302,11 +307,8 @@ impl Reader<'_> {
         self.bound(name, items.len(), most);
         let mut set = Vec::new();
         for (at, item) in items.iter().enumerate().take(most) {
-            let field = format!("{name}[{at}]");
-            match read(self, item, &field) {
-                Some(element) if set.contains(&element) => self.wrong(&field, item, "the list has it already"),
-                element => set.extend(element),
-            }
+            let element = read(self, item, &format!("{name}[{at}]"));
+            set.extend(element.filter(|element| !set.contains(element)));
         }
         set
     }

@@ -230,12 +230,67 @@ fn what_some_config_allows() {
         all(&[one.clone(), other]),
         Some(["2001:db8::/32", "2a00::/16", "2a01::/16"].map(String::from).to_vec())
     );
-    assert_eq!(
-        all(&[json!("x"), one]),
-        Some(vec!["2001:db8::/32".to_string()]),
-        "an invalid spec allows nothing"
-    );
-    assert_eq!(all(&[json!("x")]), None, "nor does it forbid anything");
+    for unreadable in [json!("x"), json!(["2001:db8::/32", "x"])] {
+        assert_eq!(
+            all(&[unreadable, one.clone()]),
+            None,
+            "a list that cannot be read allows all"
+        );
+    }
+}
+
+#[test]
+fn a_typing_error_elsewhere_does_not_change_what_a_config_allows() {
+    for (field, typing_error) in [
+        ("delegatedPrefixLength", json!(65)),
+        (
+            "ciliumCIDRGroups",
+            json!([{"ciliumCIDRGroupName": "lan", "prefixIds": [16]}]),
+        ),
+        ("targets", json!(1)),
+    ] {
+        let mut spec = one_group(json!(60), json!([0]));
+        spec["allowedPrefixes"] = json!(["2001:db8::/32"]);
+        spec[field] = typing_error;
+        let config: Config = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap();
+        assert!(config.spec.is_err(), "{field}");
+        assert_eq!(
+            all_allowed_prefixes(&[config]),
+            Some(vec!["2001:db8::/32".parse().unwrap()]),
+            "{field}"
+        );
+    }
+}
+
+#[test]
+fn a_spec_that_is_too_large_keeps_its_claims() {
+    let ids: Vec<u64> = (0..256).collect();
+    let suffixes: Vec<String> = (1..=64).map(|n| format!("::{n:x}")).collect();
+    let extra: Vec<String> = (0..256).map(|n| format!("10.1.{n}.0/24")).collect();
+    let group = |n: usize| json!({"ciliumCIDRGroupName": format!("g{n}"), "prefixIds": ids, "suffixes": suffixes, "extraCIDRs": extra});
+    let condition = json!({"type": "Ready", "status": "False", "reason": "InvalidSpec", "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let large = |name: &str| {
+        json!({"metadata": {"name": name},
+            "spec": {"delegatedPrefixLength": 56, "ciliumCIDRGroups": (0..100).map(group).collect::<Vec<_>>()},
+            "status": {"conditions": [condition]}})
+    };
+    let items = ["a", "b", "c"].map(large);
+    let text = json!({"items": items}).to_string();
+    assert!(text.len() < 3 * 1_500_000, "etcd takes each: {}", text.len());
+    let list: List<Config> = decode(&mut text.as_bytes()).unwrap();
+    assert_eq!(list.items.len(), 3);
+    for config in list.items {
+        let config = config.expect("a config");
+        let bad = config.spec.unwrap_err();
+        assert_eq!(bad.problems, ["spec takes more than 4194304 bytes of memory"]);
+        assert_eq!(
+            bad.claims,
+            Vec::from_iter((0..100).map(|n| TargetKey::group(&format!("g{n}"))))
+        );
+        // The status is read as well, so the report is not repeated.
+        assert_eq!(config.status.conditions.len(), 1);
+    }
 }
 
 #[test]
@@ -298,12 +353,9 @@ fn a_spec_that_is_too_large_is_its_own_trouble() {
     };
     let text = json!({"items": [group(200_000), group(256), group(30_000)]}).to_string();
     let list: List<Config> = decode(&mut text.as_bytes()).unwrap();
-    let bad = list.items[0].as_ref().unwrap_err();
-    assert_eq!(bad.name, "a");
-    assert_eq!(
-        bad.problem,
-        "it is too large: it takes more than 4194304 bytes of memory"
-    );
+    let bad = list.items[0].as_ref().unwrap().spec.as_ref().unwrap_err();
+    assert_eq!(bad.problems, ["spec takes more than 4194304 bytes of memory"]);
+    assert_eq!(bad.claims, [TargetKey::group("lan")]);
     assert_eq!(list.items[1].as_ref().unwrap().spec.as_ref().unwrap().targets.len(), 1);
     assert!(list.items[2].as_ref().unwrap().spec.is_ok());
 }

@@ -13,8 +13,8 @@
 {{- end -}}
 
 {{- define "k6u.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "k6u.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "k6u.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "k6u.labels" -}}
@@ -35,8 +35,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "k6u.subjects" -}}
 subjects:
 - kind: ServiceAccount
-  name: {{ include "k6u.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "k6u.serviceAccountName" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end -}}
 
 {{- /* The node runs what the digest says, whatever the tag is. */ -}}

@@ -467,3 +467,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_allowed_prefix_that_is_longer_than_the_delegated_one_is_reported_as_such() {
+    let mut spec = spec(56, &[("lan", &[0])]);
+    spec["allowedPrefixes"] = json!(["2a00::/16", "2001:db8:1234:5670::/60"]);
+    let config = config_with("a", "2026-01-01T00:00:00Z", spec);
+    for inside in ["2001:db8:1234:5671::/64", "2001:db8:1234:5601::/64"] {
+        let verdict = follows(config.clone(), &[inside]);
+        assert_eq!(reason(&verdict), Reason::NoPrefix);
+        assert_eq!(
+            message(&verdict),
+            "2001:db8:1234:5670::/60 in allowedPrefixes is longer than delegatedPrefixLength (56), so no delegated \
+             prefix is inside it. The targets keep what they hold; correct allowedPrefixes or delegatedPrefixLength."
+        );
+    }
+    let outside = follows(config, &["2001:db8:9:1::/64"]);
+    assert!(
+        message(&outside).contains("(2001:db8:9:1::/64) are outside allowedPrefixes"),
+        "{}",
+        message(&outside)
+    );
+}

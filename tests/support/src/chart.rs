@@ -184,9 +184,10 @@ fn with_switches(text: &str, rights: &[Rights]) -> String {
     format!("{head}\ntargetRights:\n{switches}{tail}")
 }
 
-/// The rules of all components, by kind.
+/// What all components grant, by kind: the rules, and whether in namespaces only.
 fn table(rights: &[Rights]) -> String {
-    let rules: Map<String, Value> = rights.iter().map(|r| (r.kind.clone(), r.rules.clone())).collect();
-    let rules = serde_yaml::to_string(&rules).expect("YAML");
-    format!("# The rules of manifests/components, by kind. `make chart-sync` writes them.\n{rules}")
+    let granted = |r: &Rights| json!({"namespaced": r.namespace.is_some(), "rules": r.rules});
+    let table: Map<String, Value> = rights.iter().map(|r| (r.kind.clone(), granted(r))).collect();
+    let table = serde_yaml::to_string(&table).expect("YAML");
+    format!("# The rights of manifests/components, by kind. `make chart-sync` writes them.\n{table}")
 }

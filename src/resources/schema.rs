@@ -1,0 +1,121 @@
+//! What the API server refuses by the schema alone: fields that it does not know, and what is beyond its bounds. What
+//! the values mean is checked by the readers of the objects.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::crds::MANIFEST;
+use super::shown;
+
+/// What is wrong with an object of this kind, without its metadata and status.
+pub fn problems(kind: &str, object: &Value) -> Vec<String> {
+    let mut problems = Vec::new();
+    let documents = MANIFEST.split("\n---\n").map(serde_yaml::from_str::<Value>);
+    let Some(crd) = documents.flatten().find(|crd| crd["spec"]["names"]["kind"] == kind) else {
+        return problems;
+    };
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    for (name, value) in object.as_object().into_iter().flatten() {
+        match schema["properties"].get(name) {
+            None => problems.push(format!("{name} is not a field of the object")),
+            Some(_) if name == "metadata" || name == "status" => {}
+            Some(schema) => check(schema, value, name, &mut problems),
+        }
+    }
+    problems
+}
+
+fn check(schema: &Value, value: &Value, field: &str, problems: &mut Vec<String>) {
+    let mut bound = |count: usize, keyword: &str, of: &str| {
+        if let Some(max) = schema[keyword].as_u64().filter(|max| count as u64 > *max) {
+            problems.push(format!("{field} has {count} {of}, but at most {max} are allowed"));
+        }
+    };
+    match value {
+        Value::String(text) => bound(text.chars().count(), "maxLength", "characters"),
+        Value::Array(items) => {
+            bound(items.len(), "maxItems", "entries");
+            let is_set = schema["x-kubernetes-list-type"] == "set";
+            let mut known = HashSet::new();
+            for (at, item) in items.iter().enumerate() {
+                let field = format!("{field}[{at}]");
+                if is_set && !known.insert(item) {
+                    problems.push(format!("{field} is {}, but the list has it already", shown(item)));
+                }
+                check(&schema["items"], item, &field, problems);
+            }
+        }
+        Value::Object(map) => {
+            bound(map.len(), "maxProperties", "entries");
+            for (name, value) in map {
+                let inner = schema["properties"].get(name).or(schema.get("additionalProperties"));
+                match inner {
+                    Some(schema) => check(schema, value, &format!("{field}.{name}"), problems),
+                    None => problems.push(format!("{field}.{name} is not a field of the object")),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(spec: Value) -> Vec<String> {
+        problems(
+            "IP6UpdateConfig",
+            &json!({"apiVersion": "a", "kind": "b", "metadata": {"name": "c"}, "spec": spec, "status": {"d": 1}}),
+        )
+    }
+
+    #[test]
+    fn what_the_schema_accepts() {
+        assert_eq!(config(json!(null)), [""; 0]);
+        let group = json!({"ciliumCIDRGroupName": "lan", "prefixIds": Vec::from_iter(0..256), "suffixes": null});
+        let spec = json!({"delegatedPrefixLength": 56, "ciliumCIDRGroups": [group]});
+        assert_eq!(config(spec), [""; 0]);
+        let labels = json!({"interface": "eth0", "nodeSelector": {"any.example.com/label": "x"}});
+        assert_eq!(problems("IP6UpdateNodeConfig", &json!({"spec": labels})), [""; 0]);
+    }
+
+    #[test]
+    fn what_it_refuses_with_the_path_of_the_field() {
+        for (spec, problem) in [
+            (
+                json!({"allowedPrefix": []}),
+                "spec.allowedPrefix is not a field of the object",
+            ),
+            (
+                json!({"targets": [{}, {"suffix": []}]}),
+                "spec.targets[1].suffix is not a field of the object",
+            ),
+            (
+                json!({"targets": [{"prefixIds": [0, 1, 1]}]}),
+                "spec.targets[0].prefixIds[2] is 1, but the list has it already",
+            ),
+            (
+                json!({"ciliumCIDRGroups": [{"prefixIds": Vec::from_iter(0..257)}]}),
+                "spec.ciliumCIDRGroups[0].prefixIds has 257 entries, but at most 256 are allowed",
+            ),
+            (
+                json!({"targets": [{"namespace": "é".repeat(64)}]}),
+                "spec.targets[0].namespace has 64 characters, but at most 63 are allowed",
+            ),
+        ] {
+            assert_eq!(config(spec), [problem]);
+        }
+        assert_eq!(
+            problems("IP6UpdateConfig", &json!({"specs": 1})),
+            ["specs is not a field of the object"]
+        );
+        let labels: serde_json::Map<String, Value> = (0..65).map(|n| (format!("l{n}"), json!("x"))).collect();
+        assert_eq!(
+            problems("IP6UpdateNodeConfig", &json!({"spec": {"nodeSelector": labels}})),
+            ["spec.nodeSelector has 65 entries, but at most 64 are allowed"]
+        );
+    }
+}
