@@ -52,7 +52,7 @@ pub const MAX_ROUNDS_OF_ONCE: u32 = 60;
 /// A round starts again this often while the objects change under it, then leaves the rest to the next one.
 pub const MAX_PASSES: usize = 3;
 /// The items of all targets together: a plan has to fit into the memory of the pod, some copies of it included.
-pub const MAX_PLANNED: usize = 65_536;
+pub const MAX_PLANNED: usize = 32_768;
 /// Requests that read targets begin within this much of a round, and requests that write them within as much again:
 /// targets that hang cannot keep k6u from publishing. What was not reached is first in the next round.
 pub const TARGETS_TIME: Duration = Duration::from_millis(2500);

@@ -87,8 +87,9 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Jud
     let oversized = verdict.oversized.iter().map(|(target, count)| Failing {
         what: format!("{target}: too many CIDRs"),
         text: format!(
-            "{target} would hold {count} CIDRs, more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes \
-             as many), or too many with the other targets ({MAX_PLANNED} in all), so it keeps what it holds; name fewer prefix ids or suffixes, or set allowedPrefixes"
+            "{target} would hold {count} CIDRs, and k6u writes {MAX_ITEMS} into one list at most (Cilium's policy map takes \
+             as many) and {MAX_PLANNED} into all, so it keeps what it holds; name fewer prefix ids or suffixes, or set \
+             allowedPrefixes"
         ),
     });
     let failures: Vec<Failing> = failures.iter().cloned().chain(oversized).collect();
