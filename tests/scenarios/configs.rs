@@ -1,15 +1,23 @@
 //! What IP6UpdateConfigs say, and what becomes of it.
 
+use std::thread::sleep;
+use std::time::Duration;
+
+use k6u_testkit::apiserver::server::Cilium;
 use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::example::CRDS;
+use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, NODE_CONFIGS, SOON, Site, requests};
+use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, NODE_CONFIGS, Running, SOON, Site, requests};
+use crate::trio::NAMES;
 
 pub const ALL: &[Scenario] = scenarios![
     drift_is_restored_within_an_interval,
     an_id_that_does_not_fit_changes_no_group,
     a_spec_that_is_corrected,
+    a_typing_error_in_one_of_two_configs,
     a_status_that_an_older_server_refuses,
     two_configs_name_one_group,
     a_config_is_deleted_and_created_again,
@@ -82,6 +90,51 @@ fn a_spec_that_is_corrected() {
     site.wait_group(GROUP, &["2001:db8:1234:56ff::/64"]);
     let condition = site.wait_reason(CONFIG_NAME, "Updated");
     assert_eq!(condition["observedGeneration"], 3);
+}
+
+/// Two sites, and two configs with allowedPrefixes of their own. While the spec of one is invalid, its prefixes are
+/// published all the same; so whoever reads the correction first knows them.
+fn a_typing_error_in_one_of_two_configs() {
+    let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+    site.server.apply_crds(CRDS, "k6u");
+    for (name, allowed) in [("a", "2001:db8::/32"), ("b", "2001:470::/32")] {
+        let group = json!({"ciliumCIDRGroupName": format!("group-{name}"), "prefixIds": [1]});
+        let config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig",
+            "metadata": {"name": name}, "spec": {"delegatedPrefixLength": 60, "allowedPrefixes": [allowed],
+            "ciliumCIDRGroups": [group]}});
+        site.server.admin("POST", CONFIGS, "application/json", &config);
+    }
+    site.server.add_node(NAMES[1]);
+    let interfaces = [Interface::new(), Interface::new()];
+    for (at, interface) in interfaces.iter().enumerate() {
+        interface.add(&format!("2001:db8:{}:5671::10", at + 1));
+        let node_config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+            "metadata": {"name": NAMES[at]},
+            "spec": {"nodeSelector": {"kubernetes.io/hostname": NAMES[at]}, "interface": interface.name}});
+        site.server
+            .admin("POST", NODE_CONFIGS, "application/json", &node_config);
+    }
+    let run = |name: &str, interval: &str| {
+        let node = site.start().with("NODE_NAME", name).with("UPDATE_INTERVAL", interval);
+        Running(node.spawn())
+    };
+    let _nodes = [run(NAMES[0], "1"), run(NAMES[1], "10")];
+    site.wait_group("group-a", &["2001:db8:1:5671::/64", "2001:db8:2:5671::/64"]);
+    site.wait_reason("a", "Updated");
+    let lists = site.group_history("group-a").len();
+    let with_ids = |ids: Value| {
+        let group = json!({"ciliumCIDRGroupName": "group-a", "prefixIds": ids});
+        site.patch(&format!("{CONFIGS}/a"), json!({"spec": {"ciliumCIDRGroups": [group]}}));
+    };
+    with_ids(json!([99]));
+    site.wait_reason("a", "InvalidSpec");
+    // The other node has a round, too.
+    sleep(Duration::from_secs(13));
+    with_ids(json!([1]));
+    site.wait_reason("a", "Updated");
+    site.wait_rounds(3);
+    let history = site.group_history("group-a");
+    assert_eq!(history[lists..], [[""; 0]; 0], "it held both all the time");
 }
 
 fn a_status_that_an_older_server_refuses() {
