@@ -158,6 +158,11 @@ fn key(address: &Address) -> Key {
     (address.ip, address.prefix_length)
 }
 
+/// The newest of these announcements.
+pub fn newest_announcement<'a>(subnets: impl Iterator<Item = &'a Subnet>) -> Option<Time> {
+    subnets.filter_map(|subnet| subnet.announced).max()
+}
+
 /// When the address will end.
 fn ends(address: &Address, now: Time) -> Time {
     match address.valid {

@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::address::Address;
-use super::announcements::{Dated, Deprecated, Subnet, Subnets, Time};
+use super::announcements::{Dated, Deprecated, Subnet, Subnets, Time, newest_announcement};
 use crate::prefix::Prefix;
 
 /// The longest interval at which a router announces (RFC 4861 section 6.2.1, MaxRtrAdvInterval).
@@ -269,14 +269,14 @@ impl Look<'_> {
     }
 
     /// Until when an address counts, `None` if that is open; or why it does not.
-    fn verdict(&self, dated: &Dated, subnet: &Subnet, newest: Option<Time>) -> Result<Option<Time>, Rejection> {
+    fn verdict(&self, dated: &Dated, subnet: &Subnet, newest: Time) -> Result<Option<Time>, Rejection> {
         let address = &dated.address;
         // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
         let is_written_since = |since: Time| address.stands_for_itself() && dated.written > since;
         if !address.is_global_unicast() {
             return Err(Rejection::NotGlobal);
         }
-        if !self.is_allowed(address) {
+        if !self.is_allowed(address.subnet()) {
             return Err(Rejection::NotAllowed);
         }
         if address.is_duplicate() {
@@ -297,22 +297,22 @@ impl Look<'_> {
         }
     }
 
-    /// When a /64 went stale. To announce it as deprecated is to announce it: so a router that stops does not hand
-    /// the lists to a prefix that was stale before.
-    fn stale_since(&self, subnet: &Subnet, newest: Option<Time>) -> Option<Time> {
+    /// When a /64 went stale.
+    fn stale_since(&self, subnet: &Subnet, newest: Time) -> Option<Time> {
         let stale_after = Time::from(self.watch.stale_after) * 1000;
         let since = subnet.announced? + stale_after;
-        (stale_after > 0 && newest? > since).then_some(since)
+        (stale_after > 0 && newest > since).then_some(since)
     }
 
     fn kept_until(&self, over: Deprecated) -> Time {
         over.since + Time::from(self.watch.keep_deprecated) * 1000
     }
 
-    /// The last announcement on this interface.
-    fn newest(&self, subnets: &Subnets) -> Option<Time> {
-        let announced = |dated: &Dated| subnets.get(&dated.address.subnet())?.announced;
-        self.candidates().filter_map(announced).max()
+    /// The last announcement on this interface, of a /64 that may be gone by now: what that made stale stays so. To
+    /// announce a /64 as deprecated is to announce it.
+    fn newest(&self, subnets: &Subnets) -> Time {
+        let allowed = subnets.iter().filter(|(prefix, _)| self.is_allowed(**prefix));
+        newest_announcement(allowed.map(|(_, subnet)| subnet)).unwrap_or(Time::MIN)
     }
 
     /// Says whether a router announced an address: the kernel made it, or a program that listens to routers in its place.
@@ -326,11 +326,10 @@ impl Look<'_> {
     fn candidates(&self) -> impl Iterator<Item = &Dated> {
         self.addresses
             .iter()
-            .filter(|dated| dated.address.is_global_unicast() && self.is_allowed(&dated.address))
+            .filter(|dated| dated.address.is_global_unicast() && self.is_allowed(dated.address.subnet()))
     }
 
-    fn is_allowed(&self, address: &Address) -> bool {
-        let subnet = address.subnet();
+    fn is_allowed(&self, subnet: Prefix) -> bool {
         self.allowed
             .is_none_or(|list| list.iter().any(|range| range.contains(subnet)))
     }

@@ -786,3 +786,34 @@ fn two_prefixes_while_stamps_start_again_at_0() {
         assert_eq!(eth0.sees(&addresses), ["2001:db8:2::/64"], "after {hours} hours");
     }
 }
+
+/// Row 3, and a router that is switched off rather than stopped: the new prefix runs out, and the old one, a
+/// stranger's by now, stays preferred for days.
+#[test]
+fn a_stale_prefix_does_not_come_back_when_the_new_one_is_gone() {
+    let days = |address: Address| Address {
+        preferred: 7 * 86_400,
+        valid: 30 * 86_400,
+        ..address
+    };
+    let (old, new) = (days(announced("2001:db8:1::1", 5_000)), new("2001:db8:2::1"));
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[old, new]), ["2001:db8:2::/64"]);
+    // Nothing is announced any more; the new address ends with its lifetime, and k6u has looked all the time.
+    eth0.pass(7_201);
+    assert_eq!(eth0.sees_later(&[old]), [""; 0], "never the stale one");
+}
+
+/// The new prefix ends in the same moment in which the stale one is deprecated.
+#[test]
+fn a_stale_prefix_is_not_kept_when_the_new_one_is_gone() {
+    let (old, new) = (announced("2001:db8:1::1", 5_000), new("2001:db8:2::1"));
+    let mut eth0 = Interface::keeping(600);
+    assert_eq!(eth0.sees(&[old, new]), ["2001:db8:2::/64"]);
+    eth0.pass(7_201);
+    assert_eq!(
+        eth0.sees(&[deprecated(old)]),
+        [""; 0],
+        "a prefix that was stale before is not kept"
+    );
+}
