@@ -200,6 +200,8 @@ pub struct Look<'a> {
     pub watch: &'a Watch,
     /// Only prefixes inside one of these count; `None` lets all count.
     pub allowed: Option<&'a [Prefix]>,
+    /// Whether the kernel may make addresses of what routers announce. Programs that do so in its place forbid it.
+    pub kernel_slaac: bool,
     /// When it was looked.
     pub now: Time,
 }
@@ -315,10 +317,15 @@ impl Look<'_> {
         newest_announcement(allowed.map(|(_, subnet)| subnet)).unwrap_or(Time::MIN)
     }
 
+    /// Whether the kernel listens to routers and says so. What it made before a program took over proves nothing.
+    fn does_kernel_listen(&self) -> bool {
+        self.kernel_slaac && self.addresses.iter().any(|dated| dated.address.is_kernels())
+    }
+
     /// Says whether a router announced an address: the kernel made it, or a program that listens to routers in its place.
     /// Where the kernel makes addresses, it alone does.
     fn is_announced(&self) -> impl Fn(&Address) -> bool + use<> {
-        let does_kernel_listen = self.addresses.iter().any(|dated| dated.address.is_kernels());
+        let does_kernel_listen = self.does_kernel_listen();
         move |address| address.is_like_announced() && (!does_kernel_listen || address.is_kernels())
     }
 

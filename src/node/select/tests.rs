@@ -69,6 +69,7 @@ struct Interface {
     past: Announcements,
     watch: Watch,
     allowed: Option<Vec<Prefix>>,
+    kernel_slaac: bool,
     /// The kernel's time stamp of now.
     stamp: u32,
     now: Time,
@@ -84,6 +85,7 @@ impl Interface {
                 keep_deprecated: 0,
             },
             allowed: None,
+            kernel_slaac: true,
             stamp: BOOTED,
             now: 0,
         }
@@ -108,6 +110,7 @@ impl Interface {
             addresses: &addresses,
             watch: &self.watch,
             allowed: self.allowed.as_deref(),
+            kernel_slaac: self.kernel_slaac,
             now: self.now,
         };
         self.past.remember(look.judge(&self.past.subnets), &addresses);
@@ -816,4 +819,56 @@ fn a_stale_prefix_is_not_kept_when_the_new_one_is_gone() {
         [""; 0],
         "a prefix that was stale before is not kept"
     );
+}
+
+/// The kernel heard a router before dhcpcd, NetworkManager or networkd took over, and made an address that nobody
+/// refreshes; theirs, in the same /64, are refreshed with each announcement (dhcpcd with `slaac private`) and forbade it to do so.
+#[test]
+fn an_address_that_the_kernel_left_behind_takes_no_living_prefix_along() {
+    let left_behind = kernels(new("2001:db8:1::1"));
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[left_behind]), ["2001:db8:1::/64"]);
+    eth0.kernel_slaac = false;
+    for _ in 0..5 {
+        eth0.pass(600);
+        let refreshed = eth0.write(new("2001:db8:1::2"));
+        assert_eq!(eth0.sees(&[left_behind, refreshed]), ["2001:db8:1::/64"]);
+    }
+    eth0.pass(600);
+    let refreshed = eth0.write(new("2001:db8:1::2"));
+    assert_eq!(
+        eth0.sees(&[deprecated(left_behind), refreshed]),
+        ["2001:db8:1::/64"],
+        "its preferred lifetime ran out"
+    );
+    eth0.pass(600);
+    let refreshed = eth0.write(new("2001:db8:1::2"));
+    assert_eq!(
+        eth0.sees(&[deprecated(left_behind), refreshed]),
+        ["2001:db8:1::/64"],
+        "a router announces it still"
+    );
+}
+
+/// The same, and the router comes back with another prefix: only dhcpcd hears of it.
+#[test]
+fn an_address_that_the_kernel_left_behind_does_not_keep_a_dead_prefix() {
+    let days = |address: Address| Address {
+        preferred: 7 * 86_400,
+        valid: 30 * 86_400,
+        ..address
+    };
+    let left_behind = days(kernels(new("2001:db8:1::1")));
+    let mut eth0 = Interface::new();
+    eth0.kernel_slaac = false;
+    let old = days(eth0.write(new("2001:db8:1::2")));
+    assert_eq!(eth0.sees(&[left_behind, old]), ["2001:db8:1::/64"]);
+    for round in 1..10 {
+        eth0.pass(600);
+        let fresh = days(eth0.write(new("2001:db8:2::2")));
+        let seen = eth0.sees(&[left_behind, old, fresh]);
+        if round > 4 {
+            assert_eq!(seen, ["2001:db8:2::/64"], "stale after {} s", round * 600);
+        }
+    }
 }
