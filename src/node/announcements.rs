@@ -22,6 +22,13 @@ const ROUNDING: Time = 3_000;
 const AT_ONCE: u32 = 10;
 /// Whoever removes an address to write it again needs less time than this.
 pub const LINGER: Time = 200;
+/// The greatest age that time stamps can tell at a first look. A 32-bit kernel's start again at 0 after two days, at 250
+/// ticks a second: beyond half of that, the older of two stamps may as well be the newer one.
+const MAX_AGE: Time = if cfg!(target_pointer_width = "32") {
+    85_899_000
+} else {
+    Time::MAX
+};
 /// As many prefixes are remembered that have no address any more.
 const MAX_REMEMBERED: usize = 64;
 
@@ -92,17 +99,14 @@ impl Announcements {
         let last = self.last.take().filter(|(index, _)| *index == interface);
         let is_first = last.is_none();
         let mut before = last.map(|(_, addresses)| addresses).unwrap_or_default();
-        // Relative to any of them, so that it does not matter whether stamps wrapped within 32 bits.
-        let reference = addresses.first().map_or(0, |address| address.updated);
-        let stamp = |address: &Address| i64::from(address.updated.wrapping_sub(reference) as i32) * 10;
-        let newest = addresses.iter().map(stamp).max().unwrap_or(0);
+        let newest_stamp = newest_stamp(addresses);
         let mut known = BTreeMap::new();
         for address in addresses {
             let ends = ends(address, now);
             let earlier = before.remove(&key(address));
             let written = match earlier.filter(|earlier| !earlier.is_announced_since(address, ends)) {
                 Some(earlier) => earlier.dated.written,
-                None if is_first => now - (newest - stamp(address)),
+                None if is_first => now - newest_stamp.map_or(0, |newest| age(address.updated, newest, MAX_AGE)),
                 None => now,
             };
             let dated = Dated {
@@ -161,6 +165,21 @@ fn key(address: &Address) -> Key {
 /// The newest of these announcements.
 pub fn newest_announcement<'a>(subnets: impl Iterator<Item = &'a Subnet>) -> Option<Time> {
     subnets.filter_map(|subnet| subnet.announced).max()
+}
+
+/// The newest stamp of an announced address: others may be older than stamps can tell.
+fn newest_stamp(addresses: &[Address]) -> Option<u32> {
+    let is_announced = |address: &&Address| address.is_global_unicast() && address.is_like_announced();
+    let stamps = addresses.iter().filter(is_announced).map(|address| address.updated);
+    // Relative to one of them, so that it does not matter whether they wrapped within 32 bits.
+    let first = stamps.clone().next()?;
+    stamps.max_by_key(|stamp| stamp.wrapping_sub(first) as i32)
+}
+
+/// How much older a stamp is than the newest one; 0 if it is not, or by more than `max`.
+fn age(stamp: u32, newest: u32, max: Time) -> Time {
+    let age = Time::from(newest.wrapping_sub(stamp) as i32) * 10;
+    if (0..=max).contains(&age) { age } else { 0 }
 }
 
 /// When the address will end.

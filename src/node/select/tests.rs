@@ -807,6 +807,33 @@ fn a_stale_prefix_does_not_come_back_when_the_new_one_is_gone() {
     assert_eq!(eth0.sees_later(&[old]), [""; 0], "never the stale one");
 }
 
+/// A 64-bit kernel that runs for 300 days, with a link-local address since it started; k6u is upgraded.
+#[test]
+fn two_uplinks_after_300_days_both_count() {
+    let days = 300 * 86_400 * 100;
+    let at = |ip: &str, stamp: u32| Address {
+        created: 500,
+        updated: stamp,
+        ..new(ip)
+    };
+    let local = Address {
+        created: 500,
+        updated: 500,
+        ..fixed("fe80::1")
+    };
+    let mut eth0 = Interface::new();
+    let (one, other) = (at("2001:db8:1::1", days), at("2001:db8:2::1", days));
+    assert_eq!(eth0.sees(&[local, one, other]).len(), 2);
+    // Ten seconds later one of the two is announced again.
+    eth0.now += 10_000;
+    let other = at("2001:db8:2::1", days + 1_000);
+    assert_eq!(
+        eth0.sees(&[local, one, other]).len(),
+        2,
+        "both were announced within ten seconds"
+    );
+}
+
 /// The new prefix ends in the same moment in which the stale one is deprecated.
 #[test]
 fn a_stale_prefix_is_not_kept_when_the_new_one_is_gone() {
