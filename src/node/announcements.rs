@@ -54,6 +54,8 @@ pub type Subnets = BTreeMap<Prefix, Subnet>;
 pub struct Subnet {
     /// When it was last announced, if it ever was.
     pub announced: Option<Time>,
+    /// Whether the kernel made an address of what was announced.
+    pub is_kernels: bool,
     /// Set from when it is first seen deprecated until it is announced as preferred.
     pub deprecated: Option<Deprecated>,
 }

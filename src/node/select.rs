@@ -211,9 +211,16 @@ impl Look<'_> {
     pub fn judge(&self, before: &Subnets) -> Subnets {
         let mut subnets = before.clone();
         let is_announced = self.is_announced();
+        if self.does_kernel_listen() {
+            // What others wrote before the kernel heard a router was no announcement either.
+            for subnet in subnets.values_mut().filter(|subnet| !subnet.is_kernels) {
+                subnet.announced = None;
+            }
+        }
         for dated in self.candidates().filter(|dated| is_announced(&dated.address)) {
             let subnet = subnets.entry(dated.address.subnet()).or_default();
             subnet.announced = subnet.announced.max(Some(dated.written));
+            subnet.is_kernels |= dated.address.is_kernels();
         }
         // A /64 is what its announced addresses say; one that was never announced, what its leases say.
         let mut is_preferred = BTreeMap::new();

@@ -158,7 +158,7 @@ fn of_what_is_gone_64_prefixes_are_remembered() {
     let mut past = Announcements::default();
     let subnet = |n: i64| Subnet {
         announced: Some(n),
-        deprecated: None,
+        ..Subnet::default()
     };
     let prefix = |n: i64| Prefix::of(format!("2001:db8:{n:x}::").parse().unwrap(), 64);
     let subnets = (0..1000).map(|n| (prefix(n), subnet(n))).collect();

@@ -834,6 +834,27 @@ fn two_uplinks_after_300_days_both_count() {
     );
 }
 
+/// PureLB's address is there before the first router advertisement is.
+#[test]
+fn a_load_balancer_that_was_first_is_no_router() {
+    let service = announced("2001:db8:1::80", 5);
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[service]), ["2001:db8:1::/64"]);
+    eth0.pass(10);
+    let router = kernels(eth0.write(new("2001:db8:2::1")));
+    assert_eq!(eth0.sees(&[service, router]).len(), 2);
+    // Both are refreshed as ever.
+    for _ in 0..4 {
+        eth0.pass(600);
+        let (service, router) = (eth0.write(service), eth0.write(router));
+        assert_eq!(
+            eth0.sees(&[service, router]),
+            ["2001:db8:1::/64", "2001:db8:2::/64"],
+            "a /64 that was never announced is not judged"
+        );
+    }
+}
+
 /// The new prefix ends in the same moment in which the stale one is deprecated.
 #[test]
 fn a_stale_prefix_is_not_kept_when_the_new_one_is_gone() {
