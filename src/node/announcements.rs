@@ -65,8 +65,8 @@ pub struct Subnet {
 pub struct Deprecated {
     /// Since when, as far as this k6u knows.
     pub since: Time,
-    /// Whether it was in use until then; one that was stale first is not kept.
-    pub was_in_use: bool,
+    /// How long before the newest announcement its own had been: one that was stale is not kept.
+    pub lag: Time,
 }
 
 /// An address, and when it was last written.

@@ -236,11 +236,9 @@ impl Look<'_> {
         for (prefix, is_preferred) in is_preferred {
             let subnet = subnets.entry(prefix).or_default();
             let subnet_before = before.get(&prefix).copied().unwrap_or_default();
-            let was_in_use =
-                self.stale_since(&subnet_before, newest_before).is_none() && self.stale_since(subnet, newest).is_none();
             let first_seen = || Deprecated {
                 since: self.now,
-                was_in_use,
+                lag: lag(&subnet_before, newest_before).max(lag(subnet, newest)),
             };
             subnet.deprecated = (!is_preferred).then(|| subnet.deprecated.unwrap_or_else(first_seen));
         }
@@ -293,7 +291,9 @@ impl Look<'_> {
         }
         let over = subnet.deprecated.filter(|over| !is_written_since(over.since));
         if over.is_some() || address.is_deprecated() {
-            let end = over.filter(|over| over.was_in_use).map(|over| self.kept_until(over));
+            let end = over
+                .filter(|over| !self.is_stale(over.lag))
+                .map(|over| self.kept_until(over));
             return match end.filter(|end| self.now < *end) {
                 None if address.is_deprecated() && address.is_permanent() => Err(Rejection::DeprecatedByHand),
                 None => Err(Rejection::Deprecated),
@@ -308,9 +308,14 @@ impl Look<'_> {
 
     /// When a /64 went stale.
     fn stale_since(&self, subnet: &Subnet, newest: Time) -> Option<Time> {
+        let since = subnet.announced? + Time::from(self.watch.stale_after) * 1000;
+        self.is_stale(lag(subnet, newest)).then_some(since)
+    }
+
+    /// Whether a /64 that lags this far behind the newest announcement is stale.
+    fn is_stale(&self, lag: Time) -> bool {
         let stale_after = Time::from(self.watch.stale_after) * 1000;
-        let since = subnet.announced? + stale_after;
-        (stale_after > 0 && newest > since).then_some(since)
+        stale_after > 0 && lag > stale_after
     }
 
     fn kept_until(&self, over: Deprecated) -> Time {
@@ -347,6 +352,11 @@ impl Look<'_> {
         self.allowed
             .is_none_or(|list| list.iter().any(|range| range.contains(subnet)))
     }
+}
+
+/// How long before this newest announcement a /64 was last announced.
+fn lag(subnet: &Subnet, newest: Time) -> Time {
+    subnet.announced.map_or(0, |announced| newest.saturating_sub(announced))
 }
 
 #[cfg(test)]

@@ -855,6 +855,40 @@ fn a_load_balancer_that_was_first_is_no_router() {
     }
 }
 
+/// Two IP6UpdateNodeConfigs with one interface, and rules of their own.
+#[test]
+fn a_prefix_that_was_stale_by_one_config_is_not_kept_by_it() {
+    let (old, new) = (announced("2001:db8:1::1", 600), new("2001:db8:2::1"));
+    let mut eth0 = Interface::new();
+    let (patient, strict) = (
+        eth0.watch.clone(),
+        Watch {
+            stale_after: 60,
+            keep_deprecated: 3_600,
+            ..eth0.watch.clone()
+        },
+    );
+    let both = |addresses: &[Address], eth0: &mut Interface| {
+        [&patient, &strict].map(|watch| {
+            eth0.watch = watch.clone();
+            eth0.sees(addresses)
+        })
+    };
+    let seen = both(&[old, new], &mut eth0);
+    assert_eq!(
+        (seen[0].len(), seen[1].as_slice()),
+        (2, ["2001:db8:2::/64".to_string()].as_slice())
+    );
+    eth0.pass(10);
+    let over = eth0.write(deprecated(old));
+    let seen = both(&[over, new], &mut eth0);
+    assert_eq!(
+        seen[1],
+        ["2001:db8:2::/64"],
+        "a prefix that was stale before is not kept"
+    );
+}
+
 /// The new prefix ends in the same moment in which the stale one is deprecated.
 #[test]
 fn a_stale_prefix_is_not_kept_when_the_new_one_is_gone() {
