@@ -76,6 +76,8 @@ pub struct Dated {
     pub address: Address,
     /// When it was written, unless only to end when it would have ended before.
     pub written: Time,
+    /// The newest announcement on the interface when it was written.
+    pub newest_then: Time,
     /// It is gone before its time, and counts until then.
     pub lingers_until: Option<Time>,
 }
@@ -102,18 +104,23 @@ impl Announcements {
         let is_first = last.is_none();
         let mut before = last.map(|(_, addresses)| addresses).unwrap_or_default();
         let newest_stamp = newest_stamp(addresses);
+        let newest = newest_announcement(self.subnets.values()).unwrap_or(Time::MIN);
         let mut known = BTreeMap::new();
         for address in addresses {
             let ends = ends(address, now);
             let earlier = before.remove(&key(address));
-            let written = match earlier.filter(|earlier| !earlier.is_announced_since(address, ends)) {
-                Some(earlier) => earlier.dated.written,
-                None if is_first => now - newest_stamp.map_or(0, |newest| age(address.updated, newest, MAX_AGE)),
-                None => now,
+            let (written, newest_then) = match earlier.filter(|earlier| !earlier.is_announced_since(address, ends)) {
+                Some(earlier) => (earlier.dated.written, earlier.dated.newest_then),
+                None if is_first => {
+                    let written = now - newest_stamp.map_or(0, |newest| age(address.updated, newest, MAX_AGE));
+                    (written, written)
+                }
+                None => (now, newest),
             };
             let dated = Dated {
                 address: *address,
                 written,
+                newest_then,
                 lingers_until: None,
             };
             known.insert(key(address), Known { dated, ends });

@@ -278,8 +278,6 @@ impl Look<'_> {
     /// Until when an address counts, `None` if that is open; or why it does not.
     fn verdict(&self, dated: &Dated, subnet: &Subnet, newest: Time) -> Result<Option<Time>, Rejection> {
         let address = &dated.address;
-        // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
-        let is_written_since = |since: Time| address.stands_for_itself() && dated.written > since;
         if !address.is_global_unicast() {
             return Err(Rejection::NotGlobal);
         }
@@ -289,7 +287,9 @@ impl Look<'_> {
         if address.is_duplicate() {
             return Err(Rejection::Duplicate);
         }
-        let over = subnet.deprecated.filter(|over| !is_written_since(over.since));
+        // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
+        let is_written_since = |over: &Deprecated| address.stands_for_itself() && dated.written > over.since;
+        let over = subnet.deprecated.filter(|over| !is_written_since(over));
         if over.is_some() || address.is_deprecated() {
             let end = over
                 .filter(|over| !self.is_stale(over.lag))
@@ -300,16 +300,12 @@ impl Look<'_> {
                 end => Ok(end),
             };
         }
-        match self.stale_since(subnet, newest) {
-            Some(since) if !address.is_permanent() && !is_written_since(since) => Err(Rejection::Stale),
-            _ => Ok(None),
+        let is_stale_at = |newest: Time| self.is_stale(lag(subnet, newest));
+        let is_renewed = address.stands_for_itself() && is_stale_at(dated.newest_then);
+        if is_stale_at(newest) && !address.is_permanent() && !is_renewed {
+            return Err(Rejection::Stale);
         }
-    }
-
-    /// When a /64 went stale.
-    fn stale_since(&self, subnet: &Subnet, newest: Time) -> Option<Time> {
-        let since = subnet.announced? + Time::from(self.watch.stale_after) * 1000;
-        self.is_stale(lag(subnet, newest)).then_some(since)
+        Ok(None)
     }
 
     /// Whether a /64 that lags this far behind the newest announcement is stale.

@@ -807,6 +807,25 @@ fn a_stale_prefix_does_not_come_back_when_the_new_one_is_gone() {
     assert_eq!(eth0.sees_later(&[old]), [""; 0], "never the stale one");
 }
 
+/// The router was away for longer than staleAfterSeconds, the DHCPv6 server renewed the lease meanwhile; then the
+/// router comes back with another prefix, and only then the old one goes stale.
+#[test]
+fn a_lease_that_was_renewed_before_its_prefix_went_stale_goes_with_it() {
+    let (old, leased) = (announced("2001:db8:1::1", 0), lease("2001:db8:1::abc", 0));
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[old, leased]), ["2001:db8:1::/64"]);
+    eth0.pass(1_900);
+    let leased = eth0.write(leased);
+    assert_eq!(
+        eth0.sees(&[old, leased]),
+        ["2001:db8:1::/64"],
+        "it is not stale: nothing else is announced"
+    );
+    eth0.pass(100);
+    let fresh = eth0.write(new("2001:db8:2::1"));
+    assert_eq!(eth0.sees(&[old, leased, fresh]), ["2001:db8:2::/64"]);
+}
+
 /// A 64-bit kernel that runs for 300 days, with a link-local address since it started; k6u is upgraded.
 #[test]
 fn two_uplinks_after_300_days_both_count() {
