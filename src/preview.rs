@@ -224,6 +224,7 @@ fn given(addresses: &[Ipv6Addr], allowed: Option<&[Prefix]>) -> Observation {
         addresses: &past.date(0, &addresses, 0),
         watch: &watch_of("command-line"),
         allowed,
+        kernel_slaac: true,
         now: 0,
     };
     look.select(&look.judge(&past.subnets), Vec::new())

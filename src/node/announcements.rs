@@ -22,6 +22,13 @@ const ROUNDING: Time = 3_000;
 const AT_ONCE: u32 = 10;
 /// Whoever removes an address to write it again needs less time than this.
 pub const LINGER: Time = 200;
+/// The greatest age that time stamps can tell at a first look. A 32-bit kernel's start again at 0 after two days, at 250
+/// ticks a second: beyond half of that, the older of two stamps may as well be the newer one.
+const MAX_AGE: Time = if cfg!(target_pointer_width = "32") {
+    85_899_000
+} else {
+    Time::MAX
+};
 /// As many prefixes are remembered that have no address any more.
 const MAX_REMEMBERED: usize = 64;
 
@@ -47,6 +54,8 @@ pub type Subnets = BTreeMap<Prefix, Subnet>;
 pub struct Subnet {
     /// When it was last announced, if it ever was.
     pub announced: Option<Time>,
+    /// Whether the kernel made an address of what was announced.
+    pub is_kernels: bool,
     /// Set from when it is first seen deprecated until it is announced as preferred.
     pub deprecated: Option<Deprecated>,
 }
@@ -56,8 +65,8 @@ pub struct Subnet {
 pub struct Deprecated {
     /// Since when, as far as this k6u knows.
     pub since: Time,
-    /// Whether it was in use until then; one that was stale first is not kept.
-    pub was_in_use: bool,
+    /// How long before the newest announcement its own had been: one that was stale is not kept.
+    pub lag: Time,
 }
 
 /// An address, and when it was last written.
@@ -67,6 +76,8 @@ pub struct Dated {
     pub address: Address,
     /// When it was written, unless only to end when it would have ended before.
     pub written: Time,
+    /// The newest announcement on the interface when it was written.
+    pub newest_then: Time,
     /// It is gone before its time, and counts until then.
     pub lingers_until: Option<Time>,
 }
@@ -92,22 +103,24 @@ impl Announcements {
         let last = self.last.take().filter(|(index, _)| *index == interface);
         let is_first = last.is_none();
         let mut before = last.map(|(_, addresses)| addresses).unwrap_or_default();
-        // Relative to any of them, so that it does not matter whether stamps wrapped within 32 bits.
-        let reference = addresses.first().map_or(0, |address| address.updated);
-        let stamp = |address: &Address| i64::from(address.updated.wrapping_sub(reference) as i32) * 10;
-        let newest = addresses.iter().map(stamp).max().unwrap_or(0);
+        let newest_stamp = newest_stamp(addresses);
+        let newest = newest_announcement(self.subnets.values()).unwrap_or(Time::MIN);
         let mut known = BTreeMap::new();
         for address in addresses {
             let ends = ends(address, now);
             let earlier = before.remove(&key(address));
-            let written = match earlier.filter(|earlier| !earlier.is_announced_since(address, ends)) {
-                Some(earlier) => earlier.dated.written,
-                None if is_first => now - (newest - stamp(address)),
-                None => now,
+            let (written, newest_then) = match earlier.filter(|earlier| !earlier.is_announced_since(address, ends)) {
+                Some(earlier) => (earlier.dated.written, earlier.dated.newest_then),
+                None if is_first => {
+                    let written = now - newest_stamp.map_or(0, |newest| age(address.updated, newest, MAX_AGE));
+                    (written, written)
+                }
+                None => (now, newest),
             };
             let dated = Dated {
                 address: *address,
                 written,
+                newest_then,
                 lingers_until: None,
             };
             known.insert(key(address), Known { dated, ends });
@@ -143,19 +156,42 @@ impl Announcements {
 }
 
 impl Known {
-    /// Whether the address was announced since, or written for other reasons than to put it in its place.
+    /// Whether the address was announced since, or written for other reasons than to put it in its place. A router may
+    /// count lifetimes down, but a server that renews a lease moves its end.
     fn is_announced_since(&self, address: &Address, ends: Time) -> bool {
         let earlier = &self.dated.address;
+        let ends_as_before = self.ends.abs_diff(ends) <= ROUNDING.unsigned_abs();
         if address.created == earlier.created {
-            return address.updated != earlier.updated;
+            let is_lease = address.stands_for_itself() && !address.is_permanent();
+            return address.updated != earlier.updated && !(is_lease && ends_as_before);
         }
         let is_as_created = address.updated.wrapping_sub(address.created) <= AT_ONCE;
-        !(is_as_created && self.ends.abs_diff(ends) <= ROUNDING.unsigned_abs())
+        !(is_as_created && ends_as_before)
     }
 }
 
 fn key(address: &Address) -> Key {
     (address.ip, address.prefix_length)
+}
+
+/// The newest of these announcements.
+pub fn newest_announcement<'a>(subnets: impl Iterator<Item = &'a Subnet>) -> Option<Time> {
+    subnets.filter_map(|subnet| subnet.announced).max()
+}
+
+/// The newest stamp of an announced address: others may be older than stamps can tell.
+fn newest_stamp(addresses: &[Address]) -> Option<u32> {
+    let is_announced = |address: &&Address| address.is_global_unicast() && address.is_like_announced();
+    let stamps = addresses.iter().filter(is_announced).map(|address| address.updated);
+    // Relative to one of them, so that it does not matter whether they wrapped within 32 bits.
+    let first = stamps.clone().next()?;
+    stamps.max_by_key(|stamp| stamp.wrapping_sub(first) as i32)
+}
+
+/// How much older a stamp is than the newest one; 0 if it is not, or by more than `max`.
+fn age(stamp: u32, newest: u32, max: Time) -> Time {
+    let age = Time::from(newest.wrapping_sub(stamp) as i32) * 10;
+    if (0..=max).contains(&age) { age } else { 0 }
 }
 
 /// When the address will end.

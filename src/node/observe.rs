@@ -84,10 +84,12 @@ impl Observer {
         past.check(&link.name, &mut addresses);
         let past = &mut past.announcements;
         let addresses = past.date(link.index, &addresses, time(now));
+        let is_off = |name: &str| setting(&link, name) == Some(0);
         let look = Look {
             addresses: &addresses,
             watch,
             allowed,
+            kernel_slaac: !is_off("accept_ra") && !is_off("autoconf"),
             now: time(now),
         };
         past.remember(look.judge(&past.subnets), &addresses);
@@ -110,25 +112,27 @@ impl Observer {
     }
 }
 
+/// A setting of an interface.
+fn setting(link: &Link, name: &str) -> Option<usize> {
+    let path = format!("/proc/sys/net/ipv6/conf/{}/{name}", link.name);
+    // A root without /proc says nothing.
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 /// What the host says about an interface with this number of addresses.
 fn remarks(link: &Link, addresses: usize) -> Vec<Remark> {
-    let setting = |name: &str| -> Option<usize> {
-        let path = format!("/proc/sys/net/ipv6/conf/{}/{name}", link.name);
-        // A root without /proc says nothing.
-        fs::read_to_string(path).ok()?.trim().parse().ok()
-    };
     let mut remarks = Vec::new();
     if !link.is_up {
         remarks.push(Remark::Down);
     } else if !link.has_carrier {
         remarks.push(Remark::NoCarrier);
     }
-    if setting("accept_ra") == Some(1) && setting("forwarding").is_some_and(|value| value != 0) {
+    if setting(link, "accept_ra") == Some(1) && setting(link, "forwarding").is_some_and(|value| value != 0) {
         remarks.push(Remark::IgnoresRouters);
     }
     // 0 is no limit.
     let is_full = |max: &usize| (1..=addresses).contains(max);
-    remarks.extend(setting("max_addresses").filter(is_full).map(Remark::Full));
+    remarks.extend(setting(link, "max_addresses").filter(is_full).map(Remark::Full));
     remarks
 }
 

@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::address::Address;
-use super::announcements::{Dated, Deprecated, Subnet, Subnets, Time};
+use super::announcements::{Dated, Deprecated, Subnet, Subnets, Time, newest_announcement};
 use crate::prefix::Prefix;
 
 /// The longest interval at which a router announces (RFC 4861 section 6.2.1, MaxRtrAdvInterval).
@@ -200,6 +200,8 @@ pub struct Look<'a> {
     pub watch: &'a Watch,
     /// Only prefixes inside one of these count; `None` lets all count.
     pub allowed: Option<&'a [Prefix]>,
+    /// Whether the kernel may make addresses of what routers announce. Programs that do so in its place forbid it.
+    pub kernel_slaac: bool,
     /// When it was looked.
     pub now: Time,
 }
@@ -209,9 +211,16 @@ impl Look<'_> {
     pub fn judge(&self, before: &Subnets) -> Subnets {
         let mut subnets = before.clone();
         let is_announced = self.is_announced();
+        if self.does_kernel_listen() {
+            // What others wrote before the kernel heard a router was no announcement either.
+            for subnet in subnets.values_mut().filter(|subnet| !subnet.is_kernels) {
+                subnet.announced = None;
+            }
+        }
         for dated in self.candidates().filter(|dated| is_announced(&dated.address)) {
             let subnet = subnets.entry(dated.address.subnet()).or_default();
             subnet.announced = subnet.announced.max(Some(dated.written));
+            subnet.is_kernels |= dated.address.is_kernels();
         }
         // A /64 is what its announced addresses say; one that was never announced, what its leases say.
         let mut is_preferred = BTreeMap::new();
@@ -227,11 +236,9 @@ impl Look<'_> {
         for (prefix, is_preferred) in is_preferred {
             let subnet = subnets.entry(prefix).or_default();
             let subnet_before = before.get(&prefix).copied().unwrap_or_default();
-            let was_in_use =
-                self.stale_since(&subnet_before, newest_before).is_none() && self.stale_since(subnet, newest).is_none();
             let first_seen = || Deprecated {
                 since: self.now,
-                was_in_use,
+                lag: lag(&subnet_before, newest_before).max(lag(subnet, newest)),
             };
             subnet.deprecated = (!is_preferred).then(|| subnet.deprecated.unwrap_or_else(first_seen));
         }
@@ -269,56 +276,64 @@ impl Look<'_> {
     }
 
     /// Until when an address counts, `None` if that is open; or why it does not.
-    fn verdict(&self, dated: &Dated, subnet: &Subnet, newest: Option<Time>) -> Result<Option<Time>, Rejection> {
+    fn verdict(&self, dated: &Dated, subnet: &Subnet, newest: Time) -> Result<Option<Time>, Rejection> {
         let address = &dated.address;
-        // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
-        let is_written_since = |since: Time| address.stands_for_itself() && dated.written > since;
         if !address.is_global_unicast() {
             return Err(Rejection::NotGlobal);
         }
-        if !self.is_allowed(address) {
+        if !self.is_allowed(address.subnet()) {
             return Err(Rejection::NotAllowed);
         }
         if address.is_duplicate() {
             return Err(Rejection::Duplicate);
         }
-        let over = subnet.deprecated.filter(|over| !is_written_since(over.since));
+        // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
+        let is_written_since = |over: &Deprecated| address.stands_for_itself() && dated.written > over.since;
+        let over = subnet.deprecated.filter(|over| !is_written_since(over));
         if over.is_some() || address.is_deprecated() {
-            let end = over.filter(|over| over.was_in_use).map(|over| self.kept_until(over));
+            let end = over
+                .filter(|over| !self.is_stale(over.lag))
+                .map(|over| self.kept_until(over));
             return match end.filter(|end| self.now < *end) {
                 None if address.is_deprecated() && address.is_permanent() => Err(Rejection::DeprecatedByHand),
                 None => Err(Rejection::Deprecated),
                 end => Ok(end),
             };
         }
-        match self.stale_since(subnet, newest) {
-            Some(since) if !address.is_permanent() && !is_written_since(since) => Err(Rejection::Stale),
-            _ => Ok(None),
+        let is_stale_at = |newest: Time| self.is_stale(lag(subnet, newest));
+        let is_renewed = address.stands_for_itself() && is_stale_at(dated.newest_then);
+        if is_stale_at(newest) && !address.is_permanent() && !is_renewed {
+            return Err(Rejection::Stale);
         }
+        Ok(None)
     }
 
-    /// When a /64 went stale. To announce it as deprecated is to announce it: so a router that stops does not hand
-    /// the lists to a prefix that was stale before.
-    fn stale_since(&self, subnet: &Subnet, newest: Option<Time>) -> Option<Time> {
+    /// Whether a /64 that lags this far behind the newest announcement is stale.
+    fn is_stale(&self, lag: Time) -> bool {
         let stale_after = Time::from(self.watch.stale_after) * 1000;
-        let since = subnet.announced? + stale_after;
-        (stale_after > 0 && newest? > since).then_some(since)
+        stale_after > 0 && lag > stale_after
     }
 
     fn kept_until(&self, over: Deprecated) -> Time {
         over.since + Time::from(self.watch.keep_deprecated) * 1000
     }
 
-    /// The last announcement on this interface.
-    fn newest(&self, subnets: &Subnets) -> Option<Time> {
-        let announced = |dated: &Dated| subnets.get(&dated.address.subnet())?.announced;
-        self.candidates().filter_map(announced).max()
+    /// The last announcement on this interface, of a /64 that may be gone by now: what that made stale stays so. To
+    /// announce a /64 as deprecated is to announce it.
+    fn newest(&self, subnets: &Subnets) -> Time {
+        let allowed = subnets.iter().filter(|(prefix, _)| self.is_allowed(**prefix));
+        newest_announcement(allowed.map(|(_, subnet)| subnet)).unwrap_or(Time::MIN)
+    }
+
+    /// Whether the kernel listens to routers and says so. What it made before a program took over proves nothing.
+    fn does_kernel_listen(&self) -> bool {
+        self.kernel_slaac && self.addresses.iter().any(|dated| dated.address.is_kernels())
     }
 
     /// Says whether a router announced an address: the kernel made it, or a program that listens to routers in its place.
     /// Where the kernel makes addresses, it alone does.
     fn is_announced(&self) -> impl Fn(&Address) -> bool + use<> {
-        let does_kernel_listen = self.addresses.iter().any(|dated| dated.address.is_kernels());
+        let does_kernel_listen = self.does_kernel_listen();
         move |address| address.is_like_announced() && (!does_kernel_listen || address.is_kernels())
     }
 
@@ -326,14 +341,18 @@ impl Look<'_> {
     fn candidates(&self) -> impl Iterator<Item = &Dated> {
         self.addresses
             .iter()
-            .filter(|dated| dated.address.is_global_unicast() && self.is_allowed(&dated.address))
+            .filter(|dated| dated.address.is_global_unicast() && self.is_allowed(dated.address.subnet()))
     }
 
-    fn is_allowed(&self, address: &Address) -> bool {
-        let subnet = address.subnet();
+    fn is_allowed(&self, subnet: Prefix) -> bool {
         self.allowed
             .is_none_or(|list| list.iter().any(|range| range.contains(subnet)))
     }
+}
+
+/// How long before this newest announcement a /64 was last announced.
+fn lag(subnet: &Subnet, newest: Time) -> Time {
+    subnet.announced.map_or(0, |announced| newest.saturating_sub(announced))
 }
 
 #[cfg(test)]

@@ -136,6 +136,7 @@ pub fn netlink(datagram: &[u8]) {
             addresses: &past.date(1, &addresses, 0),
             watch: &watch,
             allowed,
+            kernel_slaac: true,
             now: 0,
         };
         let seen = look.select(&look.judge(&past.subnets), Vec::new());

@@ -20,6 +20,7 @@ pub const ALL: &[Scenario] = scenarios![
     sixty_four_foreign_prefixes_hide_nothing,
     an_infinite_lifetime_goes_stale,
     a_load_balancers_address_is_no_announcement,
+    a_program_takes_over_from_the_kernel,
     an_interface_that_ignores_routers,
     an_interface_that_is_full,
     an_interface_without_carrier,
@@ -245,6 +246,21 @@ fn a_load_balancers_address_is_no_announcement() {
     link.announce(&[over(OLD), alive(NEW)]);
     link.site.wait_lan(NEW_SITE);
     link.nothing_changes(refresh);
+}
+
+/// A program listens to routers in the kernel's place, and the kernel's own address stays.
+fn a_program_takes_over_from_the_kernel() {
+    let link = Link::new(2);
+    link.announce(&[alive(OLD)]);
+    let _node = link.run();
+    link.site.wait_lan(OLD_SITE);
+    link.set("accept_ra", "0");
+    let write = || link.site.interface.set(&format!("{NEW}80"), 64, 300, 300);
+    // Only the program sees that the router announces another prefix, and that one alone.
+    write();
+    std::thread::sleep(Duration::from_secs(3));
+    write();
+    link.site.wait_lan(NEW_SITE);
 }
 
 /// As every CNI leaves it: the node forwards, and so the kernel no longer listens to routers.

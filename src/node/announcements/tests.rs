@@ -54,6 +54,19 @@ fn at_the_first_look_the_newest_stamp_is_now() {
     assert_eq!(look(&mut past, &[old, new], 0), -200);
 }
 
+/// A 32-bit kernel's stamps start again at 17,179,869, two days at 250 ticks a second: 17,179,800 is younger than 60 by
+/// either a second or two days.
+#[test]
+fn an_age_that_a_32_bit_kernel_cannot_tell_is_none() {
+    let max = 85_899_000;
+    assert_eq!(age(60, 17_179_800, max), 0);
+    assert_eq!(age(60, 8_589_960, max), max);
+    assert_eq!(age(60, 8_589_961, max), 0);
+    assert_eq!(age(60, 17_179_800, Time::MAX), 171_797_400);
+    assert_eq!(age(u32::MAX - 9, 10, max), 200, "and 64-bit ones within 32 bits");
+    assert_eq!(age(10, u32::MAX - 9, max), 0);
+}
+
 #[test]
 fn an_announcement_counts() {
     assert_eq!(then(address(100, 200, 7_200), address(100, 260, 7_200)), 60);
@@ -145,7 +158,7 @@ fn of_what_is_gone_64_prefixes_are_remembered() {
     let mut past = Announcements::default();
     let subnet = |n: i64| Subnet {
         announced: Some(n),
-        deprecated: None,
+        ..Subnet::default()
     };
     let prefix = |n: i64| Prefix::of(format!("2001:db8:{n:x}::").parse().unwrap(), 64);
     let subnets = (0..1000).map(|n| (prefix(n), subnet(n))).collect();

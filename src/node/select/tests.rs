@@ -69,6 +69,7 @@ struct Interface {
     past: Announcements,
     watch: Watch,
     allowed: Option<Vec<Prefix>>,
+    kernel_slaac: bool,
     /// The kernel's time stamp of now.
     stamp: u32,
     now: Time,
@@ -84,6 +85,7 @@ impl Interface {
                 keep_deprecated: 0,
             },
             allowed: None,
+            kernel_slaac: true,
             stamp: BOOTED,
             now: 0,
         }
@@ -108,6 +110,7 @@ impl Interface {
             addresses: &addresses,
             watch: &self.watch,
             allowed: self.allowed.as_deref(),
+            kernel_slaac: self.kernel_slaac,
             now: self.now,
         };
         self.past.remember(look.judge(&self.past.subnets), &addresses);
@@ -784,5 +787,205 @@ fn two_prefixes_while_stamps_start_again_at_0() {
         eth0.now = Time::from(seconds - start) * 1000;
         let addresses = [at("2001:db8:1::1", silent), at("2001:db8:2::1", seconds)];
         assert_eq!(eth0.sees(&addresses), ["2001:db8:2::/64"], "after {hours} hours");
+    }
+}
+
+/// Row 3, and a router that is switched off rather than stopped: the new prefix runs out, and the old one, a
+/// stranger's by now, stays preferred for days.
+#[test]
+fn a_stale_prefix_does_not_come_back_when_the_new_one_is_gone() {
+    let days = |address: Address| Address {
+        preferred: 7 * 86_400,
+        valid: 30 * 86_400,
+        ..address
+    };
+    let (old, new) = (days(announced("2001:db8:1::1", 5_000)), new("2001:db8:2::1"));
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[old, new]), ["2001:db8:2::/64"]);
+    // Nothing is announced any more; the new address ends with its lifetime, and k6u has looked all the time.
+    eth0.pass(7_201);
+    assert_eq!(eth0.sees_later(&[old]), [""; 0], "never the stale one");
+}
+
+/// The router was away for longer than staleAfterSeconds, the DHCPv6 server renewed the lease meanwhile; then the
+/// router comes back with another prefix, and only then the old one goes stale.
+#[test]
+fn a_lease_that_was_renewed_before_its_prefix_went_stale_goes_with_it() {
+    let (old, leased) = (announced("2001:db8:1::1", 0), lease("2001:db8:1::abc", 0));
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[old, leased]), ["2001:db8:1::/64"]);
+    eth0.pass(1_900);
+    let leased = eth0.write(leased);
+    assert_eq!(
+        eth0.sees(&[old, leased]),
+        ["2001:db8:1::/64"],
+        "it is not stale: nothing else is announced"
+    );
+    eth0.pass(100);
+    let fresh = eth0.write(new("2001:db8:2::1"));
+    assert_eq!(eth0.sees(&[old, leased, fresh]), ["2001:db8:2::/64"]);
+}
+
+/// A 64-bit kernel that runs for 300 days, with a link-local address since it started; k6u is upgraded.
+#[test]
+fn two_uplinks_after_300_days_both_count() {
+    let days = 300 * 86_400 * 100;
+    let at = |ip: &str, stamp: u32| Address {
+        created: 500,
+        updated: stamp,
+        ..new(ip)
+    };
+    let local = Address {
+        created: 500,
+        updated: 500,
+        ..fixed("fe80::1")
+    };
+    let mut eth0 = Interface::new();
+    let (one, other) = (at("2001:db8:1::1", days), at("2001:db8:2::1", days));
+    assert_eq!(eth0.sees(&[local, one, other]).len(), 2);
+    // Ten seconds later one of the two is announced again.
+    eth0.now += 10_000;
+    let other = at("2001:db8:2::1", days + 1_000);
+    assert_eq!(
+        eth0.sees(&[local, one, other]).len(),
+        2,
+        "both were announced within ten seconds"
+    );
+}
+
+/// PureLB's address is there before the first router advertisement is.
+#[test]
+fn a_load_balancer_that_was_first_is_no_router() {
+    let service = announced("2001:db8:1::80", 5);
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[service]), ["2001:db8:1::/64"]);
+    eth0.pass(10);
+    let router = kernels(eth0.write(new("2001:db8:2::1")));
+    assert_eq!(eth0.sees(&[service, router]).len(), 2);
+    // Both are refreshed as ever.
+    for _ in 0..4 {
+        eth0.pass(600);
+        let (service, router) = (eth0.write(service), eth0.write(router));
+        assert_eq!(
+            eth0.sees(&[service, router]),
+            ["2001:db8:1::/64", "2001:db8:2::/64"],
+            "a /64 that was never announced is not judged"
+        );
+    }
+}
+
+/// Whoever writes a lease again, to end when it would have ended before, has not heard of the server.
+#[test]
+fn a_lease_that_is_written_again_to_end_as_before_was_not_renewed() {
+    let old = deprecated(announced("2001:db8:1::1", 60));
+    let leased = lease("2001:db8:1::abc", 60);
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[old, leased]), [""; 0]);
+    eth0.pass(600);
+    let again = Address {
+        valid: leased.valid - 600,
+        preferred: leased.preferred - 600,
+        ..eth0.write(leased)
+    };
+    assert_eq!(eth0.sees(&[old, again]), [""; 0]);
+}
+
+/// Two IP6UpdateNodeConfigs with one interface, and rules of their own.
+#[test]
+fn a_prefix_that_was_stale_by_one_config_is_not_kept_by_it() {
+    let (old, new) = (announced("2001:db8:1::1", 600), new("2001:db8:2::1"));
+    let mut eth0 = Interface::new();
+    let (patient, strict) = (
+        eth0.watch.clone(),
+        Watch {
+            stale_after: 60,
+            keep_deprecated: 3_600,
+            ..eth0.watch.clone()
+        },
+    );
+    let both = |addresses: &[Address], eth0: &mut Interface| {
+        [&patient, &strict].map(|watch| {
+            eth0.watch = watch.clone();
+            eth0.sees(addresses)
+        })
+    };
+    let seen = both(&[old, new], &mut eth0);
+    assert_eq!(
+        (seen[0].len(), seen[1].as_slice()),
+        (2, ["2001:db8:2::/64".to_string()].as_slice())
+    );
+    eth0.pass(10);
+    let over = eth0.write(deprecated(old));
+    let seen = both(&[over, new], &mut eth0);
+    assert_eq!(
+        seen[1],
+        ["2001:db8:2::/64"],
+        "a prefix that was stale before is not kept"
+    );
+}
+
+/// The new prefix ends in the same moment in which the stale one is deprecated.
+#[test]
+fn a_stale_prefix_is_not_kept_when_the_new_one_is_gone() {
+    let (old, new) = (announced("2001:db8:1::1", 5_000), new("2001:db8:2::1"));
+    let mut eth0 = Interface::keeping(600);
+    assert_eq!(eth0.sees(&[old, new]), ["2001:db8:2::/64"]);
+    eth0.pass(7_201);
+    assert_eq!(
+        eth0.sees(&[deprecated(old)]),
+        [""; 0],
+        "a prefix that was stale before is not kept"
+    );
+}
+
+/// The kernel heard a router before dhcpcd, NetworkManager or networkd took over, and made an address that nobody
+/// refreshes; theirs, in the same /64, are refreshed with each announcement (dhcpcd with `slaac private`) and forbade it to do so.
+#[test]
+fn an_address_that_the_kernel_left_behind_takes_no_living_prefix_along() {
+    let left_behind = kernels(new("2001:db8:1::1"));
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[left_behind]), ["2001:db8:1::/64"]);
+    eth0.kernel_slaac = false;
+    for _ in 0..5 {
+        eth0.pass(600);
+        let refreshed = eth0.write(new("2001:db8:1::2"));
+        assert_eq!(eth0.sees(&[left_behind, refreshed]), ["2001:db8:1::/64"]);
+    }
+    eth0.pass(600);
+    let refreshed = eth0.write(new("2001:db8:1::2"));
+    assert_eq!(
+        eth0.sees(&[deprecated(left_behind), refreshed]),
+        ["2001:db8:1::/64"],
+        "its preferred lifetime ran out"
+    );
+    eth0.pass(600);
+    let refreshed = eth0.write(new("2001:db8:1::2"));
+    assert_eq!(
+        eth0.sees(&[deprecated(left_behind), refreshed]),
+        ["2001:db8:1::/64"],
+        "a router announces it still"
+    );
+}
+
+/// The same, and the router comes back with another prefix: only dhcpcd hears of it.
+#[test]
+fn an_address_that_the_kernel_left_behind_does_not_keep_a_dead_prefix() {
+    let days = |address: Address| Address {
+        preferred: 7 * 86_400,
+        valid: 30 * 86_400,
+        ..address
+    };
+    let left_behind = days(kernels(new("2001:db8:1::1")));
+    let mut eth0 = Interface::new();
+    eth0.kernel_slaac = false;
+    let old = days(eth0.write(new("2001:db8:1::2")));
+    assert_eq!(eth0.sees(&[left_behind, old]), ["2001:db8:1::/64"]);
+    for round in 1..10 {
+        eth0.pass(600);
+        let fresh = days(eth0.write(new("2001:db8:2::2")));
+        let seen = eth0.sees(&[left_behind, old, fresh]);
+        if round > 4 {
+            assert_eq!(seen, ["2001:db8:2::/64"], "stale after {} s", round * 600);
+        }
     }
 }
