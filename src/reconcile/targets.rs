@@ -32,7 +32,7 @@ pub struct Targets {
 #[derive(Debug)]
 enum State {
     /// As it was read; `None` for one that does not exist.
-    Read(Option<Held>),
+    Read(Option<Box<Held>>),
     /// It holds what it should.
     Right,
     /// It could not be read or written, in this round or in an earlier one.
@@ -80,7 +80,11 @@ impl Targets {
         let (answered, others) = self.turns(cx.problems);
         let until = cx.host.now() + STEP_TIME;
         // One that hangs must not keep the others from their turn, nor many others a new one.
-        let reserved = if others.is_empty() { Duration::ZERO } else { STEP_TIME / 4 };
+        let reserved = if others.is_empty() {
+            Duration::ZERO
+        } else {
+            STEP_TIME / 4
+        };
         for (keys, until) in [(answered, until - reserved), (others, until)] {
             for key in keys {
                 if cx.host.now() >= until {
@@ -97,7 +101,7 @@ impl Targets {
         self.histories.entry(key.clone()).or_default().tried_at = Some(now);
         let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, &key, now));
         let state = match cx.attempt(&subject, |e| key.explain(e), read)? {
-            Tried::Done(held) => State::Read(held),
+            Tried::Done(held) => State::Read(held.map(Box::new)),
             Tried::Overtaken => return Ok(()),
             Tried::Refused(refused) => State::refused(&subject, &refused),
         };
@@ -159,7 +163,7 @@ impl Targets {
             _ => return Ok(()),
         };
         let subject = Subject::Target(key.clone());
-        if let Some(problem) = unfit(held.as_ref(), desired, self.api.known(key.kind)) {
+        if let Some(problem) = unfit(held.as_deref(), desired, self.api.known(key.kind)) {
             cx.problems.fails(subject.clone(), &problem.text);
             let state = State::Failed {
                 failing: Failing::new(&subject, &problem),
@@ -168,7 +172,7 @@ impl Targets {
             self.states.insert(key.clone(), state);
             return Ok(());
         }
-        let is_right = held.as_ref().is_some_and(|held| held.list.matches(desired));
+        let is_right = held.as_deref().is_some_and(|held| held.list.matches(desired));
         let history = self.histories.entry(key.clone()).or_default();
         history.saw(desired, is_right, cx.host.now());
         if is_right {
@@ -183,7 +187,7 @@ impl Targets {
         wanted.items = held
             .as_ref()
             .map_or(wanted.items, |held| held.list.with_lingering(desired));
-        let write = |client: &mut Client| self.api.write(client, &wanted, held.as_ref());
+        let write = |client: &mut Client| self.api.write(client, &wanted, held.as_deref());
         match cx.attempt(&subject, |e| key.explain(e), write)? {
             Tried::Done(list) => {
                 match held {
