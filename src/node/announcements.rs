@@ -156,14 +156,17 @@ impl Announcements {
 }
 
 impl Known {
-    /// Whether the address was announced since, or written for other reasons than to put it in its place.
+    /// Whether the address was announced since, or written for other reasons than to put it in its place. A router may
+    /// count lifetimes down, but a server that renews a lease moves its end.
     fn is_announced_since(&self, address: &Address, ends: Time) -> bool {
         let earlier = &self.dated.address;
+        let ends_as_before = self.ends.abs_diff(ends) <= ROUNDING.unsigned_abs();
         if address.created == earlier.created {
-            return address.updated != earlier.updated;
+            let is_lease = address.stands_for_itself() && !address.is_permanent();
+            return address.updated != earlier.updated && !(is_lease && ends_as_before);
         }
         let is_as_created = address.updated.wrapping_sub(address.created) <= AT_ONCE;
-        !(is_as_created && self.ends.abs_diff(ends) <= ROUNDING.unsigned_abs())
+        !(is_as_created && ends_as_before)
     }
 }
 

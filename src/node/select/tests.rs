@@ -874,6 +874,22 @@ fn a_load_balancer_that_was_first_is_no_router() {
     }
 }
 
+/// Whoever writes a lease again, to end when it would have ended before, has not heard of the server.
+#[test]
+fn a_lease_that_is_written_again_to_end_as_before_was_not_renewed() {
+    let old = deprecated(announced("2001:db8:1::1", 60));
+    let leased = lease("2001:db8:1::abc", 60);
+    let mut eth0 = Interface::new();
+    assert_eq!(eth0.sees(&[old, leased]), [""; 0]);
+    eth0.pass(600);
+    let again = Address {
+        valid: leased.valid - 600,
+        preferred: leased.preferred - 600,
+        ..eth0.write(leased)
+    };
+    assert_eq!(eth0.sees(&[old, again]), [""; 0]);
+}
+
 /// Two IP6UpdateNodeConfigs with one interface, and rules of their own.
 #[test]
 fn a_prefix_that_was_stale_by_one_config_is_not_kept_by_it() {
