@@ -394,7 +394,7 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Reads a value with a share of the budget, and with a reserve for what is not below [`ELEMENT_DEPTH`]: so a list
+    /// Reads a value with a share of the budget, and with a reserve for what is not below `ELEMENT_DEPTH`: so a list
     /// that is too long is cut before anything else. What is cut counts no more, because it is not kept, except for
     /// what the caller counts with [`spend`].
     ///
