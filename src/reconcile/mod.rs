@@ -313,6 +313,7 @@ impl Memory {
             if reported.was_refused {
                 self.peers.wait_for_others();
             }
+            self.targets.end_reports(cx.host.now());
             outcome = outcome.and(reported.outcome);
         } else {
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));

@@ -11,7 +11,7 @@ use super::plan::{Plan, Verdict};
 use super::problems::{Problem, Problems, Subject};
 use super::{Failure, Outcome, fingerprint};
 use crate::kube::Client;
-use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_READ, STEP_TIME};
+use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_PLANNED, MAX_READ, STEP_TIME};
 use crate::resources::config::Config;
 use crate::resources::targets::{Api, DesiredTarget, Held, TargetApi, TargetKey};
 use crate::schedule::RoundEnd;
@@ -87,13 +87,23 @@ impl Targets {
         };
         for (keys, until) in [(answered, until - reserved), (others, until)] {
             for key in keys {
-                if cx.host.now() >= until {
+                // Whatever others put into the lists, they fit into memory together.
+                if cx.host.now() >= until || self.held() >= MAX_PLANNED {
                     break;
                 }
                 self.read_one(cx, key)?;
             }
         }
         Ok(())
+    }
+
+    /// The number of elements of the lists that were read and are kept.
+    fn held(&self) -> usize {
+        let lists = self.states.values().map(|state| match state {
+            State::Read(Some(held)) => held.list.len(),
+            _ => 0,
+        });
+        lists.sum()
     }
 
     fn read_one(&mut self, cx: &mut Context<'_>, key: TargetKey) -> Result<(), Failure> {
@@ -240,12 +250,18 @@ impl Targets {
         }
     }
 
+    /// Whoever takes such a report back after ten minutes begins to count again if it is made once more.
+    pub fn end_reports(&mut self, now: Duration) {
+        for history in self.histories.values_mut() {
+            history.reported_since = history.reported_since.filter(|since| is_recent(*since, now));
+        }
+    }
+
     /// What to report of a target that somebody else keeps changing. Once reported, by whichever node, that stands for
     /// ten minutes: nodes see different changes, and must not contradict each other.
     pub fn contest(&self, key: &TargetKey, now: Duration) -> Option<Failing> {
         let history = self.histories.get(key)?;
-        let is_recent = |since: Duration| now.saturating_sub(since) < CONTESTED_WITHIN;
-        let stands = |since| is_recent(since) || !history.changed_at.is_empty();
+        let stands = |since| is_recent(since, now) || !history.changed_at.is_empty();
         let is_contested = history.changed_at.len() >= CONTESTED_AFTER || history.reported_since.is_some_and(stands);
         is_contested.then(|| contested(key))
     }
@@ -255,7 +271,7 @@ impl History {
     /// The target was read at `now`, in steady time. If it was right before, should hold the same still, and does
     /// not, somebody else changed it.
     fn saw(&mut self, desired: &DesiredTarget, is_right: bool, now: Duration) {
-        self.changed_at.retain(|at| now.saturating_sub(*at) < CONTESTED_WITHIN);
+        self.changed_at.retain(|at| is_recent(*at, now));
         let desired = fingerprint_of(desired);
         if !is_right && self.right == Some(desired) {
             self.changed_at.push(now);
@@ -264,6 +280,10 @@ impl History {
         }
         self.right = is_right.then_some(desired);
     }
+}
+
+fn is_recent(since: Duration, now: Duration) -> bool {
+    now.saturating_sub(since) < CONTESTED_WITHIN
 }
 
 fn fingerprint_of(desired: &DesiredTarget) -> u64 {
