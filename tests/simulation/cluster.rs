@@ -101,6 +101,8 @@ pub struct Cluster {
     pub served: Vec<Served>,
     /// How many publications were sent.
     publications: u64,
+    /// Counts requests for faults.
+    seen: usize,
     /// Every change of the group, in order.
     pub history: Vec<Held>,
     /// When each other group was made.
@@ -173,6 +175,15 @@ impl Cluster {
         for name in self.selected.clone().into_iter().filter(|_| layout.is_some()) {
             self.select_node(&name);
         }
+    }
+
+    /// An administrator deletes the IP6UpdateNodeConfig of one node, and makes it anew.
+    pub fn replace_one(&mut self, name: &str, at: Duration) {
+        let config = self.node_configs.remove(name).expect("it has one");
+        let left = config.nodes.values().flat_map(|entry| prefixes(entry)).collect();
+        self.left.push((at, left));
+        self.note_published(at);
+        self.add_node_config(name, json!({"kubernetes.io/hostname": name}));
     }
 
     fn add_node_config(&mut self, name: &str, selector: Value) {
@@ -290,6 +301,28 @@ impl Cluster {
                 reason(status),
                 request.path.rsplit('/').nth(1).unwrap_or_default(),
             ),
+            Health::FailsOnce(at, status)
+                if {
+                    self.seen += 1;
+                    self.seen == at + 1
+                } =>
+            {
+                if status == 0 {
+                    return Some(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{".to_vec());
+                }
+                any(status, request)
+            }
+            Health::DownFrom(at)
+                if {
+                    self.seen += 1;
+                    self.seen > at
+                } =>
+            {
+                return None;
+            }
+            Health::RefusesGroupReads if !is_write && request.path.starts_with(GROUPS) => {
+                refused(403, "Forbidden", "group")
+            }
             Health::RefusesSecondUplink if request.path.contains(SECOND_UPLINK) => {
                 refused(422, reason(422), SECOND_UPLINK)
             }
@@ -471,4 +504,24 @@ fn kind(request: &Request) -> Kind {
 
 fn timestamp(at: Duration) -> String {
     k6u_testkit::apiserver::api::timestamp(START + at)
+}
+
+/// A refusal of whatever was asked; 4040 is that of a path that nobody serves.
+fn any(status: u16, request: &Request) -> Response {
+    let name = request
+        .path
+        .trim_end_matches("/status")
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    match status {
+        401 => refused(401, "Unauthorized", name),
+        403 => refused(403, "Forbidden", name),
+        404 => absent("things", name),
+        409 => refused(409, "Conflict", name),
+        422 => refused(422, "Invalid", name),
+        429 => refused(429, "TooManyRequests", name),
+        4040 => Response::new(404, "text/plain", "404 page not found\n".to_string()),
+        other => refused(other, "InternalError", name),
+    }
 }

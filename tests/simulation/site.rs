@@ -60,6 +60,12 @@ pub enum Health {
     Contended,
     /// It answers every publication by this status.
     RefusesPublications(u16),
+    /// The so many-th request from the beginning on is answered by this status.
+    FailsOnce(usize, u16),
+    /// Nothing listens from the so many-th request on.
+    DownFrom(usize),
+    /// It answers every read of a group by 403.
+    RefusesGroupReads,
     /// It answers every publication for the second uplink by 422.
     RefusesSecondUplink,
     /// It does what it is asked for, but every fifth answer is lost.
@@ -154,6 +160,8 @@ pub enum Action {
     AddGroup,
     /// Deletes all IP6UpdateNodeConfigs, and makes those of this layout.
     Replace(Option<Layout>),
+    /// Deletes the IP6UpdateNodeConfig of a node, and makes it anew.
+    ReplaceOne(usize),
     /// Moves a node to an IP6UpdateNodeConfig of another name.
     Move(usize),
     /// Adds an IP6UpdateNodeConfig for a node that none selects.
@@ -249,6 +257,7 @@ pub fn run(story: &Story) -> Outcome {
             Action::Overwrite => cluster.overwrite(&["192.0.2.0/24"], *at),
             Action::AddGroup => cluster.add_group(),
             Action::Replace(layout) => cluster.replace_node_configs(*layout, *at),
+            Action::ReplaceOne(number) => cluster.replace_one(&name(*number), *at),
             Action::Move(number) => cluster.move_node(&name(*number)),
             Action::Select(number) => cluster.select_node(&name(*number)),
         }
