@@ -227,9 +227,10 @@ pub fn events_in_order(cluster: &mut Cluster, binary: &Path, interface: &Interfa
     for after in &steps {
         renumber(interface, &before, after);
         cluster.wait_group(after, &node);
+        // Changes that follow within half a second are one report.
+        wait_ready(cluster, &node, "Updated", after);
         before.clone_from(after);
     }
-    wait_ready(cluster, &node, "Updated", &before);
     renumber(interface, &before, HOME);
     cluster.wait_group(HOME, &node);
     wait_ready(cluster, &node, "Updated", HOME);
@@ -247,7 +248,7 @@ pub fn events_in_order(cluster: &mut Cluster, binary: &Path, interface: &Interfa
         listed().last().is_some_and(|line| line.ends_with(&last))
     });
     let events = listed();
-    assert!(events.len() >= 16, "{events:#?}");
+    assert!(events.len() > steps.len(), "{events:#?}");
     let mut held: Option<String> = None;
     for line in &events {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -264,5 +265,5 @@ pub fn events_in_order(cluster: &mut Cluster, binary: &Path, interface: &Interfa
         assert!(held.is_none_or(|held| held == from), "{events:#?}");
         held = Some(to);
     }
-    println!("   {} Events of changes in order, several in each second", events.len());
+    println!("   {} Events of changes in order", events.len());
 }
