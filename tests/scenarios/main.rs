@@ -90,6 +90,7 @@ fn main() -> ExitCode {
     }
     // Those that wait for long come first: the others run beside them.
     let all = [
+        targets::ALL,
         minutes::ALL,
         hangs::ALL,
         kills::ALL,
@@ -103,7 +104,6 @@ fn main() -> ExitCode {
         nodes::ALL,
         configs::ALL,
         cilium::ALL,
-        targets::ALL,
         failures::ALL,
         machine::ALL,
         names::ALL,

@@ -555,7 +555,12 @@ impl Call<'_> {
         let mut new = old.clone();
         merge(&mut new, &applied);
         // What its manager does not apply any more is gone; nobody else annotates CRDs here.
-        new["metadata"]["annotations"] = applied["metadata"]["annotations"].clone();
+        if let Some(metadata) = new["metadata"].as_object_mut() {
+            match &applied["metadata"]["annotations"] {
+                Value::Null => metadata.remove("annotations"),
+                annotations => metadata.insert("annotations".into(), annotations.clone()),
+            };
+        }
         if new == old {
             return Ok(self.sent(200, route, old));
         }
