@@ -118,7 +118,7 @@ fn show(binary: &Path) -> Result<(), String> {
     pause();
     step = Step::begin(&server);
     // With lifetimes, as an announced address has.
-    interface.set("2001:db8:9876:5431::10", 64, 600, 7200);
+    interface.announce("2001:db8:9876:5431::10", 600, 7200);
     interface.deprecate("2001:db8:1234:5671::10");
     step.end("from address to group", "2001:db8:9876:543", &node)?;
 

@@ -134,7 +134,25 @@ impl Interface {
     /// # Panics
     /// If the kernel refuses.
     pub fn set(&self, address: &str, prefix_length: u8, preferred: u32, valid: u32) {
+        self.set_by(0, address, prefix_length, preferred, valid);
+    }
+
+    /// The same with an address of 64 bits that the kernel seems to have made from an announcement.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn announce(&self, address: &str, preferred: u32, valid: u32) {
+        // linux/if_addr.h: IFAPROT_KERNEL_RA.
+        self.set_by(2, address, 64, preferred, valid);
+    }
+
+    fn set_by(&self, protocol: u8, address: &str, prefix_length: u8, preferred: u32, valid: u32) {
+        // linux/if_addr.h; kernels before 5.18 ignore it.
+        const IFA_PROTO: u16 = 11;
         let mut message = self.address_header(address, prefix_length);
+        if protocol != 0 {
+            attribute(&mut message, IFA_PROTO, &[protocol]);
+        }
         let lifetimes: Vec<u8> = [preferred, valid, 0, 0].iter().flat_map(|n| n.to_ne_bytes()).collect();
         attribute(&mut message, libc::IFA_CACHEINFO, &lifetimes);
         attribute(&mut message, libc::IFA_FLAGS, &libc::IFA_F_NODAD.to_ne_bytes());
