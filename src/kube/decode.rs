@@ -19,9 +19,11 @@ use serde_json::{Map, Number, Value};
 pub const MAX_KEPT: usize = 6 * 1024 * 1024;
 /// What is kept of one object in a list; more is that object's failure.
 pub const MAX_ITEM: usize = 5 * 1024 * 1024;
-/// A longer text is cut off here. The longest that k6u reads and writes back are messages in conditions of others, of
-/// 32,768 characters at most (Kubernetes, apimachinery, metav1.Condition).
-const MAX_TEXT: usize = 4 * 32_768;
+/// A longer text is cut off here: no field that k6u reads may be as long, but for [`with_long_texts`].
+const MAX_TEXT: usize = 1024;
+/// What k6u writes back is kept whole. The longest are messages in conditions of others, of 32,768 characters at most
+/// (Kubernetes, apimachinery, metav1.Condition).
+const MAX_LONG_TEXT: usize = 4 * 32_768;
 /// Nesting beyond this is skipped: no field that k6u reads is as deep.
 const MAX_DEPTH: usize = 8;
 /// The depth of the elements of lists in the entries of a spec: `spec.targets[].suffixes[]`.
@@ -42,6 +44,16 @@ const TEXT: usize = 24;
 thread_local! {
     /// How many bytes may still be kept of what is being decoded.
     static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    /// How much is kept of a text in what is being decoded.
+    static TEXT_LIMIT: Cell<usize> = const { Cell::new(MAX_TEXT) };
+}
+
+/// Decodes something whose texts are written back, and so are kept whole.
+pub fn with_long_texts<R>(read: impl FnOnce() -> R) -> R {
+    TEXT_LIMIT.set(MAX_LONG_TEXT);
+    let result = read();
+    TEXT_LIMIT.set(MAX_TEXT);
+    result
 }
 
 /// Takes from the budget of what is being decoded.
@@ -534,7 +546,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
 /// What is kept of a text.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_TEXT)]
+    &text[..text.floor_char_boundary(TEXT_LIMIT.get())]
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::shown;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
-use crate::kube::decode::{Bounded, Item, spend};
+use crate::kube::decode::{Bounded, Item, spend, with_long_texts};
 use crate::kube::objects::{BadItem, Condition, Metadata};
 use crate::prefix::{LINK_LENGTH, Prefix};
 
@@ -181,7 +181,8 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
 }
 
 fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {
-    let status = Bounded::deserialize(deserializer)?.value;
+    // The conditions of others are written back.
+    let status = with_long_texts(|| Bounded::deserialize(deserializer))?.value;
     let conditions = status["conditions"].as_array().into_iter().flatten();
     Ok(ConfigStatus {
         observed_generation: status["observedGeneration"].as_i64(),
