@@ -364,6 +364,8 @@ fn node_configs_that_are_made_anew() {
         trio.site.server.wait(SOON, both).is_some(),
         "both sites are in the group"
     );
+    // What a node has not read yet it cannot miss.
+    trio.site.wait_rounds(6);
     let written = trio.site.group_history(GROUP).len();
     let key = |name: &str| Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", name);
     let anew = |name: &str| {
