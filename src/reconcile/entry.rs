@@ -218,8 +218,8 @@ impl Entry {
                     return Ok(());
                 }
             }
-            // What is not stored as it was sent is not sent in every round.
-            // One that is missing after a while was removed by those to whom this node was silent.
+            // What is not stored as it was sent is not sent in every round. One that is missing after a while is no
+            // such case: others removed it, because this node was silent.
             Some(sent) if stored.is_some() || !is_due => {
                 is_altered = true;
                 published.suspects_crds = true;
