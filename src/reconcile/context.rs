@@ -8,6 +8,7 @@ use log::debug;
 use super::Failure;
 use super::problems::{Problem, Problems, Subject};
 use crate::kube::{Client, Error};
+use crate::limits::STEP_TIME;
 use crate::node::Host;
 use crate::time::Timestamp;
 
@@ -104,6 +105,19 @@ impl Context<'_> {
             is_retry_pending: false,
             is_new,
         }))
+    }
+
+    /// What a step goes through, in the order of their turns: what failed lately is last, so that what hangs keeps
+    /// nobody waiting.
+    pub fn in_turn<T>(&self, all: impl Iterator<Item = T>, subject: impl Fn(&T) -> Subject) -> Vec<T> {
+        let mut all: Vec<T> = all.collect();
+        all.sort_by_key(|one| self.problems.has(&subject(one)));
+        all
+    }
+
+    /// Until when a step that begins now may begin requests, in steady time.
+    pub fn step_ends(&self) -> Duration {
+        self.host.now() + STEP_TIME
     }
 
     /// A text from outside made fit for a status or an Event: one line, without the token.

@@ -154,9 +154,9 @@ impl Entry {
         self.changed_at.is_none_or(|changed_at| now >= changed_at + STILL)
     }
 
-    /// Publishes what differs from `node_configs` as last read, or is due, or all if it is urgent. Then removes this node's entry where nothing
-    /// selects it any more: if all that was said, so that a node that moves is always there, or if the entry says what
-    /// this node does not see.
+    /// Publishes what differs from `node_configs` as last read, or is due, or all if it is urgent. Then removes this
+    /// node's entry where nothing selects it any more: if all was published, so that a node that moves is always there,
+    /// or if the entry says what this node does not see.
     ///
     /// # Errors
     /// As [`Context::attempt`].
@@ -172,13 +172,12 @@ impl Entry {
             ..Published::default()
         };
         self.sent.retain(|name, _| entries.contains_key(name));
-        let mut selecting: Vec<_> = node_configs
+        let selecting = node_configs
             .iter()
-            .filter_map(|config| Some((config, entries.get(&config.metadata.name)?)))
-            .collect();
-        // One that hangs must not keep the others waiting.
-        selecting.sort_by_key(|(config, _)| cx.problems.has(&Subject::NodeConfig(config.metadata.name.clone())));
-        for (config, entry) in selecting {
+            .filter_map(|config| Some((config, entries.get(&config.metadata.name)?)));
+        for (config, entry) in cx.in_turn(selecting, |(config, _)| {
+            Subject::NodeConfig(config.metadata.name.clone())
+        }) {
             self.publish_in(cx, config, entry, is_urgent, &mut published)?;
         }
         let is_all_said = published.failures.is_empty() && published.failed_in.is_empty();

@@ -296,16 +296,15 @@ impl Memory {
             _ => true,
         });
         let mut outcome = self.targets.write(cx, plan)?.and(published.outcome());
-        for (config, verdict) in objects.configs.iter().zip(&plan.verdicts) {
-            self.targets.note_reports(config, verdict, cx.host.now());
-        }
         if self.entry.is_still(cx.host.now()) {
+            let contested = self.targets.contested(&objects.configs, plan, cx.host.now());
             let reported = report(
                 cx,
                 &Facts {
                     configs: &objects.configs,
                     plan,
                     targets: &self.targets,
+                    contested: &contested,
                     published,
                     are_peers_silent: self.peers.are_silent(),
                 },
@@ -313,7 +312,6 @@ impl Memory {
             if reported.was_refused {
                 self.peers.wait_for_others();
             }
-            self.targets.end_reports(cx.host.now());
             outcome = outcome.and(reported.outcome);
         } else {
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));

@@ -1,6 +1,6 @@
 //! Reports a round: writes the statuses of the configs, and Events.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use log::{info, warn};
 use serde_json::json;
@@ -10,14 +10,14 @@ use super::context::{Context, Tried};
 use super::entry::Published;
 use super::plan::{Plan, Reason, Verdict};
 use super::problems::{Problem, Subject};
-use super::targets::Targets;
+use super::targets::{Targets, contest};
 use super::{Failure, Outcome, status_path};
 use crate::kube::objects::Metadata;
-use crate::limits::STEP_TIME;
 use crate::prefix::Prefix;
 use crate::resources::GROUP;
 use crate::resources::config::{CONFIGS, Config};
 use crate::resources::node_config::NodeConfig;
+use crate::resources::targets::TargetKey;
 use crate::schedule::RoundEnd;
 
 /// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
@@ -38,6 +38,8 @@ pub struct Facts<'a> {
     pub plan: &'a Plan,
     /// What became of the targets.
     pub targets: &'a Targets,
+    /// Those that somebody else keeps changing.
+    pub contested: &'a BTreeSet<TargetKey>,
     /// What this node could publish.
     pub published: &'a Published,
     /// No other node publishes.
@@ -63,16 +65,14 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
         was_refused: false,
     };
     let mut events = Vec::new();
-    let mut all: Vec<_> = facts.configs.iter().zip(&facts.plan.verdicts).collect();
-    // One that hangs must not keep the others waiting.
-    all.sort_by_key(|(config, _)| cx.problems.has(&Subject::Config(config.metadata.name.clone())));
-    let until = cx.host.now() + STEP_TIME;
-    for (config, verdict) in all {
+    let all = facts.configs.iter().zip(&facts.plan.verdicts);
+    let until = cx.step_ends();
+    for (config, verdict) in cx.in_turn(all, |(config, _)| Subject::Config(config.metadata.name.clone())) {
         if cx.host.now() >= until {
             reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon));
             break;
         }
-        let Some(mut judgement) = judge(config, verdict, facts, cx.host.now()) else {
+        let Some(mut judgement) = judge(config, verdict, facts) else {
             reported.outcome.is_ready = false;
             continue;
         };
@@ -114,7 +114,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
 }
 
 /// What to say of a config; `None` as long as its targets are not settled, or if others have said it.
-fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>, now: Duration) -> Option<Judgement> {
+fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<Judgement> {
     let Facts { targets, published, .. } = facts;
     let keys = || verdict.targets.iter().map(|desired| &desired.key);
     // Others that publish know nothing of what this node cannot publish, and would contradict.
@@ -132,7 +132,7 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>, now: Duration) -
     if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {
         return None;
     }
-    failures.extend(keys().filter_map(|key| targets.contest(key, now)));
+    failures.extend(keys().filter(|key| facts.contested.contains(key)).map(contest));
     let judgement = condition::judge(verdict, &failures, &facts.plan.remarks());
     // Nodes that do not publish have different words for it, but for what follows from the objects alone; and
     // whoever cannot publish has said more than that.

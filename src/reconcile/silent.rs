@@ -9,7 +9,6 @@ use super::problems::Subject;
 use super::report::warn_of_node_config;
 use super::{Failure, Outcome, status_path};
 use crate::kube::{Client, Error};
-use crate::limits::STEP_TIME;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
 use crate::schedule::RoundEnd;
 
@@ -19,8 +18,10 @@ use crate::schedule::RoundEnd;
 /// As [`Context::attempt`].
 pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &Peers) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::READY;
-    let until = cx.host.now() + STEP_TIME;
-    for config in node_configs.iter() {
+    let until = cx.step_ends();
+    for config in cx.in_turn(node_configs.iter(), |config| {
+        Subject::Removal(config.metadata.name.clone())
+    }) {
         if cx.host.now() >= until {
             return Ok(outcome.and(Outcome::not_ready(RoundEnd::Soon)));
         }

@@ -7,7 +7,7 @@ use log::info;
 
 use super::condition::Failing;
 use super::context::{Context, Refused, Tried};
-use super::plan::{Plan, Verdict};
+use super::plan::Plan;
 use super::problems::{Problem, Problems, Subject};
 use super::{Failure, Outcome, fingerprint};
 use crate::kube::Client;
@@ -78,7 +78,7 @@ impl Targets {
         self.states.retain(|_, state| !matches!(state, State::Read(_)));
         self.states.values_mut().for_each(State::grow_old);
         let (answered, others) = self.turns(cx.problems);
-        let until = cx.host.now() + STEP_TIME;
+        let until = cx.step_ends();
         // One that hangs must not keep the others from their turn, nor many others a new one.
         let reserved = if others.is_empty() {
             Duration::ZERO
@@ -144,10 +144,8 @@ impl Targets {
     /// # Errors
     /// As [`Context::attempt`].
     pub fn write(&mut self, cx: &mut Context<'_>, plan: &Plan) -> Result<Outcome, Failure> {
-        let mut desired: Vec<&DesiredTarget> = plan.targets().collect();
-        desired.sort_by_key(|desired| cx.problems.has(&Subject::Target(desired.key.clone())));
-        let until = cx.host.now() + STEP_TIME;
-        for desired in desired {
+        let until = cx.step_ends();
+        for desired in cx.in_turn(plan.targets(), |desired| Subject::Target(desired.key.clone())) {
             self.settle(cx, desired, until)?;
         }
         let states = plan.targets().map(|desired| self.states.get(&desired.key));
@@ -240,30 +238,22 @@ impl Targets {
         )
     }
 
-    /// Records which targets a config reports as changed by somebody else, as read at `now`, in steady time.
-    pub fn note_reports(&mut self, config: &Config, verdict: &Verdict, now: Duration) {
-        for desired in &verdict.targets {
-            let history = self.histories.entry(desired.key.clone()).or_default();
-            let what = contested(&desired.key).what;
-            let is_reported = config.status.failing.iter().flatten().any(|reported| *reported == what);
-            history.reported_since = is_reported.then(|| history.reported_since.unwrap_or(now));
+    /// Those of a plan that somebody else keeps changing, at `now`, in steady time. Once a status reports it, whichever
+    /// node wrote that, the report stands for ten minutes: nodes see different changes, and must not contradict each
+    /// other.
+    pub fn contested(&mut self, configs: &[Config], plan: &Plan, now: Duration) -> BTreeSet<TargetKey> {
+        let mut contested = BTreeSet::new();
+        for (config, verdict) in configs.iter().zip(&plan.verdicts) {
+            for DesiredTarget { key, .. } in &verdict.targets {
+                let what = contest(key).what;
+                let is_reported = config.status.failing.iter().flatten().any(|reported| *reported == what);
+                let history = self.histories.entry(key.clone()).or_default();
+                if history.is_contested(is_reported, now) {
+                    contested.insert(key.clone());
+                }
+            }
         }
-    }
-
-    /// Whoever takes such a report back after ten minutes begins to count again if it is made once more.
-    pub fn end_reports(&mut self, now: Duration) {
-        for history in self.histories.values_mut() {
-            history.reported_since = history.reported_since.filter(|since| is_recent(*since, now));
-        }
-    }
-
-    /// What to report of a target that somebody else keeps changing. Once reported, by whichever node, that stands for
-    /// ten minutes: nodes see different changes, and must not contradict each other.
-    pub fn contest(&self, key: &TargetKey, now: Duration) -> Option<Failing> {
-        let history = self.histories.get(key)?;
-        let stands = |since| is_recent(since, now) || !history.changed_at.is_empty();
-        let is_contested = history.changed_at.len() >= CONTESTED_AFTER || history.reported_since.is_some_and(stands);
-        is_contested.then(|| contested(key))
+        contested
     }
 }
 
@@ -280,6 +270,14 @@ impl History {
         }
         self.right = is_right.then_some(desired);
     }
+
+    /// Whether to report that somebody else changes it, which a status does already if `is_reported`.
+    fn is_contested(&mut self, is_reported: bool, now: Duration) -> bool {
+        let since = self.reported_since.unwrap_or(now);
+        let stands = is_recent(since, now) || !self.changed_at.is_empty();
+        self.reported_since = (is_reported && stands).then_some(since);
+        self.changed_at.len() >= CONTESTED_AFTER || self.reported_since.is_some()
+    }
 }
 
 fn is_recent(since: Duration, now: Duration) -> bool {
@@ -290,8 +288,8 @@ fn fingerprint_of(desired: &DesiredTarget) -> u64 {
     fingerprint(&(&desired.items, &desired.lingering, &desired.record))
 }
 
-/// A target that was right, and that somebody else keeps changing.
-fn contested(key: &TargetKey) -> Failing {
+/// What to report of a target that was right, and that somebody else keeps changing.
+pub fn contest(key: &TargetKey) -> Failing {
     let text = format!(
         "somebody else changed it {CONTESTED_AFTER} times within ten minutes; k6u puts it right each time. Find out who \
          (kubectl get --show-managed-fields), and leave its list to k6u (docs/gitops.md)"
