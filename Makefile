@@ -91,7 +91,9 @@ PODS := -n kube-system -l app.kubernetes.io/name=k6u
 .PHONY: install
 install: ## install into the current cluster, and wait until it runs
 	$(KUBECTL) apply --server-side --force-conflicts --field-manager=k6u -f manifests/crds.yaml
-	$(KUBECTL) wait --for=condition=Established --timeout=60s -f manifests/crds.yaml
+	@# kubectl fails at a CRD that has no conditions yet.
+	$(KUBECTL) wait --for=condition=Established --timeout=60s -f manifests/crds.yaml || { sleep 2; \
+		$(KUBECTL) wait --for=condition=Established --timeout=60s -f manifests/crds.yaml; }
 	$(KUBECTL) apply -k manifests
 	@$(KUBECTL) -n kube-system rollout status daemonset/k6u --timeout=180s || { \
 		$(KUBECTL) get pods $(PODS) -o wide; \

@@ -38,7 +38,7 @@ pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
     }
     cluster.kubectl(&["apply", "-f", CILIUM_POLICIES]);
     let policies = "crd/ciliumnetworkpolicies.cilium.io";
-    cluster.kubectl(&["wait", "--for=condition=Established", policies]);
+    cluster.wait_established(&[policies]);
     let deadline = Instant::now() + PATIENCE;
     for example in POLICIES {
         let policy = ["apply", "--validate=strict", "-f", example];

@@ -99,6 +99,20 @@ impl Cluster {
         text
     }
 
+    /// Waits until CRDs are served. kubectl fails at one that has no conditions yet.
+    pub fn wait_established(&self, crds: &[&str]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let arguments = [&["wait", "--for=condition=Established"], crds].concat();
+            let (is_established, text) = self.try_kubectl(&arguments, "");
+            if is_established {
+                return;
+            }
+            assert!(text.contains("accessor error") && Instant::now() < deadline, "{text}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     pub fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.kubectl(&[arguments, &["-o", "json"]].concat())).expect("JSON")
     }

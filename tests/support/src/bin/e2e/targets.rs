@@ -54,7 +54,7 @@ fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
     let (installed, text) = cluster.try_kubectl(&["apply", "--server-side", "-f", "-"], kind.crd);
     assert!(installed, "{text}");
     let name = format!("crd/{}.{}", kind.plural, kind.api.0);
-    cluster.kubectl(&["wait", "--for=condition=Established", &name]);
+    cluster.wait_established(&[&name]);
     let right = format!(
         "cannot get resource \"{}\" in API group \"{}\"",
         kind.plural, kind.api.0
@@ -138,7 +138,7 @@ fn calico_v3(cluster: &Cluster, node: &Node) {
         let (installed, text) = cluster.try_kubectl(&["apply", "--server-side", "-f", "-"], crd);
         assert!(installed, "{text}");
         let crd = format!("crd/{plural}.projectcalico.org");
-        cluster.kubectl(&["wait", "--for=condition=Established", &crd]);
+        cluster.wait_established(&[&crd]);
         name_targets(cluster, &[shown.target(shown.suffix())]);
         wait_message(cluster, "UpdateFailed", "create it first: ", node);
         let (created, text) = cluster.try_kubectl(&["create", "-f", "-"], &shown.object(&[]).to_string());
