@@ -215,8 +215,8 @@ fn send_event(cx: &mut Context<'_>, kind: &str, about: &Metadata, at: usize, not
 
 /// A name for the `at`-th Event about a change of an object.
 ///
-/// lastTimestamp has whole seconds, and kubectl leaves Events of the same second in the order of their names. So
-/// the name goes by the resourceVersion from which the change was made: of two changes the later one has the
+/// lastTimestamp has whole seconds, and the API server lists Events by name: kubectl leaves those of the same second
+/// in this order, if there are no more than a dozen (Go's sort.Sort is stable up to that). So the name goes by the resourceVersion from which the change was made: of two changes the later one has the
 /// higher, whichever nodes made them.
 fn event_name(about: &Metadata, at: usize, random: f64) -> String {
     let version: u64 = about.resource_version.parse().unwrap_or(0);

@@ -235,35 +235,43 @@ pub fn events_in_order(cluster: &mut Cluster, binary: &Path, interface: &Interfa
     cluster.wait_group(HOME, &node);
     wait_ready(cluster, &node, "Updated", HOME);
     let last = format!(" -> {HOME}0::/60");
-    let listed = || {
-        let described = cluster.kubectl(&["describe", "ip6uc", CONFIG_NAME]);
-        let events = described.split("Events:").nth(1).unwrap_or_default().to_string();
-        events
-            .lines()
-            .filter(|line| line.contains("PrefixChanged"))
-            .map(String::from)
-            .collect::<Vec<_>>()
+    // kubectl sorts more than a dozen of the same second in any order, so the order is that of the API server's list.
+    let changes = || {
+        let list = cluster.json(&["get", "events", "--namespace=default"]);
+        let is_change =
+            |event: &&Value| event["reason"] == "PrefixChanged" && event["involvedObject"]["name"] == CONFIG_NAME;
+        let mut events: Vec<&Value> = list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(is_change)
+            .collect();
+        events.sort_by_key(|event| event["lastTimestamp"].to_string());
+        let message = |event: &&Value| event["message"].as_str().map(String::from);
+        events.iter().filter_map(message).collect::<Vec<String>>()
     };
     wait("the last Event", &node, || {
-        listed().last().is_some_and(|line| line.ends_with(&last))
+        changes().last().is_some_and(|message| message.ends_with(&last))
     });
-    let events = listed();
-    assert!(events.len() > steps.len(), "{events:#?}");
-    let mut held: Option<String> = None;
-    for line in &events {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        assert!(
-            fields[2].ends_with(['s', 'm', 'h']) && fields[2].starts_with(|c: char| c.is_ascii_digit()),
-            "{line}"
-        );
-        assert_eq!(fields[3], "k6u", "{line}");
-        let (from, to) = fields[4..]
-            .join(" ")
-            .split_once(" -> ")
-            .map(|(a, b)| (a.to_string(), b.to_string()))
-            .expect("a change");
-        assert!(held.is_none_or(|held| held == from), "{events:#?}");
+    let changes = changes();
+    assert!(changes.len() > steps.len(), "{changes:#?}");
+    let mut held: Option<&str> = None;
+    for change in &changes {
+        let (from, to) = change.split_once(" -> ").expect("a change");
+        assert!(held.is_none_or(|held| held == from), "{changes:#?}");
         held = Some(to);
     }
-    println!("   {} Events of changes in order", events.len());
+    let described = cluster.kubectl(&["describe", "ip6uc", CONFIG_NAME]);
+    let rows = described.split("Events:").nth(1).unwrap_or_default();
+    let rows: Vec<&str> = rows.lines().filter(|line| line.contains("PrefixChanged")).collect();
+    assert_eq!(rows.len(), changes.len(), "{described}");
+    for row in rows {
+        let fields: Vec<&str> = row.split_whitespace().collect();
+        assert!(
+            fields[2].ends_with(['s', 'm', 'h']) && fields[2].starts_with(|c: char| c.is_ascii_digit()),
+            "{row}"
+        );
+        assert_eq!(fields[3], "k6u", "{row}");
+    }
+    println!("   {} Events of changes in order", changes.len());
 }
