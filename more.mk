@@ -121,7 +121,7 @@ SIMULATION = $(CARGO) test --quiet --locked --test simulation -- --ignored
 simulate: ## simulate clusters of NODES nodes and thousands of scenarios in virtual time; prints load and delays
 	K6U_NODES="$(NODES)" $(SIMULATION) --nocapture table
 	K6U_PAIR_SEEDS=6 $(SIMULATION) pairs_of_faults
-	K6U_SEEDS=$(SEEDS) $(SIMULATION) thousands_of_stories
+	K6U_SEEDS=$(SEEDS) $(SIMULATION) thousands_of_scenarios
 
 ## Image
 

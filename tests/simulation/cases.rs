@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use crate::check::{self, rest_from};
 use crate::cluster::{Clocks, Kind};
-use crate::site::{self, Action, Health, INTERVAL, Layout, Node, SLOWEST, Story};
-use crate::stories::prefix;
+use crate::scenarios::prefix;
+use crate::site::{self, Action, Health, INTERVAL, Layout, Node, SLOWEST, Scenario};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Each node sees the prefix of this number, all the time.
-fn story(sites: &[u16], layout: Layout, seed: u64) -> Story {
+fn scenario(sites: &[u16], layout: Layout, seed: u64) -> Scenario {
     let mut lot = fastrand::Rng::with_seed(seed);
     let nodes = sites
         .iter()
         .map(|number| Node::new((INTERVAL * 3).mul_f64(lot.f64()), &[prefix(*number)]));
-    Story {
+    Scenario {
         nodes: nodes.collect(),
         layout,
         health: Vec::new(),
@@ -36,24 +36,28 @@ fn tell(wrongs: &[String]) {
     );
 }
 
-fn all(stories: impl Iterator<Item = Story>) {
+fn all(scenarios: impl Iterator<Item = Scenario>) {
     let mut wrongs = Vec::new();
-    for mut story in stories {
-        story.end = story.end.max(rest_from(&story) + INTERVAL * 9);
-        let found = check::wrongs(&story, &site::run(&story));
-        wrongs.extend(found.into_iter().map(|wrong| format!("seed {}: {wrong}", story.seed)));
+    for mut scenario in scenarios {
+        scenario.end = scenario.end.max(rest_from(&scenario) + INTERVAL * 9);
+        let found = check::wrongs(&scenario, &site::run(&scenario));
+        wrongs.extend(
+            found
+                .into_iter()
+                .map(|wrong| format!("seed {}: {wrong}", scenario.seed)),
+        );
     }
     tell(&wrongs);
 }
 
 /// `count` nodes, of which one has another prefix; all IP6UpdateNodeConfigs are recreated.
-fn recreated(count: usize, seed: u64) -> Story {
+fn recreated(count: usize, seed: u64) -> Scenario {
     let mut sites = vec![1; count];
     sites[count - 1] = 2;
-    let mut story = story(&sites, Layout::Shared, seed);
+    let mut scenario = scenario(&sites, Layout::Shared, seed);
     let at = MINUTE * 2 + Duration::from_secs(seed);
-    story.actions.push((at, Action::Replace(Some(Layout::Shared))));
-    story
+    scenario.actions.push((at, Action::Replace(Some(Layout::Shared))));
+    scenario
 }
 
 /// 60 nodes make a round every 30 seconds.
@@ -73,15 +77,15 @@ fn recreated_in_a_very_large_cluster() {
 #[test]
 fn first_install_on_many_nodes() {
     all((0..3).map(|seed| {
-        let mut story = story(&[1; 100], Layout::Shared, seed);
-        let last = story.nodes.iter().map(|node| node.runs[0].0).max().expect("nodes");
-        story.nodes.iter_mut().for_each(|node| {
+        let mut scenario = scenario(&[1; 100], Layout::Shared, seed);
+        let last = scenario.nodes.iter().map(|node| node.runs[0].0).max().expect("nodes");
+        scenario.nodes.iter_mut().for_each(|node| {
             node.publishes = false;
             node.runs[0].0 = node.runs[0].0.mul_f64(0.6);
         });
-        story.nodes[50].publishes = true;
-        story.nodes[50].runs[0].0 = last.mul_f64(0.6);
-        story
+        scenario.nodes[50].publishes = true;
+        scenario.nodes[50].runs[0].0 = last.mul_f64(0.6);
+        scenario
     }));
 }
 
@@ -89,13 +93,13 @@ fn first_install_on_many_nodes() {
 #[test]
 fn made_anew_while_nodes_back_off() {
     all((0..6).map(|seed| {
-        let mut story = story(&[1, 2, 3], Layout::PerNode, seed);
+        let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
         let unavailable = Health::Unavailable { retry_after: None };
-        story.health.push((MINUTE * 5, MINUTE * 15, unavailable));
-        story
+        scenario.health.push((MINUTE * 5, MINUTE * 15, unavailable));
+        scenario
             .actions
             .push((MINUTE * 14, Action::Replace(Some(Layout::PerNode))));
-        story
+        scenario
     }));
 }
 
@@ -103,11 +107,11 @@ fn made_anew_while_nodes_back_off() {
 #[test]
 fn recreated_during_rounds() {
     all((0..12).map(|seed| {
-        let mut story = story(&[1, 2, 3], Layout::Shared, seed);
-        story.slowest = Duration::from_secs(2);
+        let mut scenario = scenario(&[1, 2, 3], Layout::Shared, seed);
+        scenario.slowest = Duration::from_secs(2);
         let at = MINUTE * 3 + Duration::from_secs(seed);
-        story.actions.push((at, Action::Replace(Some(Layout::Shared))));
-        story
+        scenario.actions.push((at, Action::Replace(Some(Layout::Shared))));
+        scenario
     }));
 }
 
@@ -115,11 +119,11 @@ fn recreated_during_rounds() {
 #[test]
 fn recreated_after_minutes() {
     all((0..12).map(|seed| {
-        let mut story = story(&[1, 2, 3], Layout::PerNode, seed);
+        let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
         let back = MINUTE * 6 + Duration::from_secs(37) * seed as u32;
-        story.actions.push((MINUTE * 3, Action::Replace(None)));
-        story.actions.push((back, Action::Replace(Some(Layout::PerNode))));
-        story
+        scenario.actions.push((MINUTE * 3, Action::Replace(None)));
+        scenario.actions.push((back, Action::Replace(Some(Layout::PerNode))));
+        scenario
     }));
 }
 
@@ -127,11 +131,11 @@ fn recreated_after_minutes() {
 #[test]
 fn conflicts_for_ten_minutes() {
     all((0..6).map(|seed| {
-        let mut story = story(&[1, 2, 3], Layout::PerNode, seed);
-        story
+        let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
+        scenario
             .health
             .push((MINUTE * 5, MINUTE * 15, Health::RefusesPublications(409)));
-        story
+        scenario
     }));
 }
 
@@ -140,15 +144,15 @@ fn conflicts_for_ten_minutes() {
 #[test]
 fn one_object_takes_no_publications() {
     all((0..6).map(|seed| {
-        let mut story = story(&[1, 2, 3], Layout::Shared, seed);
-        for (node, number) in story.nodes.iter_mut().zip(0x11..) {
+        let mut scenario = scenario(&[1, 2, 3], Layout::Shared, seed);
+        for (node, number) in scenario.nodes.iter_mut().zip(0x11..) {
             node.has_second_uplink = true;
             node.sees[0].1.push(prefix(number));
         }
-        story
+        scenario
             .health
             .push((MINUTE * 5, MINUTE * 15, Health::RefusesSecondUplink));
-        story
+        scenario
     }));
 }
 
@@ -165,25 +169,25 @@ fn a_node_moves_at_any_time() {
     all((0..80).map(moves));
 }
 
-fn moves(seed: u64) -> Story {
-    let mut story = story(&[1, 2, 3], Layout::PerNode, seed);
-    story.slowest = Duration::from_secs(2);
+fn moves(seed: u64) -> Scenario {
+    let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
+    scenario.slowest = Duration::from_secs(2);
     let at = MINUTE * 5 + Duration::from_secs(seed);
-    story.actions.push((at, Action::Move(0)));
-    story.actions.push((at + MINUTE, Action::Move(1)));
-    story.actions.push((at + MINUTE * 2, Action::Move(2)));
-    story
+    scenario.actions.push((at, Action::Move(0)));
+    scenario.actions.push((at + MINUTE, Action::Move(1)));
+    scenario.actions.push((at + MINUTE * 2, Action::Move(2)));
+    scenario
 }
 
 /// No node can publish, for an hour: what is there to write?
 #[test]
 fn nobody_can_publish() {
-    let mut story = story(&[1, 1, 1], Layout::Shared, 1);
-    story.end = MINUTE * 70;
-    story
+    let mut scenario = scenario(&[1, 1, 1], Layout::Shared, 1);
+    scenario.end = MINUTE * 70;
+    scenario
         .health
         .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
-    let outcome = site::run(&story);
+    let outcome = site::run(&scenario);
     let reports = outcome
         .served
         .iter()
@@ -199,10 +203,12 @@ fn nobody_can_publish() {
 /// Groups cannot be read for ten minutes (a right is missing); then all is well. Ready turns once.
 #[test]
 fn a_right_that_comes_back() {
-    let mut story = story(&[1, 1, 1, 1, 1], Layout::Shared, 0);
-    story.health.push((MINUTE * 5, MINUTE * 15, Health::RefusesGroupReads));
-    story.end = MINUTE * 25;
-    let outcome = site::run(&story);
+    let mut scenario = scenario(&[1, 1, 1, 1, 1], Layout::Shared, 0);
+    scenario
+        .health
+        .push((MINUTE * 5, MINUTE * 15, Health::RefusesGroupReads));
+    scenario.end = MINUTE * 25;
+    let outcome = site::run(&scenario);
     let reported: Vec<_> = outcome.reasons.iter().filter(|(at, _)| *at >= MINUTE * 15).collect();
     assert!(
         reported.len() <= 1,
@@ -214,15 +220,15 @@ fn a_right_that_comes_back() {
 /// The same where only writes failed, and one node only starts to fail.
 #[test]
 fn a_webhook_that_comes_back() {
-    let mut story = story(&[1, 1, 1, 1, 1], Layout::Shared, 0);
-    for node in &mut story.nodes {
+    let mut scenario = scenario(&[1, 1, 1, 1, 1], Layout::Shared, 0);
+    for node in &mut scenario.nodes {
         node.then_sees(MINUTE * 6, &[prefix(2)]);
     }
-    story
+    scenario
         .health
         .push((MINUTE * 5, MINUTE * 15, Health::RefusesGroupWrites(500)));
-    story.end = MINUTE * 25;
-    let outcome = site::run(&story);
+    scenario.end = MINUTE * 25;
+    let outcome = site::run(&scenario);
     let reported: Vec<_> = outcome.reasons.iter().filter(|(at, _)| *at >= MINUTE * 15).collect();
     assert!(
         reported.len() <= 1,
@@ -235,14 +241,14 @@ fn a_webhook_that_comes_back() {
 /// different changes: a report may be taken back and made again, but not more than twice in ten minutes.
 #[test]
 fn somebody_changes_the_group_again_and_again() {
-    let mut story = story(&[1, 1, 1, 1], Layout::Shared, 0);
+    let mut scenario = scenario(&[1, 1, 1, 1], Layout::Shared, 0);
     for count in 0..20 {
-        story
+        scenario
             .actions
             .push((MINUTE * 5 + Duration::from_secs(100) * count, Action::Overwrite));
     }
-    story.end = MINUTE * 50;
-    let outcome = site::run(&story);
+    scenario.end = MINUTE * 50;
+    let outcome = site::run(&scenario);
     let reported: Vec<_> = outcome.reasons.iter().filter(|(at, _)| *at >= MINUTE * 5).collect();
     assert!(
         reported.len() <= 10,
@@ -256,13 +262,13 @@ fn somebody_changes_the_group_again_and_again() {
 #[test]
 fn recreated_while_publications_conflict() {
     all((0..16).map(|seed| {
-        let mut story = story(&[1, 2, 1, 2], Layout::Shared, seed);
-        story.health.push((MINUTE * 5, MINUTE * 8, Health::Contended));
-        story.actions.push((
+        let mut scenario = scenario(&[1, 2, 1, 2], Layout::Shared, seed);
+        scenario.health.push((MINUTE * 5, MINUTE * 8, Health::Contended));
+        scenario.actions.push((
             MINUTE * 6 + Duration::from_secs(seed),
             Action::Replace(Some(Layout::Shared)),
         ));
-        story
+        scenario
     }));
 }
 
@@ -270,13 +276,13 @@ fn recreated_while_publications_conflict() {
 #[test]
 fn recreated_while_all_publications_conflict() {
     all((0..16).map(|seed| {
-        let mut story = story(&[1, 2], Layout::PerNode, seed);
+        let mut scenario = scenario(&[1, 2], Layout::PerNode, seed);
         let at = MINUTE * 6 + Duration::from_secs(seed);
-        story
+        scenario
             .health
             .push((at, at + Duration::from_secs(15), Health::RefusesPublications(409)));
-        story.actions.push((at, Action::Replace(Some(Layout::PerNode))));
-        story
+        scenario.actions.push((at, Action::Replace(Some(Layout::PerNode))));
+        scenario
     }));
 }
 
@@ -284,10 +290,10 @@ fn recreated_while_all_publications_conflict() {
 #[test]
 fn one_recreated_while_no_writes_are_taken() {
     all((0..12).map(|seed| {
-        let mut story = story(&[1, 2, 1], Layout::PerNode, seed);
-        story.health.push((MINUTE * 5, MINUTE * 15, Health::ReadOnly));
-        story.actions.push((MINUTE * 8, Action::ReplaceOne(1)));
-        story
+        let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, seed);
+        scenario.health.push((MINUTE * 5, MINUTE * 15, Health::ReadOnly));
+        scenario.actions.push((MINUTE * 8, Action::ReplaceOne(1)));
+        scenario
     }));
 }
 
@@ -295,28 +301,28 @@ fn one_recreated_while_no_writes_are_taken() {
 #[test]
 fn one_recreated_while_publications_conflict() {
     all((0..12).map(|seed| {
-        let mut story = story(&[1, 2, 1], Layout::PerNode, seed);
+        let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, seed);
         let at = MINUTE * 6 + Duration::from_secs(seed);
-        story
+        scenario
             .health
             .push((at, at + Duration::from_secs(15), Health::RefusesPublications(409)));
-        story.actions.push((at, Action::ReplaceOne(1)));
-        story
+        scenario.actions.push((at, Action::ReplaceOne(1)));
+        scenario
     }));
 }
 
 /// Sixty groups, and an API server to which a request takes 90 ms on average. Ready has to come.
 #[test]
 fn more_groups_than_fit_into_a_round() {
-    let mut story = story(&[1], Layout::Shared, 0);
-    story.slowest = Duration::from_millis(200);
+    let mut scenario = scenario(&[1], Layout::Shared, 0);
+    scenario.slowest = Duration::from_millis(200);
     for count in 0..60 {
-        story
+        scenario
             .actions
             .push((MINUTE + Duration::from_millis(10) * count, Action::AddGroup));
     }
-    story.end = MINUTE * 20;
-    let outcome = site::run(&story);
+    scenario.end = MINUTE * 20;
+    let outcome = site::run(&scenario);
     let requests = outcome.served.iter().filter(|served| served.at > MINUTE * 10).count();
     let statuses: Vec<_> = outcome.reasons.clone();
     let reported = outcome.ready.clone();
@@ -330,43 +336,43 @@ fn more_groups_than_fit_into_a_round() {
 /// One request after the other fails once, in each way, while the IP6UpdateNodeConfig of one node is recreated.
 #[test]
 fn any_one_request_fails_while_one_is_recreated() {
-    let mut stories = Vec::new();
+    let mut scenarios = Vec::new();
     for status in [404, 409, 500, 401, 0] {
         for number in 0..24 {
-            let mut story = story(&[1, 2, 1], Layout::PerNode, number as u64);
+            let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, number as u64);
             let at = MINUTE * 4;
-            story
+            scenario
                 .health
                 .push((at, at + MINUTE * 3, Health::FailsOnce(number, status)));
-            story.actions.push((at, Action::ReplaceOne(1)));
-            stories.push(story);
+            scenario.actions.push((at, Action::ReplaceOne(1)));
+            scenarios.push(scenario);
         }
     }
-    all(stories.into_iter());
+    all(scenarios.into_iter());
 }
 
 /// The API server goes away for five minutes at any request, while this happens.
-fn down_from_any_request(happen: impl Fn(&mut Story, Duration, Layout)) {
-    let mut stories = Vec::new();
+fn down_from_any_request(happen: impl Fn(&mut Scenario, Duration, Layout)) {
+    let mut scenarios = Vec::new();
     for layout in [Layout::PerNode, Layout::Shared] {
         for number in 0..30 {
-            let mut story = story(&[1, 2, 1], layout, number as u64);
+            let mut scenario = scenario(&[1, 2, 1], layout, number as u64);
             let at = MINUTE * 4;
-            story.health.push((at, at + MINUTE * 5, Health::DownFrom(number)));
-            happen(&mut story, at, layout);
-            stories.push(story);
+            scenario.health.push((at, at + MINUTE * 5, Health::DownFrom(number)));
+            happen(&mut scenario, at, layout);
+            scenarios.push(scenario);
         }
     }
-    all(stories.into_iter());
+    all(scenarios.into_iter());
 }
 
 /// The API server goes away for five minutes at any request, while a site renumbers.
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn down_from_any_request_while_a_site_renumbers() {
-    down_from_any_request(|story, at, _| {
+    down_from_any_request(|scenario, at, _| {
         for node in [0, 2] {
-            story.nodes[node].then_sees(at + Duration::from_millis(5 * node as u64), &[prefix(3)]);
+            scenario.nodes[node].then_sees(at + Duration::from_millis(5 * node as u64), &[prefix(3)]);
         }
     });
 }
@@ -375,8 +381,8 @@ fn down_from_any_request_while_a_site_renumbers() {
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn down_from_any_request_while_all_are_recreated() {
-    down_from_any_request(|story, at, layout| {
-        story.actions.push((at, Action::Replace(Some(layout))));
+    down_from_any_request(|scenario, at, layout| {
+        scenario.actions.push((at, Action::Replace(Some(layout))));
     });
 }
 
@@ -384,25 +390,27 @@ fn down_from_any_request_while_all_are_recreated() {
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn down_from_any_request_while_one_is_recreated() {
-    let mut stories = Vec::new();
+    let mut scenarios = Vec::new();
     for number in 0..30 {
-        let mut story = story(&[1, 2, 1], Layout::PerNode, number as u64);
+        let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, number as u64);
         let at = MINUTE * 4;
-        story.health.push((at, at + MINUTE * 5, Health::DownFrom(number)));
-        story.actions.push((at, Action::ReplaceOne(1)));
-        stories.push(story);
+        scenario.health.push((at, at + MINUTE * 5, Health::DownFrom(number)));
+        scenario.actions.push((at, Action::ReplaceOne(1)));
+        scenarios.push(scenario);
     }
-    all(stories.into_iter());
+    all(scenarios.into_iter());
 }
 
 /// One node's object is recreated while writes fail for a minute only: shorter than what lingers.
 #[test]
 fn one_recreated_and_writes_fail_for_a_minute() {
     all((0..24).map(|seed| {
-        let mut story = story(&[1, 2, 1], Layout::PerNode, seed);
+        let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, seed);
         let at = MINUTE * 5;
-        story.health.push((at, at + MINUTE, Health::ReadOnly));
-        story.actions.push((at + Duration::from_secs(2), Action::ReplaceOne(1)));
-        story
+        scenario.health.push((at, at + MINUTE, Health::ReadOnly));
+        scenario
+            .actions
+            .push((at + Duration::from_secs(2), Action::ReplaceOne(1)));
+        scenario
     }));
 }

@@ -7,7 +7,7 @@ use k6u::limits::{LINGER, MAX_BACKOFF};
 use k6u::prefix::{Prefix, join};
 
 use crate::cluster::{Held, Kind, Served};
-use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Story, View, Window, cidrs};
+use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Scenario, View, Window, cidrs};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// After five minutes without a sign of life an entry is removed.
@@ -18,16 +18,16 @@ const BACKOFF: Duration = Duration::from_secs(60);
 const ALONE: Duration = Duration::from_secs(240);
 
 /// All that is wrong, in words; empty if nothing is.
-pub fn wrongs(story: &Story, outcome: &Outcome) -> Vec<String> {
+pub fn wrongs(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let mut wrongs = contradictions(outcome);
     wrongs.extend(emptied(outcome));
-    wrongs.extend(locked_out(story, outcome));
-    wrongs.extend(late(story, outcome));
-    wrongs.extend(false_alarms(story, outcome));
-    wrongs.extend(hasty_reports(story, outcome));
-    wrongs.extend(unreported_refusals(story, outcome));
-    wrongs.extend(dead_prefixes(story, outcome));
-    wrongs.extend(at_rest(story, outcome));
+    wrongs.extend(locked_out(scenario, outcome));
+    wrongs.extend(late(scenario, outcome));
+    wrongs.extend(false_alarms(scenario, outcome));
+    wrongs.extend(hasty_reports(scenario, outcome));
+    wrongs.extend(unreported_refusals(scenario, outcome));
+    wrongs.extend(dead_prefixes(scenario, outcome));
+    wrongs.extend(at_rest(scenario, outcome));
     wrongs
 }
 
@@ -58,21 +58,21 @@ fn emptied(outcome: &Outcome) -> Vec<String> {
 
 /// Writes that took out a CIDR of a node that lives and sees its prefix. What a node sees only since just
 /// now may be missing until the next round.
-fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
+fn locked_out(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let mut wrongs = Vec::new();
-    let longest = INTERVAL + story.just_before();
+    let longest = INTERVAL + scenario.just_before();
     for (taken, cidr, held) in taken_out(outcome) {
-        let has = |node: &&Node| needs(story, node, &cidr, held.at);
-        let Some(number) = story.nodes.iter().position(|node| has(&node)) else {
+        let has = |node: &&Node| needs(scenario, node, &cidr, held.at);
+        let Some(number) = scenario.nodes.iter().position(|node| has(&node)) else {
             continue;
         };
-        let node = &story.nodes[number];
+        let node = &scenario.nodes[number];
         let sees = |view: &View| cidrs(view).contains(&cidr);
         let came = node
             .sees
             .windows(2)
             .filter(|views| !sees(&views[0].1) && sees(&views[1].1));
-        let came = came.map(|views| reachable_from(story, views[1].0).max(views[1].0));
+        let came = came.map(|views| reachable_from(scenario, views[1].0).max(views[1].0));
         let changed = node
             .sees
             .iter()
@@ -87,12 +87,12 @@ fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
                 .iter()
                 .map(|(since, _)| *since)
                 .filter(|since| *since > held.at);
-            let gone = views.filter(|since| !needs(story, node, &cidr, *since));
+            let gone = views.filter(|since| !needs(scenario, node, &cidr, *since));
             back.chain(gone)
                 .chain([node.death()])
-                .any(|at| at <= held.at.max(reachable_from(story, held.at)) + longest)
+                .any(|at| at <= held.at.max(reachable_from(scenario, held.at)) + longest)
         };
-        let may_not_know = || is_news || wrote_without_memory(story, held.at);
+        let may_not_know = || is_news || wrote_without_memory(scenario, held.at);
         if !may_not_know() || !is_back() {
             wrongs.push(format!("{:?}: took out {cidr}, but node {number} has it", held.at));
         }
@@ -102,33 +102,33 @@ fn locked_out(story: &Story, outcome: &Outcome) -> Vec<String> {
 
 /// Whether a node that started after IP6UpdateNodeConfigs were deleted may have written at a time, before the others
 /// published again. It knows of no vanished entries, and waits for nothing.
-fn wrote_without_memory(story: &Story, at: Duration) -> bool {
-    let Some((deleted, recreated)) = replaced(story) else {
+fn wrote_without_memory(scenario: &Scenario, at: Duration) -> bool {
+    let Some((deleted, recreated)) = replaced(scenario) else {
         return false;
     };
-    let a_round = INTERVAL + story.just_before();
+    let a_round = INTERVAL + scenario.just_before();
     // It may not have read anything before they were deleted.
-    let is_short = |start: &Duration| reachable_from(story, *start) + a_round >= deleted && *start <= at;
-    let restarts = story.nodes.iter().flat_map(|node| node.runs.iter().skip(1));
-    let are_back = reachable_from(story, recreated) + a_round;
+    let is_short = |start: &Duration| reachable_from(scenario, *start) + a_round >= deleted && *start <= at;
+    let restarts = scenario.nodes.iter().flat_map(|node| node.runs.iter().skip(1));
+    let are_back = reachable_from(scenario, recreated) + a_round;
     (deleted..are_back).contains(&at) && restarts.map(|(start, _)| *start).any(|start| is_short(&start))
 }
 
 /// From when IP6UpdateNodeConfigs are deleted until they are created again.
-fn replaced(story: &Story) -> Option<Window> {
+fn replaced(scenario: &Scenario) -> Option<Window> {
     let is_replaced = |(_, action): &&(Duration, Action)| matches!(action, Action::Replace(_));
-    let mut times = story.actions.iter().filter(is_replaced).map(|(at, _)| *at);
+    let mut times = scenario.actions.iter().filter(is_replaced).map(|(at, _)| *at);
     let first = times.next()?;
     Some((first, times.next_back().unwrap_or(first)))
 }
 
 /// From when on every node that lives can publish again, whatever is in the way at `time` or within a round.
-fn reachable_from(story: &Story, time: Duration) -> Duration {
-    let health = story.health.iter().map(|(from, to, _)| (*from, *to));
-    let cuts = story.nodes.iter().flat_map(|node| node.cuts.iter().copied());
+fn reachable_from(scenario: &Scenario, time: Duration) -> Duration {
+    let health = scenario.health.iter().map(|(from, to, _)| (*from, *to));
+    let cuts = scenario.nodes.iter().flat_map(|node| node.cuts.iter().copied());
     let mut windows: Vec<Window> = health.chain(cuts).collect();
     windows.sort();
-    let a_round = INTERVAL + story.just_before();
+    let a_round = INTERVAL + scenario.just_before();
     let in_the_way = |time: Duration, (from, to): &Window| match *from <= time + a_round && time < *to + BACKOFF {
         true => *to + BACKOFF,
         false => time,
@@ -148,22 +148,22 @@ fn taken_out(outcome: &Outcome) -> impl Iterator<Item = (usize, String, &Held)> 
 }
 
 /// Whether a node's CIDR must be in the group at a time.
-fn needs(story: &Story, node: &Node, cidr: &str, at: Duration) -> bool {
+fn needs(scenario: &Scenario, node: &Node, cidr: &str, at: Duration) -> bool {
     let is_in = cidrs(node.at(at)).contains(cidr);
-    node.publishes && node.selected_at <= at && node.death() > at && is_in && !was_alone(story, node, at)
+    node.publishes && node.selected_at <= at && node.death() > at && is_in && !was_alone(scenario, node, at)
 }
 
 /// Prefixes that were not in the group an interval after a node first saw them; or, where something was in
 /// the way, an interval and the longest backoff after that.
-fn late(story: &Story, outcome: &Outcome) -> Vec<String> {
-    let a_round = INTERVAL + story.just_before();
+fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
+    let a_round = INTERVAL + scenario.just_before();
     let mut wrongs = Vec::new();
-    for (number, node) in story.nodes.iter().enumerate().filter(|(_, node)| node.publishes) {
-        let mut obstacles: Vec<Window> = story.health.iter().map(|(from, to, _)| (*from, *to)).collect();
+    for (number, node) in scenario.nodes.iter().enumerate().filter(|(_, node)| node.publishes) {
+        let mut obstacles: Vec<Window> = scenario.health.iter().map(|(from, to, _)| (*from, *to)).collect();
         obstacles.extend(&node.cuts);
         obstacles.extend(node.runs.iter().zip(&node.runs[1..]).map(|(run, next)| (run.1, next.0)));
         // From when the node configs are gone until they are made anew.
-        obstacles.extend(replaced(story));
+        obstacles.extend(replaced(scenario));
         obstacles.sort();
         for (at, (since, view)) in node.sees.iter().enumerate() {
             let mut due = (*since).max(node.runs[0].0).max(node.selected_at) + a_round;
@@ -178,10 +178,12 @@ fn late(story: &Story, outcome: &Outcome) -> Vec<String> {
                 .get(at + 1)
                 .map_or(FOR_EVER, |next| next.0)
                 .min(node.death())
-                .min(story.end);
+                .min(scenario.end);
             let held = outcome.history.iter().rev().find(|held| held.at <= due);
             let wanted = cidrs(view);
-            if due < until && !was_alone(story, node, due) && !held.is_some_and(|held| held.cidrs.is_superset(&wanted))
+            if due < until
+                && !was_alone(scenario, node, due)
+                && !held.is_some_and(|held| held.cidrs.is_superset(&wanted))
             {
                 wrongs.push(format!(
                     "{due:?}: what node {number} sees since {since:?} is not in the group"
@@ -193,14 +195,14 @@ fn late(story: &Story, outcome: &Outcome) -> Vec<String> {
 }
 
 /// Times at which Ready turned bad, though all that publish were there all the time, and could publish.
-fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
+fn false_alarms(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let is_steady = |node: &Node| !node.publishes || node.death() == FOR_EVER && node.cuts.is_empty();
-    if !story.nodes.iter().all(is_steady) || !story.actions.is_empty() {
+    if !scenario.nodes.iter().all(is_steady) || !scenario.actions.is_empty() {
         return Vec::new();
     }
     let once_ready = outcome.reasons.iter().skip_while(|(_, reason)| reason != "Updated");
     let is_refused = |at: Duration| {
-        let mut health = story.health.iter();
+        let mut health = scenario.health.iter();
         health.any(|(from, to, health)| match health {
             Health::RefusesPublications(_) => (*from..*to).contains(&at),
             // What was refused is tried again after the longest pause.
@@ -211,21 +213,21 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
         })
     };
     // While no writes are taken all entries stand still, and an idle node may be the first whose write succeeds.
-    let has_idle = story.nodes.iter().any(|node| !node.publishes);
+    let has_idle = scenario.nodes.iter().any(|node| !node.publishes);
     let all_stood_still = |at: Duration| {
-        let mut health = story.health.iter();
+        let mut health = scenario.health.iter();
         health.any(|(from, to, health)| {
             let others_are_back = *to + MAX_BACKOFF + INTERVAL * 2;
             *health == Health::ReadOnly && (*from + SILENT_AFTER..others_are_back).contains(&at)
         })
     };
     let nobody_sees = |at: Duration| {
-        let just_before = at.saturating_sub(INTERVAL + story.just_before());
+        let just_before = at.saturating_sub(INTERVAL + scenario.just_before());
         let saw_nothing = |node: &Node| {
             let mut views = node.sees.iter().filter(|(since, _)| (just_before..at).contains(since));
             node.at(just_before).is_empty() || views.any(|(_, view)| view.is_empty())
         };
-        story.nodes.iter().filter(|node| node.publishes).all(saw_nothing)
+        scenario.nodes.iter().filter(|node| node.publishes).all(saw_nothing)
     };
     let is_true = |at: Duration, reason: &str| match reason {
         "UpdateFailed" => is_refused(at),
@@ -239,9 +241,9 @@ fn false_alarms(story: &Story, outcome: &Outcome) -> Vec<String> {
 }
 
 /// Statuses and Events that came before the first publication, though whoever is selected had no time to publish.
-fn hasty_reports(story: &Story, outcome: &Outcome) -> Vec<String> {
+fn hasty_reports(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let is_created = |(at, action): &&(Duration, Action)| *at < MINUTE * 3 && matches!(action, Action::Replace(_));
-    let created = story
+    let created = scenario
         .actions
         .iter()
         .filter(is_created)
@@ -249,8 +251,8 @@ fn hasty_reports(story: &Story, outcome: &Outcome) -> Vec<String> {
         .max()
         .unwrap_or_default();
     let start = |node: &Node| node.runs[0].0;
-    let first_idle = story.nodes.iter().filter(|node| !node.publishes).map(start).min();
-    let publishing = story
+    let first_idle = scenario.nodes.iter().filter(|node| !node.publishes).map(start).min();
+    let publishing = scenario
         .nodes
         .iter()
         .filter(|node| node.publishes && node.selected_at.is_zero());
@@ -270,7 +272,7 @@ fn hasty_reports(story: &Story, outcome: &Outcome) -> Vec<String> {
     let from = if created.is_zero() {
         created
     } else {
-        created + story.just_before()
+        created + scenario.just_before()
     };
     let is_hasty = |served: &&Served| served.kind == Kind::Report && (from..publication.at).contains(&served.at);
     let hasty = outcome.served.iter().filter(is_hasty);
@@ -285,18 +287,18 @@ fn hasty_reports(story: &Story, outcome: &Outcome) -> Vec<String> {
 }
 
 /// Refusals of every request for the group that Ready did not show within two intervals.
-fn unreported_refusals(story: &Story, outcome: &Outcome) -> Vec<String> {
+fn unreported_refusals(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let always_sees = |node: &Node| node.sees.iter().all(|(_, view)| !view.is_empty());
     let is_steady =
         |node: &Node| node.publishes && node.death() == FOR_EVER && node.cuts.is_empty() && always_sees(node);
-    if story.health.len() > 1 || !story.actions.is_empty() || !story.nodes.iter().any(is_steady) {
+    if scenario.health.len() > 1 || !scenario.actions.is_empty() || !scenario.nodes.iter().any(is_steady) {
         return Vec::new();
     }
     let is_reported = |from: Duration| {
         let mut reasons = outcome.reasons.iter();
         reasons.any(|(at, reason)| (from..from + INTERVAL * 2).contains(at) && reason == "UpdateFailed")
     };
-    let refused = story
+    let refused = scenario
         .health
         .iter()
         .filter(|(_, _, health)| matches!(health, Health::RefusesGroups(_)));
@@ -314,20 +316,20 @@ fn unreported_refusals(story: &Story, outcome: &Outcome) -> Vec<String> {
 /// Whether the node may have been removed by mistake: it was cut off for four minutes or more, or when
 /// IP6UpdateNodeConfigs were recreated and for longer than vanished entries linger, while another one that publishes was
 /// not, and has not had the time to come back since.
-fn was_alone(story: &Story, node: &Node, at: Duration) -> bool {
-    let back = |end: Duration| end + INTERVAL * 3 + story.just_before();
+fn was_alone(scenario: &Scenario, node: &Node, at: Duration) -> bool {
+    let back = |end: Duration| end + INTERVAL * 3 + scenario.just_before();
     let others = || {
-        story
+        scenario
             .nodes
             .iter()
             .filter(|other| other.publishes && !std::ptr::eq(*other, node))
     };
-    let a_round = INTERVAL + story.just_before();
+    let a_round = INTERVAL + scenario.just_before();
     let may_be_removed_from = |cut: &Window| {
         // What vanished is taken out unless it is back in time.
         let has_no_entry =
-            |recreated: &Window| recreated.1 < cut.1 && reachable_from(story, recreated.1) + a_round > cut.0;
-        let vanished = replaced(story)
+            |recreated: &Window| recreated.1 < cut.1 && reachable_from(scenario, recreated.1) + a_round > cut.0;
+        let vanished = replaced(scenario)
             .filter(has_no_entry)
             .map(|(deleted, _)| deleted + LINGER);
         vanished.into_iter().chain([cut.0 + ALONE]).min().expect("one at least")
@@ -353,17 +355,17 @@ fn joined(windows: &[Window]) -> Vec<Window> {
 }
 
 /// Prefixes of dead nodes that stayed for longer than five minutes and two intervals.
-fn dead_prefixes(story: &Story, outcome: &Outcome) -> Vec<String> {
+fn dead_prefixes(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let mut wrongs = Vec::new();
-    for (number, node) in story.nodes.iter().enumerate() {
-        let Some(gone_by) = gone_by(story, node).filter(|gone_by| *gone_by < story.end) else {
+    for (number, node) in scenario.nodes.iter().enumerate() {
+        let Some(gone_by) = gone_by(scenario, node).filter(|gone_by| *gone_by < scenario.end) else {
             continue;
         };
         let last = cidrs(node.at(node.death()));
         for held in held_from(outcome, gone_by) {
             let strangers = last.iter().filter(|cidr| held.cidrs.contains(*cidr));
             let strangers = strangers.filter(|cidr| {
-                !story
+                !scenario
                     .nodes
                     .iter()
                     .any(|other| other.publishes && other.death() > held.at && sees(other, cidr))
@@ -385,8 +387,8 @@ fn sees(node: &Node, cidr: &str) -> bool {
 }
 
 /// By when a dead node's prefix has to be gone; `None` if it lives, or nobody is left to remove it.
-fn gone_by(story: &Story, node: &Node) -> Option<Duration> {
-    let survivors: Vec<&Node> = story
+fn gone_by(scenario: &Scenario, node: &Node) -> Option<Duration> {
+    let survivors: Vec<&Node> = scenario
         .nodes
         .iter()
         .filter(|other| other.publishes && other.death() == FOR_EVER)
@@ -397,7 +399,7 @@ fn gone_by(story: &Story, node: &Node) -> Option<Duration> {
     // Watching begins when the last watcher has started, and anew when a publication failed.
     let last_start = survivors.iter().map(|other| other.runs.last().expect("a run").0);
     let mut from = last_start.chain([node.death()]).max()?;
-    for (begin, end, _) in &story.health {
+    for (begin, end, _) in &scenario.health {
         if *end > node.death() && *begin < from + SILENT_AFTER + INTERVAL * 2 {
             from = from.max(*end + BACKOFF);
         }
@@ -415,7 +417,7 @@ fn gone_by(story: &Story, node: &Node) -> Option<Duration> {
     }
     // A gap between two reads counts as one interval, so what a round itself takes does not count.
     let rounds = u32::try_from(SILENT_AFTER.as_secs() / INTERVAL.as_secs()).expect("few");
-    Some(from + SILENT_AFTER + INTERVAL * 2 + story.slowest * 6 * rounds + story.just_before())
+    Some(from + SILENT_AFTER + INTERVAL * 2 + scenario.slowest * 6 * rounds + scenario.just_before())
 }
 
 /// What the group held at a time and later.
@@ -424,10 +426,10 @@ fn held_from(outcome: &Outcome, time: Duration) -> impl Iterator<Item = &Held> {
     outcome.history[first..].iter()
 }
 
-/// What happens last in a story, and the time that it takes until all is as it should be.
-pub fn rest_from(story: &Story) -> Duration {
+/// What happens last in a scenario, and the time that it takes until all is as it should be.
+pub fn rest_from(scenario: &Scenario) -> Duration {
     let mut last = Duration::ZERO;
-    for node in &story.nodes {
+    for node in &scenario.nodes {
         let starts = node.runs.iter().map(|(start, _)| *start);
         let changes = node
             .sees
@@ -437,27 +439,27 @@ pub fn rest_from(story: &Story) -> Duration {
         let cuts = node.cuts.iter().map(|cut| cut.1 + BACKOFF);
         last = starts.chain(changes).chain(cuts).fold(last, Duration::max);
     }
-    last = story
+    last = scenario
         .health
         .iter()
         .map(|(_, end, _)| *end + BACKOFF)
         .fold(last, Duration::max);
-    last = story.actions.iter().map(|(at, _)| *at).fold(last, Duration::max);
-    for node in story.nodes.iter().filter(|node| node.death() < FOR_EVER) {
+    last = scenario.actions.iter().map(|(at, _)| *at).fold(last, Duration::max);
+    for node in scenario.nodes.iter().filter(|node| node.death() < FOR_EVER) {
         // Without survivors that publish, idle nodes take as long to see it.
-        let idle = last.max(node.death()) + SILENT_AFTER + INTERVAL * 2 + story.slowest * 200;
-        last = last.max(gone_by(story, node).unwrap_or(idle));
+        let idle = last.max(node.death()) + SILENT_AFTER + INTERVAL * 2 + scenario.slowest * 200;
+        last = last.max(gone_by(scenario, node).unwrap_or(idle));
     }
     // Whoever looks after targets and statuses does so by lot: ten intervals are enough for all but one in e^30.
-    last + INTERVAL * 10 + BACKOFF + story.just_before()
+    last + INTERVAL * 10 + BACKOFF + scenario.just_before()
 }
 
 /// What is not as it should be when nothing happens any more.
-fn at_rest(story: &Story, outcome: &Outcome) -> Vec<String> {
-    let rest = rest_from(story);
+fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
+    let rest = rest_from(scenario);
     assert!(
-        rest + INTERVAL * 6 < story.end,
-        "the story ends before it rests, at {rest:?}"
+        rest + INTERVAL * 6 < scenario.end,
+        "the scenario ends before it rests, at {rest:?}"
     );
     let mut wrongs = Vec::new();
     let is_write = |kind| kind == Kind::GroupWrite || kind == Kind::Report;
@@ -471,20 +473,20 @@ fn at_rest(story: &Story, outcome: &Outcome) -> Vec<String> {
             "{restless} writes after {rest:?}, when nothing happens any more"
         ));
     }
-    let living: Vec<&Node> = story
+    let living: Vec<&Node> = scenario
         .nodes
         .iter()
         .filter(|node| node.publishes && node.death() == FOR_EVER)
         .collect();
     let (reason, message) = &outcome.ready;
     if living.is_empty() {
-        let anybody = story.nodes.iter().any(|node| node.death() == FOR_EVER);
+        let anybody = scenario.nodes.iter().any(|node| node.death() == FOR_EVER);
         if anybody && reason != "NoPrefix" {
             wrongs.push(format!("nobody publishes, but Ready says {reason}: {message}"));
         }
         return wrongs;
     }
-    let expected: BTreeSet<String> = living.iter().flat_map(|node| cidrs(node.at(story.end))).collect();
+    let expected: BTreeSet<String> = living.iter().flat_map(|node| cidrs(node.at(scenario.end))).collect();
     let held = outcome
         .history
         .last()
@@ -495,15 +497,15 @@ fn at_rest(story: &Story, outcome: &Outcome) -> Vec<String> {
     }
     let delegated: BTreeSet<Prefix> = living
         .iter()
-        .flat_map(|node| node.at(story.end))
+        .flat_map(|node| node.at(scenario.end))
         .map(|p| p.truncate(LENGTH))
         .collect();
     let delegated: Vec<Prefix> = delegated.into_iter().collect();
     if reason != "Updated" || !message.contains(&join(&delegated)) {
         wrongs.push(format!("Ready says {reason}: {message}"));
     }
-    let alive = |number: &usize| story.nodes[*number].publishes && story.nodes[*number].death() == FOR_EVER;
-    let expected: BTreeSet<usize> = (0..story.nodes.len()).filter(alive).collect();
+    let alive = |number: &usize| scenario.nodes[*number].publishes && scenario.nodes[*number].death() == FOR_EVER;
+    let expected: BTreeSet<usize> = (0..scenario.nodes.len()).filter(alive).collect();
     if outcome.entries != expected {
         wrongs.push(format!("entries of nodes {:?}, not {expected:?}", outcome.entries));
     }

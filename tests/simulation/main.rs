@@ -1,6 +1,6 @@
 //! Many nodes, in virtual time: k6u's own loop against a cluster in memory.
 //!
-//! [`stories`] says what may happen, [`check`] what must hold whatever happens, [`measure`] what a day costs.
+//! [`scenarios`] says what may happen, [`check`] what must hold whatever happens, [`measure`] what a day costs.
 //! `make test` runs one or two random scenarios of each fault and size, `make test-simulation` seven, and large
 //! clusters; `make simulate` runs thousands, of two faults at once, too, and prints the table.
 
@@ -10,8 +10,8 @@ mod clock;
 mod cluster;
 mod json;
 mod measure;
+mod scenarios;
 mod site;
-mod stories;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -24,8 +24,8 @@ use k6u::limits::{HEARTBEAT, LABELS_FRESH};
 use k6u::schedule;
 
 use crate::measure::{Figures, HEAD};
+use crate::scenarios::{PUBLISHERS, Publishers, TROUBLES, Trouble, scenario};
 use crate::site::INTERVAL;
-use crate::stories::{PUBLISHERS, Publishers, TROUBLES, Trouble, story};
 
 /// The sizes that people have.
 const SMALL: [usize; 6] = [1, 2, 3, 4, 6, 10];
@@ -33,7 +33,7 @@ const SMALL: [usize; 6] = [1, 2, 3, 4, 6, 10];
 const QUICK: usize = 4;
 
 /// Faults, a number of nodes, a seed.
-type Scenario = (Vec<Trouble>, usize, u64);
+type Draw = (Vec<Trouble>, usize, u64);
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {
@@ -41,12 +41,12 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// Runs random scenarios, on all cores; panics with the violations in them.
-fn run_scenarios(scenarios: &[Scenario]) {
+fn run_scenarios(scenarios: &[Draw]) {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some((faults, count, seed)) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let story = story(faults, *count, *seed);
-            let violations = check::wrongs(&story, &site::run(&story));
+            let scenario = scenario(faults, *count, *seed);
+            let violations = check::wrongs(&scenario, &site::run(&scenario));
             if !violations.is_empty() {
                 let text = format!("{faults:?}, {count} nodes, seed {seed}: {}", violations.join("\n    "));
                 failed.lock().expect("no panic meanwhile").push((faults.clone(), text));
@@ -82,7 +82,7 @@ fn is_chosen(faults: &[Trouble]) -> bool {
 }
 
 /// For each small size this many scenarios of each fault, or all of one; perhaps fewer for those that take longer.
-fn of_small_sizes(seeds: u64, seeds_of_larger: u64) -> Vec<Scenario> {
+fn of_small_sizes(seeds: u64, seeds_of_larger: u64) -> Vec<Draw> {
     let faults = TROUBLES.into_iter().filter(|fault| is_chosen(&[*fault]));
     let seeds_of = move |count: usize| if count <= QUICK { seeds } else { seeds_of_larger };
     let of = |fault| {
@@ -94,7 +94,7 @@ fn of_small_sizes(seeds: u64, seeds_of_larger: u64) -> Vec<Scenario> {
 }
 
 /// This many scenarios of each pair of faults, of changing sizes.
-fn of_pairs(seeds: u64) -> Vec<Scenario> {
+fn of_pairs(seeds: u64) -> Vec<Draw> {
     let pairs = TROUBLES
         .into_iter()
         .flat_map(|one| TROUBLES.map(|other| vec![one, other]));
@@ -188,11 +188,11 @@ fn days_of_large_clusters() {
     }
 }
 
-/// K6U_STORY="MadeAnew 3 0" RUST_LOG=debug: this one, and what happens in it. Two faults are joined by a plus.
+/// K6U_SCENARIO="MadeAnew 3 0" RUST_LOG=debug: this one, and what happens in it. Two faults are joined by a plus.
 #[test]
-#[ignore = "to look at one scenario: K6U_STORY"]
-fn one_story() {
-    let text = std::env::var("K6U_STORY").expect("faults, a number of nodes, a seed");
+#[ignore = "to look at one scenario: K6U_SCENARIO"]
+fn one_scenario() {
+    let text = std::env::var("K6U_SCENARIO").expect("faults, a number of nodes, a seed");
     let words: Vec<&str> = text.split_whitespace().collect();
     let [faults, count, seed] = words[..] else {
         panic!("{text}");
@@ -200,14 +200,14 @@ fn one_story() {
     let fault = |name: &str| TROUBLES.into_iter().find(|known| format!("{known:?}") == name);
     let faults = faults.split('+').map(|name| fault(name).expect("a fault")).collect();
     let number = |text: &str| text.parse::<u64>().expect("a number");
-    let scenario: Scenario = (faults, number(count) as usize, number(seed));
-    println!("{:#?}", story(&scenario.0, scenario.1, scenario.2));
-    run_scenarios(&[scenario]);
+    let draw: Draw = (faults, number(count) as usize, number(seed));
+    println!("{:#?}", scenario(&draw.0, draw.1, draw.2));
+    run_scenarios(&[draw]);
 }
 
 #[test]
 #[ignore = "takes minutes: make simulate"]
-fn thousands_of_stories() {
+fn thousands_of_scenarios() {
     let seeds = number("K6U_SEEDS", 100);
     run_scenarios(&of_small_sizes(seeds, seeds));
 }

@@ -7,8 +7,8 @@ use k6u::prefix::Prefix;
 
 use crate::check::wrongs;
 use crate::cluster::{Kind, Served};
-use crate::site::{self, Layout, Outcome, Story, cidrs};
-use crate::stories::{ALONE, CHANGES, DRIFTS, EDITS, Publishers, STEADY, day, prefix};
+use crate::scenarios::{ALONE, CHANGES, DRIFTS, EDITS, Publishers, STEADY, day, prefix};
+use crate::site::{self, Layout, Outcome, Scenario, cidrs};
 
 /// The table's first lines.
 pub const HEAD: &str = "\
@@ -52,9 +52,9 @@ pub struct Figures {
 impl Figures {
     /// Lives a day.
     pub fn of(count: usize, publishers: Publishers, seed: u64) -> Self {
-        let story = day(count, publishers, seed);
-        let outcome = site::run(&story);
-        let day = Day { story, outcome };
+        let scenario = day(count, publishers, seed);
+        let outcome = site::run(&scenario);
+        let day = Day { scenario, outcome };
         let seconds = (CHANGES[0] - STEADY).as_secs_f64();
         let steady: Vec<&Served> = day.served_in(STEADY, CHANGES[0]).collect();
         let bytes: usize = steady.iter().map(|served| served.bytes).sum();
@@ -91,7 +91,7 @@ impl Figures {
                 made.checked_sub(edit)
             })),
             death_out: day.out_after(CHANGES.len()),
-            wrongs: wrongs(&day.story, &day.outcome),
+            wrongs: wrongs(&day.scenario, &day.outcome),
         }
     }
 
@@ -142,7 +142,7 @@ fn shown(time: Option<Duration>) -> String {
 }
 
 struct Day {
-    story: Story,
+    scenario: Scenario,
     outcome: Outcome,
 }
 
@@ -186,7 +186,7 @@ impl Day {
     fn seen(&self, change: usize) -> (Prefix, Vec<Duration>) {
         let wanted = prefix(change as u16 + 2);
         let first = |view: &&(Duration, site::View)| view.1.contains(&wanted);
-        let nodes = self.story.nodes.iter().filter(|node| node.publishes);
+        let nodes = self.scenario.nodes.iter().filter(|node| node.publishes);
         let seen = nodes.filter_map(|node| Some(node.sees.iter().find(first)?.0));
         (wanted, seen.collect())
     }

@@ -170,7 +170,7 @@ pub enum Action {
 
 /// All that happens.
 #[derive(Clone, Debug)]
-pub struct Story {
+pub struct Scenario {
     /// Who is there.
     pub nodes: Vec<Node>,
     /// How IP6UpdateNodeConfigs name them at first.
@@ -189,7 +189,7 @@ pub struct Story {
     pub seed: u64,
 }
 
-impl Story {
+impl Scenario {
     /// For how long after a change somebody may still act on what was before: a few requests.
     pub fn just_before(&self) -> Duration {
         Duration::from_secs(1) + self.slowest * 12
@@ -214,33 +214,33 @@ pub struct Outcome {
 }
 
 /// Runs the nodes.
-pub fn run(story: &Story) -> Outcome {
+pub fn run(scenario: &Scenario) -> Outcome {
     // RUST_LOG=debug shows what the nodes say, and what the API server is asked.
     let _ = env_logger::try_init();
     let clock = Clock::default();
     let sleeper = clock.sleeper(Duration::ZERO);
     let mut cluster = Cluster::default();
-    cluster.health = story.health.clone();
-    cluster.clocks = story.clocks.clone();
-    cluster.just_before = story.just_before();
-    cluster.has_second_uplink = story.nodes.iter().any(|node| node.has_second_uplink);
+    cluster.health = scenario.health.clone();
+    cluster.clocks = scenario.clocks.clone();
+    cluster.just_before = scenario.just_before();
+    cluster.has_second_uplink = scenario.nodes.iter().any(|node| node.has_second_uplink);
     cluster.add_config();
-    for (number, node) in story.nodes.iter().enumerate() {
+    for (number, node) in scenario.nodes.iter().enumerate() {
         let is_selected = node.publishes && node.selected_at == Duration::ZERO;
         cluster.add_node(&name(number), is_selected);
     }
-    cluster.replace_node_configs(Some(story.layout), Duration::ZERO);
+    cluster.replace_node_configs(Some(scenario.layout), Duration::ZERO);
     let cluster = Arc::new(Mutex::new(cluster));
     let account = Arc::new(Account::new());
-    let mut rng = fastrand::Rng::with_seed(story.seed);
+    let mut rng = fastrand::Rng::with_seed(scenario.seed);
     let mut threads = Vec::new();
-    for (number, node) in story.nodes.iter().enumerate() {
+    for (number, node) in scenario.nodes.iter().enumerate() {
         for (start, end) in node.runs.iter().copied() {
             let wire = Wire {
                 sleeper: Arc::new(clock.sleeper(start)),
                 cluster: Arc::clone(&cluster),
                 latency: Arc::new(Mutex::new(rng.fork())),
-                slowest: story.slowest,
+                slowest: scenario.slowest,
                 cuts: node.cuts.clone(),
                 end,
             };
@@ -250,7 +250,7 @@ pub fn run(story: &Story) -> Outcome {
             threads.push(thread.expect("a thread"));
         }
     }
-    for (at, action) in &story.actions {
+    for (at, action) in &scenario.actions {
         sleeper.until(*at).expect("it is not over");
         let mut cluster = cluster.lock().expect("no panic meanwhile");
         match action {
@@ -262,7 +262,7 @@ pub fn run(story: &Story) -> Outcome {
             Action::Select(number) => cluster.select_node(&name(*number)),
         }
     }
-    sleeper.until(story.end).expect("it is not over");
+    sleeper.until(scenario.end).expect("it is not over");
     let ready = cluster.lock().expect("no panic meanwhile").ready();
     sleeper.finish();
     drop(sleeper);
@@ -276,7 +276,7 @@ pub fn run(story: &Story) -> Outcome {
         others: std::mem::take(&mut cluster.others),
         reasons: std::mem::take(&mut cluster.reasons),
         ready,
-        entries: (0..story.nodes.len())
+        entries: (0..scenario.nodes.len())
             .filter(|number| cluster.has_entry(&name(*number)))
             .collect(),
     }

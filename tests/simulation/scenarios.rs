@@ -6,9 +6,9 @@ use k6u::prefix::Prefix;
 
 use crate::check::rest_from;
 use crate::cluster::Clocks;
-use crate::site::{Action, FOR_EVER, Health, INTERVAL, Layout, Node, SLOWEST, Story};
+use crate::site::{Action, FOR_EVER, Health, INTERVAL, Layout, Node, SLOWEST, Scenario};
 
-/// The trouble of a story.
+/// The trouble of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// The API server is away for 1 to 60 minutes, and may answer 503 for a minute when it is back.
@@ -88,9 +88,9 @@ pub fn prefix(number: u16) -> Prefix {
     format!("2001:db8:{number:x}:5671::/64").parse().expect("a prefix")
 }
 
-/// A story of these troubles, each of which begins before the one before it is long over, for so many nodes that
+/// A scenario of these troubles, each of which begins before the one before it is long over, for so many nodes that
 /// publish.
-pub fn story(troubles: &[Trouble], count: usize, seed: u64) -> Story {
+pub fn scenario(troubles: &[Trouble], count: usize, seed: u64) -> Scenario {
     let mut lot = Lot(fastrand::Rng::with_seed(seed));
     let sites = if count > 1 && lot.either() { 2 } else { 1 };
     let mut nodes: Vec<Node> = (0..count)
@@ -103,7 +103,7 @@ pub fn story(troubles: &[Trouble], count: usize, seed: u64) -> Story {
         idle.publishes = false;
         nodes.push(idle);
     }
-    let mut story = Story {
+    let mut scenario = Scenario {
         nodes,
         layout: if lot.either() { Layout::Shared } else { Layout::PerNode },
         health: Vec::new(),
@@ -122,21 +122,21 @@ pub fn story(troubles: &[Trouble], count: usize, seed: u64) -> Story {
         } else {
             lot.within(from, to + MINUTE)
         };
-        to = to.max(happen(*trouble, &mut story, count, begin, &mut lot));
+        to = to.max(happen(*trouble, &mut scenario, count, begin, &mut lot));
     }
-    for node in &mut story.nodes {
+    for node in &mut scenario.nodes {
         node.sees.sort_by_key(|(since, _)| *since);
     }
     if !is_any(&[Trouble::Flaps]) && lot.either() {
         let at = lot.within(from - MINUTE, to + MINUTE);
-        renumber(&mut story, sites, at, &mut lot);
+        renumber(&mut scenario, sites, at, &mut lot);
     }
     if !is_any(&[Trouble::Clocks]) && lot.0.u8(..4) == 0 {
-        story.clocks.skews = vec![0, 3600];
+        scenario.clocks.skews = vec![0, 3600];
     }
-    story.actions.sort_by_key(|(at, _)| *at);
-    story.end = rest_from(&story) + INTERVAL * 9;
-    story
+    scenario.actions.sort_by_key(|(at, _)| *at);
+    scenario.end = rest_from(&scenario) + INTERVAL * 9;
+    scenario
 }
 
 fn site(number: usize, sites: u16) -> u16 {
@@ -144,13 +144,13 @@ fn site(number: usize, sites: u16) -> u16 {
 }
 
 /// The trouble itself. Gives the time at which it is over.
-fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot: &mut Lot) -> Duration {
+fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duration, lot: &mut Lot) -> Duration {
     let some = lot.0.usize(..count);
     match trouble {
-        Trouble::Outage => outage(story, from, lot.within(MINUTE, MINUTE * 60), lot),
+        Trouble::Outage => outage(scenario, from, lot.within(MINUTE, MINUTE * 60), lot),
         Trouble::AsksForRest => {
             let to = from + lot.within(MINUTE, MINUTE * 10);
-            story
+            scenario
                 .health
                 .push((from, to, Health::Unavailable { retry_after: Some(200) }));
             to
@@ -163,18 +163,18 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
             } else {
                 Health::ReadOnly
             };
-            story.health.push((from, to, health));
+            scenario.health.push((from, to, health));
             to
         }
         Trouble::Restarts => {
-            let over = outage(story, from, lot.within(MINUTE * 2, MINUTE * 15), lot);
+            let over = outage(scenario, from, lot.within(MINUTE * 2, MINUTE * 15), lot);
             let at_once = lot.either();
             let first = if lot.either() {
                 lot.within(from, over - MINUTE)
             } else {
                 lot.within(over, over + MINUTE)
             };
-            for (number, node) in (0..).zip(&mut story.nodes) {
+            for (number, node) in (0..).zip(&mut scenario.nodes) {
                 let at = if at_once {
                     first
                 } else {
@@ -185,49 +185,49 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
             over
         }
         Trouble::HalfDie => {
-            for node in story.nodes.iter_mut().take(count).step_by(2).take(count / 2) {
+            for node in scenario.nodes.iter_mut().take(count).step_by(2).take(count / 2) {
                 die(node, from + lot.within(Duration::ZERO, Duration::from_secs(1)));
             }
             from
         }
         Trouble::PublishersDie => {
-            for node in story.nodes.iter_mut().take(count) {
+            for node in scenario.nodes.iter_mut().take(count) {
                 die(node, from + lot.within(Duration::ZERO, MINUTE));
             }
             from + MINUTE
         }
         Trouble::PublishersCutOff => {
             let to = from + MINUTE * 8;
-            story
+            scenario
                 .nodes
                 .iter_mut()
                 .take(count)
                 .for_each(|node| node.cuts.push((from, to)));
             to
         }
-        Trouble::OneCutOffShortly => cut_off(&mut story.nodes[some], from, MINUTE * 3),
-        Trouble::OneCutOff => cut_off(&mut story.nodes[some], from, MINUTE * 6),
-        Trouble::MadeAnew => replace(story, story.layout, from, lot),
+        Trouble::OneCutOffShortly => cut_off(&mut scenario.nodes[some], from, MINUTE * 3),
+        Trouble::OneCutOff => cut_off(&mut scenario.nodes[some], from, MINUTE * 6),
+        Trouble::MadeAnew => replace(scenario, scenario.layout, from, lot),
         Trouble::Moved => {
-            let other = match story.layout {
+            let other = match scenario.layout {
                 Layout::Shared => Layout::PerNode,
                 Layout::PerNode => Layout::Shared,
             };
-            replace(story, other, from, lot)
+            replace(scenario, other, from, lot)
         }
         Trouble::Clocks => {
-            story.clocks = Clocks {
+            scenario.clocks = Clocks {
                 skews: vec![0, 3600, -3600],
                 jump: Some((from, if lot.either() { YEAR } else { -YEAR })),
             };
             from
         }
         Trouble::SlowNetwork => {
-            story.slowest = Duration::from_secs(2);
+            scenario.slowest = Duration::from_secs(2);
             // Much is under way at the same time.
             for change in 0..10 {
                 let at = from + Duration::from_secs(12) * change;
-                for (number, node) in (0..).zip(story.nodes.iter_mut().take(count)) {
+                for (number, node) in (0..).zip(scenario.nodes.iter_mut().take(count)) {
                     let seen = at + lot.within(Duration::ZERO, Duration::from_secs(8));
                     let site = if number < 2 { number } else { 0 };
                     node.then_sees(seen, &[prefix(0x100 + 0x10 * change as u16 + site)]);
@@ -236,7 +236,7 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
             from + MINUTE * 2
         }
         Trouble::Flaps => {
-            let node = &mut story.nodes[some];
+            let node = &mut scenario.nodes[some];
             let home = node.at(from).clone();
             let mut at = from;
             for _ in 0..6 {
@@ -248,22 +248,24 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
             at
         }
         Trouble::RestartWhileRecreated => {
-            let back = replace(story, story.layout, from, lot);
-            let recreated = story.actions.last().expect("an action").0;
+            let back = replace(scenario, scenario.layout, from, lot);
+            let recreated = scenario.actions.last().expect("an action").0;
             let at = lot.within(from - INTERVAL, recreated + INTERVAL);
-            restart(&mut story.nodes[some], at, lot);
+            restart(&mut scenario.nodes[some], at, lot);
             back
         }
         Trouble::IdleSelected => {
             if lot.either() {
                 // Nobody publishes before.
-                story.nodes[..count].iter_mut().for_each(|node| node.publishes = false);
+                scenario.nodes[..count]
+                    .iter_mut()
+                    .for_each(|node| node.publishes = false);
             }
-            let number = story.nodes.len();
+            let number = scenario.nodes.len();
             let mut node = Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x20)]);
             node.selected_at = from;
-            story.nodes.push(node);
-            story.actions.push((from, Action::Select(number)));
+            scenario.nodes.push(node);
+            scenario.actions.push((from, Action::Select(number)));
             from
         }
         Trouble::TargetRefused => {
@@ -273,18 +275,18 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
                 true => Health::RefusesGroups(status),
                 false => Health::RefusesGroupWrites(status),
             };
-            story.health.push((from, to, health));
+            scenario.health.push((from, to, health));
             to
         }
         Trouble::LostAnswers => {
             let to = from + lot.within(MINUTE, MINUTE * 10);
-            story.health.push((from, to, Health::LosesAnswers));
+            scenario.health.push((from, to, Health::LosesAnswers));
             to
         }
         Trouble::PrefixLost => {
             let length = lot.within(MINUTE, MINUTE * 10);
             let all = lot.either();
-            for (number, node) in story.nodes.iter_mut().take(count).enumerate() {
+            for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
                 if all || number == some {
                     let (lost, back) = (from + lot.a_moment(), from + length + lot.a_moment());
                     let home = node.at(lost).clone();
@@ -295,13 +297,13 @@ fn happen(trouble: Trouble, story: &mut Story, count: usize, from: Duration, lot
             from + length
         }
         Trouble::FirstInstall => {
-            for (number, node) in story.nodes.iter_mut().take(count).enumerate() {
+            for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
                 node.publishes = number == some;
             }
             if lot.either() {
                 let created = lot.within(Duration::ZERO, MINUTE * 2);
-                story.actions.push((Duration::ZERO, Action::Replace(None)));
-                story.actions.push((created, Action::Replace(Some(story.layout))));
+                scenario.actions.push((Duration::ZERO, Action::Replace(None)));
+                scenario.actions.push((created, Action::Replace(Some(scenario.layout))));
             }
             from
         }
@@ -326,11 +328,11 @@ fn die(node: &mut Node, at: Duration) {
 }
 
 /// Nothing listens for so long; then, by lot, a minute of 503. Gives the time at which it is over.
-fn outage(story: &mut Story, from: Duration, length: Duration, lot: &mut Lot) -> Duration {
+fn outage(scenario: &mut Scenario, from: Duration, length: Duration, lot: &mut Lot) -> Duration {
     let to = from + length;
-    story.health.push((from, to, Health::Down));
+    scenario.health.push((from, to, Health::Down));
     if lot.either() {
-        story
+        scenario
             .health
             .push((to, to + MINUTE, Health::Unavailable { retry_after: None }));
         return to + MINUTE;
@@ -345,23 +347,23 @@ fn cut_off(node: &mut Node, from: Duration, length: Duration) -> Duration {
 
 /// All IP6UpdateNodeConfigs go, and come again at once or some time later; the API server may go away while
 /// nodes come back.
-fn replace(story: &mut Story, layout: Layout, from: Duration, lot: &mut Lot) -> Duration {
+fn replace(scenario: &mut Scenario, layout: Layout, from: Duration, lot: &mut Lot) -> Duration {
     let mut back = from;
     if lot.either() {
-        story.actions.push((from, Action::Replace(None)));
+        scenario.actions.push((from, Action::Replace(None)));
         back = lot.within(from, from + MINUTE * 2);
     }
-    story.actions.push((back, Action::Replace(Some(layout))));
+    scenario.actions.push((back, Action::Replace(Some(layout))));
     if lot.either() {
         let (away, length) = (lot.within(back, back + INTERVAL), lot.within(INTERVAL, MINUTE * 6));
-        return outage(story, away, length, lot);
+        return outage(scenario, away, length, lot);
     }
     back
 }
 
 /// Every site gets another prefix; nodes see it within a moment.
-fn renumber(story: &mut Story, sites: u16, at: Duration, lot: &mut Lot) {
-    for (number, node) in story.nodes.iter_mut().enumerate() {
+fn renumber(scenario: &mut Scenario, sites: u16, at: Duration, lot: &mut Lot) {
+    for (number, node) in scenario.nodes.iter_mut().enumerate() {
         let living = [prefix(0x40 + site(number, sites))];
         let seen = at + lot.a_moment();
         // What was to be seen later is not seen any more.
@@ -370,7 +372,7 @@ fn renumber(story: &mut Story, sites: u16, at: Duration, lot: &mut Lot) {
     }
 }
 
-/// The dice that make a story.
+/// The dice that make a scenario.
 struct Lot(fastrand::Rng);
 
 impl Lot {
@@ -446,7 +448,7 @@ impl Publishers {
 
 /// A day in the life of so many nodes: all of the above. All see each renumbering within a tenth of a second. Where
 /// one node publishes, it is the one that gets another uplink, and it does not die.
-pub fn day(count: usize, publishers: Publishers, seed: u64) -> Story {
+pub fn day(count: usize, publishers: Publishers, seed: u64) -> Scenario {
     let mut lot = Lot(fastrand::Rng::with_seed(seed));
     let mut nodes: Vec<Node> = (0..count)
         .map(|_| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(1)]))
@@ -476,7 +478,7 @@ pub fn day(count: usize, publishers: Publishers, seed: u64) -> Story {
     };
     let drifts = DRIFTS.into_iter().map(|at| (at, Action::Overwrite));
     let edits = EDITS.into_iter().map(|at| (at, Action::AddGroup));
-    let mut story = Story {
+    let mut scenario = Scenario {
         nodes,
         layout,
         health: Vec::new(),
@@ -486,6 +488,6 @@ pub fn day(count: usize, publishers: Publishers, seed: u64) -> Story {
         end: FOR_EVER,
         seed,
     };
-    story.end = rest_from(&story) + INTERVAL * 9;
-    story
+    scenario.end = rest_from(&scenario) + INTERVAL * 9;
+    scenario
 }
