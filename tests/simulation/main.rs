@@ -24,7 +24,7 @@ use k6u::limits::{HEARTBEAT, LABELS_FRESH};
 use k6u::schedule;
 
 use crate::measure::{Figures, HEAD};
-use crate::scenarios::{PUBLISHERS, Publishers, TROUBLES, Trouble, scenario};
+use crate::scenarios::{FAULTS, Fault, PUBLISHERS, Publishers, scenario};
 use crate::site::INTERVAL;
 
 /// The sizes that people have.
@@ -33,7 +33,7 @@ const SMALL: [usize; 6] = [1, 2, 3, 4, 6, 10];
 const QUICK: usize = 4;
 
 /// Faults, a number of nodes, a seed.
-type Draw = (Vec<Trouble>, usize, u64);
+type Draw = (Vec<Fault>, usize, u64);
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {
@@ -76,14 +76,14 @@ fn run_scenarios(scenarios: &[Draw]) {
 }
 
 /// Whether one of these faults is the one in the environment, if any is.
-fn is_chosen(faults: &[Trouble]) -> bool {
-    let only = std::env::var("K6U_TROUBLE").unwrap_or_default();
+fn is_chosen(faults: &[Fault]) -> bool {
+    let only = std::env::var("K6U_FAULT").unwrap_or_default();
     faults.iter().any(|fault| format!("{fault:?}").contains(&only))
 }
 
 /// For each small size this many scenarios of each fault, or all of one; perhaps fewer for those that take longer.
 fn of_small_sizes(seeds: u64, seeds_of_larger: u64) -> Vec<Draw> {
-    let faults = TROUBLES.into_iter().filter(|fault| is_chosen(&[*fault]));
+    let faults = FAULTS.into_iter().filter(|fault| is_chosen(&[*fault]));
     let seeds_of = move |count: usize| if count <= QUICK { seeds } else { seeds_of_larger };
     let of = |fault| {
         SMALL
@@ -95,11 +95,9 @@ fn of_small_sizes(seeds: u64, seeds_of_larger: u64) -> Vec<Draw> {
 
 /// This many scenarios of each pair of faults, of changing sizes.
 fn of_pairs(seeds: u64) -> Vec<Draw> {
-    let pairs = TROUBLES
-        .into_iter()
-        .flat_map(|one| TROUBLES.map(|other| vec![one, other]));
+    let pairs = FAULTS.into_iter().flat_map(|one| FAULTS.map(|other| vec![one, other]));
     let pairs = pairs.filter(|pair| pair[0] != pair[1] && is_chosen(pair)).enumerate();
-    let of = |(number, pair): (usize, Vec<Trouble>)| {
+    let of = |(number, pair): (usize, Vec<Fault>)| {
         let size = move |seed: u64| SMALL[(number + seed as usize) % SMALL.len()];
         (0..seeds).map(move |seed| (pair.clone(), size(seed), seed))
     };
@@ -197,7 +195,7 @@ fn one_scenario() {
     let [faults, count, seed] = words[..] else {
         panic!("{text}");
     };
-    let fault = |name: &str| TROUBLES.into_iter().find(|known| format!("{known:?}") == name);
+    let fault = |name: &str| FAULTS.into_iter().find(|known| format!("{known:?}") == name);
     let faults = faults.split('+').map(|name| fault(name).expect("a fault")).collect();
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let draw: Draw = (faults, number(count) as usize, number(seed));

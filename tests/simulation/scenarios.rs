@@ -1,4 +1,4 @@
-//! What may happen to a site, drawn by lot: one trouble, and everyday life around it.
+//! What may happen to a site, drawn by lot: one fault, and everyday life around it.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use crate::check::rest_from;
 use crate::cluster::Clocks;
 use crate::site::{Action, FOR_EVER, Health, INTERVAL, Layout, Node, SLOWEST, Scenario};
 
-/// The trouble of a scenario.
+/// The fault of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Fault {
     /// The API server is away for 1 to 60 minutes, and may answer 503 for a minute when it is back.
     Outage,
     /// The API server answers 503 and asks for 200 seconds of rest.
@@ -56,28 +56,28 @@ pub enum Trouble {
 }
 
 /// All of them.
-pub const TROUBLES: [Trouble; 21] = [
-    Trouble::Outage,
-    Trouble::AsksForRest,
-    Trouble::TakesNoWrites,
-    Trouble::Contention,
-    Trouble::Restarts,
-    Trouble::HalfDie,
-    Trouble::PublishersDie,
-    Trouble::PublishersCutOff,
-    Trouble::OneCutOffShortly,
-    Trouble::OneCutOff,
-    Trouble::MadeAnew,
-    Trouble::Moved,
-    Trouble::Clocks,
-    Trouble::SlowNetwork,
-    Trouble::Flaps,
-    Trouble::RestartWhileRecreated,
-    Trouble::IdleSelected,
-    Trouble::TargetRefused,
-    Trouble::FirstInstall,
-    Trouble::LostAnswers,
-    Trouble::PrefixLost,
+pub const FAULTS: [Fault; 21] = [
+    Fault::Outage,
+    Fault::AsksForRest,
+    Fault::TakesNoWrites,
+    Fault::Contention,
+    Fault::Restarts,
+    Fault::HalfDie,
+    Fault::PublishersDie,
+    Fault::PublishersCutOff,
+    Fault::OneCutOffShortly,
+    Fault::OneCutOff,
+    Fault::MadeAnew,
+    Fault::Moved,
+    Fault::Clocks,
+    Fault::SlowNetwork,
+    Fault::Flaps,
+    Fault::RestartWhileRecreated,
+    Fault::IdleSelected,
+    Fault::TargetRefused,
+    Fault::FirstInstall,
+    Fault::LostAnswers,
+    Fault::PrefixLost,
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -88,16 +88,16 @@ pub fn prefix(number: u16) -> Prefix {
     format!("2001:db8:{number:x}:5671::/64").parse().expect("a prefix")
 }
 
-/// A scenario of these troubles, each of which begins before the one before it is long over, for so many nodes that
+/// A scenario of these faults, each of which begins before the one before it is long over, for so many nodes that
 /// publish.
-pub fn scenario(troubles: &[Trouble], count: usize, seed: u64) -> Scenario {
+pub fn scenario(faults: &[Fault], count: usize, seed: u64) -> Scenario {
     let mut lot = Lot(fastrand::Rng::with_seed(seed));
     let sites = if count > 1 && lot.either() { 2 } else { 1 };
     let mut nodes: Vec<Node> = (0..count)
         .map(|number| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(site(number, sites))]))
         .collect();
-    let is_any = |those: &[Trouble]| troubles.iter().any(|trouble| those.contains(trouble));
-    let is_idle_needed = is_any(&[Trouble::PublishersDie, Trouble::PublishersCutOff]);
+    let is_any = |those: &[Fault]| faults.iter().any(|fault| those.contains(fault));
+    let is_idle_needed = is_any(&[Fault::PublishersDie, Fault::PublishersCutOff]);
     if is_idle_needed || lot.0.u8(..4) == 0 {
         let mut idle = Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x77)]);
         idle.publishes = false;
@@ -116,22 +116,22 @@ pub fn scenario(troubles: &[Trouble], count: usize, seed: u64) -> Scenario {
     // At any phase of the rounds and of the signs of life.
     let from = lot.within(MINUTE * 7, MINUTE * 8);
     let mut to = from;
-    for (number, trouble) in troubles.iter().enumerate() {
+    for (number, fault) in faults.iter().enumerate() {
         let begin = if number == 0 {
             from
         } else {
             lot.within(from, to + MINUTE)
         };
-        to = to.max(happen(*trouble, &mut scenario, count, begin, &mut lot));
+        to = to.max(happen(*fault, &mut scenario, count, begin, &mut lot));
     }
     for node in &mut scenario.nodes {
         node.sees.sort_by_key(|(since, _)| *since);
     }
-    if !is_any(&[Trouble::Flaps]) && lot.either() {
+    if !is_any(&[Fault::Flaps]) && lot.either() {
         let at = lot.within(from - MINUTE, to + MINUTE);
         renumber(&mut scenario, sites, at, &mut lot);
     }
-    if !is_any(&[Trouble::Clocks]) && lot.0.u8(..4) == 0 {
+    if !is_any(&[Fault::Clocks]) && lot.0.u8(..4) == 0 {
         scenario.clocks.skews = vec![0, 3600];
     }
     scenario.actions.sort_by_key(|(at, _)| *at);
@@ -143,21 +143,21 @@ fn site(number: usize, sites: u16) -> u16 {
     1 + number as u16 % sites
 }
 
-/// The trouble itself. Gives the time at which it is over.
-fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duration, lot: &mut Lot) -> Duration {
+/// The fault itself. Gives the time at which it is over.
+fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, lot: &mut Lot) -> Duration {
     let some = lot.0.usize(..count);
-    match trouble {
-        Trouble::Outage => outage(scenario, from, lot.within(MINUTE, MINUTE * 60), lot),
-        Trouble::AsksForRest => {
+    match fault {
+        Fault::Outage => outage(scenario, from, lot.within(MINUTE, MINUTE * 60), lot),
+        Fault::AsksForRest => {
             let to = from + lot.within(MINUTE, MINUTE * 10);
             scenario
                 .health
                 .push((from, to, Health::Unavailable { retry_after: Some(200) }));
             to
         }
-        Trouble::TakesNoWrites | Trouble::Contention => {
+        Fault::TakesNoWrites | Fault::Contention => {
             let to = from + lot.within(MINUTE * 5, MINUTE * 30);
-            let is_contended = trouble == Trouble::Contention;
+            let is_contended = fault == Fault::Contention;
             let health = if is_contended {
                 Health::Contended
             } else {
@@ -166,7 +166,7 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
             scenario.health.push((from, to, health));
             to
         }
-        Trouble::Restarts => {
+        Fault::Restarts => {
             let over = outage(scenario, from, lot.within(MINUTE * 2, MINUTE * 15), lot);
             let at_once = lot.either();
             let first = if lot.either() {
@@ -184,19 +184,19 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
             }
             over
         }
-        Trouble::HalfDie => {
+        Fault::HalfDie => {
             for node in scenario.nodes.iter_mut().take(count).step_by(2).take(count / 2) {
                 die(node, from + lot.within(Duration::ZERO, Duration::from_secs(1)));
             }
             from
         }
-        Trouble::PublishersDie => {
+        Fault::PublishersDie => {
             for node in scenario.nodes.iter_mut().take(count) {
                 die(node, from + lot.within(Duration::ZERO, MINUTE));
             }
             from + MINUTE
         }
-        Trouble::PublishersCutOff => {
+        Fault::PublishersCutOff => {
             let to = from + MINUTE * 8;
             scenario
                 .nodes
@@ -205,24 +205,24 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
                 .for_each(|node| node.cuts.push((from, to)));
             to
         }
-        Trouble::OneCutOffShortly => cut_off(&mut scenario.nodes[some], from, MINUTE * 3),
-        Trouble::OneCutOff => cut_off(&mut scenario.nodes[some], from, MINUTE * 6),
-        Trouble::MadeAnew => replace(scenario, scenario.layout, from, lot),
-        Trouble::Moved => {
+        Fault::OneCutOffShortly => cut_off(&mut scenario.nodes[some], from, MINUTE * 3),
+        Fault::OneCutOff => cut_off(&mut scenario.nodes[some], from, MINUTE * 6),
+        Fault::MadeAnew => replace(scenario, scenario.layout, from, lot),
+        Fault::Moved => {
             let other = match scenario.layout {
                 Layout::Shared => Layout::PerNode,
                 Layout::PerNode => Layout::Shared,
             };
             replace(scenario, other, from, lot)
         }
-        Trouble::Clocks => {
+        Fault::Clocks => {
             scenario.clocks = Clocks {
                 skews: vec![0, 3600, -3600],
                 jump: Some((from, if lot.either() { YEAR } else { -YEAR })),
             };
             from
         }
-        Trouble::SlowNetwork => {
+        Fault::SlowNetwork => {
             scenario.slowest = Duration::from_secs(2);
             // Much is under way at the same time.
             for change in 0..10 {
@@ -235,7 +235,7 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
             }
             from + MINUTE * 2
         }
-        Trouble::Flaps => {
+        Fault::Flaps => {
             let node = &mut scenario.nodes[some];
             let home = node.at(from).clone();
             let mut at = from;
@@ -247,14 +247,14 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
             }
             at
         }
-        Trouble::RestartWhileRecreated => {
+        Fault::RestartWhileRecreated => {
             let back = replace(scenario, scenario.layout, from, lot);
             let recreated = scenario.actions.last().expect("an action").0;
             let at = lot.within(from - INTERVAL, recreated + INTERVAL);
             restart(&mut scenario.nodes[some], at, lot);
             back
         }
-        Trouble::IdleSelected => {
+        Fault::IdleSelected => {
             if lot.either() {
                 // Nobody publishes before.
                 scenario.nodes[..count]
@@ -268,7 +268,7 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
             scenario.actions.push((from, Action::Select(number)));
             from
         }
-        Trouble::TargetRefused => {
+        Fault::TargetRefused => {
             let to = from + lot.within(MINUTE, MINUTE * 10);
             let status = [403, 422, 500][lot.0.usize(..3)];
             let health = match lot.either() {
@@ -278,12 +278,12 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
             scenario.health.push((from, to, health));
             to
         }
-        Trouble::LostAnswers => {
+        Fault::LostAnswers => {
             let to = from + lot.within(MINUTE, MINUTE * 10);
             scenario.health.push((from, to, Health::LosesAnswers));
             to
         }
-        Trouble::PrefixLost => {
+        Fault::PrefixLost => {
             let length = lot.within(MINUTE, MINUTE * 10);
             let all = lot.either();
             for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
@@ -296,7 +296,7 @@ fn happen(trouble: Trouble, scenario: &mut Scenario, count: usize, from: Duratio
             }
             from + length
         }
-        Trouble::FirstInstall => {
+        Fault::FirstInstall => {
             for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
                 node.publishes = number == some;
             }
