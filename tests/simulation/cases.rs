@@ -27,27 +27,27 @@ fn scenario(sites: &[u16], layout: Layout, seed: u64) -> Scenario {
     }
 }
 
-fn tell(wrongs: &[String]) {
+fn tell(violations: &[String]) {
     assert!(
-        wrongs.is_empty(),
-        "{} wrongs:\n{}",
-        wrongs.len(),
-        wrongs[..wrongs.len().min(12)].join("\n")
+        violations.is_empty(),
+        "{} violations:\n{}",
+        violations.len(),
+        violations[..violations.len().min(12)].join("\n")
     );
 }
 
 fn all(scenarios: impl Iterator<Item = Scenario>) {
-    let mut wrongs = Vec::new();
+    let mut violations = Vec::new();
     for mut scenario in scenarios {
         scenario.end = scenario.end.max(rest_from(&scenario) + INTERVAL * 9);
-        let found = check::wrongs(&scenario, &site::run(&scenario));
-        wrongs.extend(
+        let found = check::violations(&scenario, &site::run(&scenario));
+        violations.extend(
             found
                 .into_iter()
                 .map(|wrong| format!("seed {}: {wrong}", scenario.seed)),
         );
     }
-    tell(&wrongs);
+    tell(&violations);
 }
 
 /// `count` nodes, of which one has another prefix; all IP6UpdateNodeConfigs are recreated.

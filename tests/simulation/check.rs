@@ -18,17 +18,17 @@ const BACKOFF: Duration = Duration::from_secs(60);
 const ALONE: Duration = Duration::from_secs(240);
 
 /// All that is wrong, in words; empty if nothing is.
-pub fn wrongs(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
-    let mut wrongs = contradictions(outcome);
-    wrongs.extend(emptied(outcome));
-    wrongs.extend(locked_out(scenario, outcome));
-    wrongs.extend(late(scenario, outcome));
-    wrongs.extend(false_alarms(scenario, outcome));
-    wrongs.extend(hasty_reports(scenario, outcome));
-    wrongs.extend(unreported_refusals(scenario, outcome));
-    wrongs.extend(dead_prefixes(scenario, outcome));
-    wrongs.extend(at_rest(scenario, outcome));
-    wrongs
+pub fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
+    let mut violations = contradictions(outcome);
+    violations.extend(emptied(outcome));
+    violations.extend(locked_out(scenario, outcome));
+    violations.extend(late(scenario, outcome));
+    violations.extend(false_alarms(scenario, outcome));
+    violations.extend(hasty_reports(scenario, outcome));
+    violations.extend(unreported_refusals(scenario, outcome));
+    violations.extend(dead_prefixes(scenario, outcome));
+    violations.extend(at_rest(scenario, outcome));
+    violations
 }
 
 /// Writes that contradict the entries: they added what is in nobody's, or took out what is in somebody's.
@@ -59,7 +59,7 @@ fn emptied(outcome: &Outcome) -> Vec<String> {
 /// Writes that took out a CIDR of a node that lives and sees its prefix. What a node sees only since just
 /// now may be missing until the next round.
 fn locked_out(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
-    let mut wrongs = Vec::new();
+    let mut violations = Vec::new();
     let longest = INTERVAL + scenario.just_before();
     for (taken, cidr, held) in taken_out(outcome) {
         let has = |node: &&Node| needs(scenario, node, &cidr, held.at);
@@ -94,10 +94,10 @@ fn locked_out(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         };
         let may_not_know = || is_news || wrote_without_memory(scenario, held.at);
         if !may_not_know() || !is_back() {
-            wrongs.push(format!("{:?}: took out {cidr}, but node {number} has it", held.at));
+            violations.push(format!("{:?}: took out {cidr}, but node {number} has it", held.at));
         }
     }
-    wrongs
+    violations
 }
 
 /// Whether a node that started after IP6UpdateNodeConfigs were deleted may have written at a time, before the others
@@ -157,7 +157,7 @@ fn needs(scenario: &Scenario, node: &Node, cidr: &str, at: Duration) -> bool {
 /// the way, an interval and the longest backoff after that.
 fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let a_round = INTERVAL + scenario.just_before();
-    let mut wrongs = Vec::new();
+    let mut violations = Vec::new();
     for (number, node) in scenario.nodes.iter().enumerate().filter(|(_, node)| node.publishes) {
         let mut obstacles: Vec<Window> = scenario.health.iter().map(|(from, to, _)| (*from, *to)).collect();
         obstacles.extend(&node.cuts);
@@ -185,13 +185,13 @@ fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
                 && !was_alone(scenario, node, due)
                 && !held.is_some_and(|held| held.cidrs.is_superset(&wanted))
             {
-                wrongs.push(format!(
+                violations.push(format!(
                     "{due:?}: what node {number} sees since {since:?} is not in the group"
                 ));
             }
         }
     }
-    wrongs
+    violations
 }
 
 /// Times at which Ready turned bad, though all that publish were there all the time, and could publish.
@@ -356,7 +356,7 @@ fn joined(windows: &[Window]) -> Vec<Window> {
 
 /// Prefixes of dead nodes that stayed for longer than five minutes and two intervals.
 fn dead_prefixes(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
-    let mut wrongs = Vec::new();
+    let mut violations = Vec::new();
     for (number, node) in scenario.nodes.iter().enumerate() {
         let Some(gone_by) = gone_by(scenario, node).filter(|gone_by| *gone_by < scenario.end) else {
             continue;
@@ -371,7 +371,7 @@ fn dead_prefixes(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
                     .any(|other| other.publishes && other.death() > held.at && sees(other, cidr))
             });
             if let Some(cidr) = strangers.into_iter().next() {
-                wrongs.push(format!(
+                violations.push(format!(
                     "{cidr} of node {number}, dead since {:?}, is in the group after {gone_by:?}",
                     node.death()
                 ));
@@ -379,7 +379,7 @@ fn dead_prefixes(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
             }
         }
     }
-    wrongs
+    violations
 }
 
 fn sees(node: &Node, cidr: &str) -> bool {
@@ -461,7 +461,7 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         rest + INTERVAL * 6 < scenario.end,
         "the scenario ends before it rests, at {rest:?}"
     );
-    let mut wrongs = Vec::new();
+    let mut violations = Vec::new();
     let is_write = |kind| kind == Kind::GroupWrite || kind == Kind::Report;
     let restless = outcome
         .served
@@ -469,7 +469,7 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         .filter(|served| served.at >= rest && is_write(served.kind))
         .count();
     if restless > 0 {
-        wrongs.push(format!(
+        violations.push(format!(
             "{restless} writes after {rest:?}, when nothing happens any more"
         ));
     }
@@ -482,9 +482,9 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     if living.is_empty() {
         let anybody = scenario.nodes.iter().any(|node| node.death() == FOR_EVER);
         if anybody && reason != "NoPrefix" {
-            wrongs.push(format!("nobody publishes, but Ready says {reason}: {message}"));
+            violations.push(format!("nobody publishes, but Ready says {reason}: {message}"));
         }
-        return wrongs;
+        return violations;
     }
     let expected: BTreeSet<String> = living.iter().flat_map(|node| cidrs(node.at(scenario.end))).collect();
     let held = outcome
@@ -493,7 +493,7 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         .map(|held| held.cidrs.clone())
         .unwrap_or_default();
     if held != expected {
-        wrongs.push(format!("the group holds {held:?}, not {expected:?}"));
+        violations.push(format!("the group holds {held:?}, not {expected:?}"));
     }
     let delegated: BTreeSet<Prefix> = living
         .iter()
@@ -502,12 +502,12 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         .collect();
     let delegated: Vec<Prefix> = delegated.into_iter().collect();
     if reason != "Updated" || !message.contains(&join(&delegated)) {
-        wrongs.push(format!("Ready says {reason}: {message}"));
+        violations.push(format!("Ready says {reason}: {message}"));
     }
     let alive = |number: &usize| scenario.nodes[*number].publishes && scenario.nodes[*number].death() == FOR_EVER;
     let expected: BTreeSet<usize> = (0..scenario.nodes.len()).filter(alive).collect();
     if outcome.entries != expected {
-        wrongs.push(format!("entries of nodes {:?}, not {expected:?}", outcome.entries));
+        violations.push(format!("entries of nodes {:?}, not {expected:?}", outcome.entries));
     }
-    wrongs
+    violations
 }

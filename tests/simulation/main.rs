@@ -46,7 +46,7 @@ fn run_scenarios(scenarios: &[Draw]) {
     let work = || {
         while let Some((faults, count, seed)) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
             let scenario = scenario(faults, *count, *seed);
-            let violations = check::wrongs(&scenario, &site::run(&scenario));
+            let violations = check::violations(&scenario, &site::run(&scenario));
             if !violations.is_empty() {
                 let text = format!("{faults:?}, {count} nodes, seed {seed}: {}", violations.join("\n    "));
                 failed.lock().expect("no panic meanwhile").push((faults.clone(), text));
@@ -114,7 +114,7 @@ fn whatever_happens() {
 fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
     let day = Figures::of(count, publishers, seed);
     let what = format!("{count} nodes, {publishers:?}, seed {seed}: {day:?}");
-    assert_eq!(day.wrongs, [""; 0], "{what}");
+    assert_eq!(day.violations, [""; 0], "{what}");
     assert!(day.requests <= most_requests(count, publishers), "{what}");
     let kilobytes = match publishers {
         Publishers::All(site::Layout::PerNode) => 2000.0,

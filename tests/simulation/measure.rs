@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use k6u::prefix::Prefix;
 
-use crate::check::wrongs;
+use crate::check::violations;
 use crate::cluster::{Kind, Served};
 use crate::scenarios::{ALONE, CHANGES, DRIFTS, EDITS, Publishers, STEADY, day, prefix};
 use crate::site::{self, Layout, Outcome, Scenario, cidrs};
 
 /// The table's first lines.
 pub const HEAD: &str = "\
-| nodes | publish | requests/s | kB/s | writes/s | group writes | refused ones | busiest second | MB in 10 s | new in | old out | one alone | drift undone | edit done | first dies: old out | wrong |
+| nodes | publish | requests/s | kB/s | writes/s | group writes | refused ones | busiest second | MB in 10 s | new in | old out | one alone | drift undone | edit done | first dies: old out | violations |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// The figures of one day.
@@ -46,7 +46,7 @@ pub struct Figures {
     /// The same as `old_out`, after the death of the first node that saw the new prefix.
     pub death_out: Option<Duration>,
     /// All that must not be.
-    pub wrongs: Vec<String>,
+    pub violations: Vec<String>,
 }
 
 impl Figures {
@@ -91,7 +91,7 @@ impl Figures {
                 made.checked_sub(edit)
             })),
             death_out: day.out_after(CHANGES.len()),
-            wrongs: wrongs(&day.scenario, &day.outcome),
+            violations: violations(&day.scenario, &day.outcome),
         }
     }
 
@@ -123,7 +123,7 @@ impl Figures {
             shown(self.drift_undone),
             shown(self.edit_done),
             shown(self.death_out),
-            self.wrongs.len(),
+            self.violations.len(),
         )
     }
 }
