@@ -33,13 +33,18 @@ pub fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
 
 /// Writes that contradict the entries: they added what is in nobody's, or took out what is in somebody's.
 fn contradictions(outcome: &Outcome) -> Vec<String> {
-    let added = outcome.history.iter().filter(|held| !held.nobodys.is_empty());
-    let added = added.map(|held| format!("{:?}: added {:?}, which is in nobody's entry", held.at, held.nobodys));
-    let taken = outcome.history.iter().filter(|held| !held.somebodys.is_empty());
+    let added = outcome.history.iter().filter(|held| !held.unjustified.is_empty());
+    let added = added.map(|held| {
+        format!(
+            "{:?}: added {:?}, which is in nobody's entry",
+            held.at, held.unjustified
+        )
+    });
+    let taken = outcome.history.iter().filter(|held| !held.premature.is_empty());
     let taken = taken.map(|held| {
         format!(
             "{:?}: took out {:?}, which is in somebody's entry",
-            held.at, held.somebodys
+            held.at, held.premature
         )
     });
     added.chain(taken).collect()

@@ -61,9 +61,9 @@ pub struct Held {
     /// Whether k6u wrote it.
     pub is_k6u: bool,
     /// What was added though no entry had its prefix, nor had had it shortly before.
-    pub nobodys: Vec<String>,
+    pub unjustified: Vec<String>,
     /// What was taken out though an entry has had its prefix since before the last write.
-    pub somebodys: Vec<String>,
+    pub premature: Vec<String>,
 }
 
 /// The clocks of the API servers, which answer in turn.
@@ -227,7 +227,7 @@ impl Cluster {
         }
         let now: BTreeSet<String> = list.iter().cloned().collect();
         let before = self.history.last().map(|held| held.cidrs.clone()).unwrap_or_default();
-        let (mut nobodys, mut somebodys) = (Vec::new(), Vec::new());
+        let (mut unjustified, mut premature) = (Vec::new(), Vec::new());
         if is_k6u && now != before {
             let mut justified: BTreeSet<String> = BTreeSet::new();
             for config in self.node_configs.values() {
@@ -242,7 +242,7 @@ impl Cluster {
                 .rev()
                 .take_while(|(then, _)| *then + self.just_before >= at);
             recent.for_each(|(_, prefixes)| justified.extend(cidrs(prefixes)));
-            nobodys = now
+            unjustified = now
                 .difference(&before)
                 .filter(|cidr| !justified.contains(*cidr))
                 .cloned()
@@ -250,7 +250,7 @@ impl Cluster {
             let last = self.history.last().map_or(Duration::ZERO, |held| held.at);
             let lasting = self.published.iter().filter(|(_, since)| **since <= last);
             let lasting = cidrs(&lasting.map(|(prefix, _)| *prefix).collect::<Vec<_>>());
-            somebodys = before
+            premature = before
                 .difference(&now)
                 .filter(|cidr| lasting.contains(*cidr))
                 .cloned()
@@ -260,8 +260,8 @@ impl Cluster {
             at,
             cidrs: now,
             is_k6u,
-            nobodys,
-            somebodys,
+            unjustified,
+            premature,
         });
         self.groups.insert(name.into(), Group { version, cidrs: list });
     }
