@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn jitter_spreads_what_failed_at_the_same_time() {
-        let pause = |dice| Schedule::new(INTERVAL).after_round(Duration::ZERO, failed(true, None), dice);
+        let pause = |random| Schedule::new(INTERVAL).after_round(Duration::ZERO, failed(true, None), random);
         assert_eq!(
             [pause(0.0), pause(1.0)],
             [Duration::from_millis(500), Duration::from_secs(1)]

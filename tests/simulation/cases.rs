@@ -11,10 +11,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Each node sees the prefix of this number, all the time.
 fn scenario(sites: &[u16], layout: Layout, seed: u64) -> Scenario {
-    let mut lot = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let nodes = sites
         .iter()
-        .map(|number| Node::new((INTERVAL * 3).mul_f64(lot.f64()), &[prefix(*number)]));
+        .map(|number| Node::new((INTERVAL * 3).mul_f64(random.f64()), &[prefix(*number)]));
     Scenario {
         nodes: nodes.collect(),
         layout,

@@ -455,7 +455,7 @@ pub fn rest_from(scenario: &Scenario) -> Duration {
         let idle = last.max(node.death()) + SILENT_AFTER + INTERVAL * 2 + scenario.slowest * 200;
         last = last.max(gone_by(scenario, node).unwrap_or(idle));
     }
-    // Whoever looks after targets and statuses does so by lot: ten intervals are enough for all but one in e^30.
+    // Ten intervals are enough for all nodes to have made a round.
     last + INTERVAL * 10 + BACKOFF + scenario.just_before()
 }
 

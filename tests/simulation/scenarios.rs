@@ -1,4 +1,4 @@
-//! What may happen to a site, drawn by lot: one fault, and everyday life around it.
+//! What may happen to a site, drawn at random: one fault, and everyday life around it.
 
 use std::time::Duration;
 
@@ -91,21 +91,30 @@ pub fn prefix(number: u16) -> Prefix {
 /// A scenario of these faults, each of which begins before the one before it is long over, for so many nodes that
 /// publish.
 pub fn scenario(faults: &[Fault], count: usize, seed: u64) -> Scenario {
-    let mut lot = Lot(fastrand::Rng::with_seed(seed));
-    let sites = if count > 1 && lot.either() { 2 } else { 1 };
+    let mut random = Random(fastrand::Rng::with_seed(seed));
+    let sites = if count > 1 && random.either() { 2 } else { 1 };
     let mut nodes: Vec<Node> = (0..count)
-        .map(|number| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(site(number, sites))]))
+        .map(|number| {
+            Node::new(
+                random.within(Duration::ZERO, INTERVAL * 2),
+                &[prefix(site(number, sites))],
+            )
+        })
         .collect();
     let is_any = |those: &[Fault]| faults.iter().any(|fault| those.contains(fault));
     let is_idle_needed = is_any(&[Fault::PublishersDie, Fault::PublishersCutOff]);
-    if is_idle_needed || lot.0.u8(..4) == 0 {
-        let mut idle = Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x77)]);
+    if is_idle_needed || random.0.u8(..4) == 0 {
+        let mut idle = Node::new(random.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x77)]);
         idle.publishes = false;
         nodes.push(idle);
     }
     let mut scenario = Scenario {
         nodes,
-        layout: if lot.either() { Layout::Shared } else { Layout::PerNode },
+        layout: if random.either() {
+            Layout::Shared
+        } else {
+            Layout::PerNode
+        },
         health: Vec::new(),
         clocks: Clocks::default(),
         actions: Vec::new(),
@@ -114,24 +123,24 @@ pub fn scenario(faults: &[Fault], count: usize, seed: u64) -> Scenario {
         seed,
     };
     // At any phase of the rounds and of the signs of life.
-    let from = lot.within(MINUTE * 7, MINUTE * 8);
+    let from = random.within(MINUTE * 7, MINUTE * 8);
     let mut to = from;
     for (number, fault) in faults.iter().enumerate() {
         let begin = if number == 0 {
             from
         } else {
-            lot.within(from, to + MINUTE)
+            random.within(from, to + MINUTE)
         };
-        to = to.max(happen(*fault, &mut scenario, count, begin, &mut lot));
+        to = to.max(happen(*fault, &mut scenario, count, begin, &mut random));
     }
     for node in &mut scenario.nodes {
         node.sees.sort_by_key(|(since, _)| *since);
     }
-    if !is_any(&[Fault::Flaps]) && lot.either() {
-        let at = lot.within(from - MINUTE, to + MINUTE);
-        renumber(&mut scenario, sites, at, &mut lot);
+    if !is_any(&[Fault::Flaps]) && random.either() {
+        let at = random.within(from - MINUTE, to + MINUTE);
+        renumber(&mut scenario, sites, at, &mut random);
     }
-    if !is_any(&[Fault::Clocks]) && lot.0.u8(..4) == 0 {
+    if !is_any(&[Fault::Clocks]) && random.0.u8(..4) == 0 {
         scenario.clocks.skews = vec![0, 3600];
     }
     scenario.actions.sort_by_key(|(at, _)| *at);
@@ -144,19 +153,19 @@ fn site(number: usize, sites: u16) -> u16 {
 }
 
 /// The fault itself. Gives the time at which it is over.
-fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, lot: &mut Lot) -> Duration {
-    let some = lot.0.usize(..count);
+fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, random: &mut Random) -> Duration {
+    let some = random.0.usize(..count);
     match fault {
-        Fault::Outage => outage(scenario, from, lot.within(MINUTE, MINUTE * 60), lot),
+        Fault::Outage => outage(scenario, from, random.within(MINUTE, MINUTE * 60), random),
         Fault::AsksForRest => {
-            let to = from + lot.within(MINUTE, MINUTE * 10);
+            let to = from + random.within(MINUTE, MINUTE * 10);
             scenario
                 .health
                 .push((from, to, Health::Unavailable { retry_after: Some(200) }));
             to
         }
         Fault::TakesNoWrites | Fault::Contention => {
-            let to = from + lot.within(MINUTE * 5, MINUTE * 30);
+            let to = from + random.within(MINUTE * 5, MINUTE * 30);
             let is_contended = fault == Fault::Contention;
             let health = if is_contended {
                 Health::Contended
@@ -167,12 +176,12 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
             to
         }
         Fault::Restarts => {
-            let over = outage(scenario, from, lot.within(MINUTE * 2, MINUTE * 15), lot);
-            let at_once = lot.either();
-            let first = if lot.either() {
-                lot.within(from, over - MINUTE)
+            let over = outage(scenario, from, random.within(MINUTE * 2, MINUTE * 15), random);
+            let at_once = random.either();
+            let first = if random.either() {
+                random.within(from, over - MINUTE)
             } else {
-                lot.within(over, over + MINUTE)
+                random.within(over, over + MINUTE)
             };
             for (number, node) in (0..).zip(&mut scenario.nodes) {
                 let at = if at_once {
@@ -180,19 +189,19 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
                 } else {
                     first + Duration::from_secs(15) * number
                 };
-                restart(node, at, lot);
+                restart(node, at, random);
             }
             over
         }
         Fault::HalfDie => {
             for node in scenario.nodes.iter_mut().take(count).step_by(2).take(count / 2) {
-                die(node, from + lot.within(Duration::ZERO, Duration::from_secs(1)));
+                die(node, from + random.within(Duration::ZERO, Duration::from_secs(1)));
             }
             from
         }
         Fault::PublishersDie => {
             for node in scenario.nodes.iter_mut().take(count) {
-                die(node, from + lot.within(Duration::ZERO, MINUTE));
+                die(node, from + random.within(Duration::ZERO, MINUTE));
             }
             from + MINUTE
         }
@@ -207,18 +216,18 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
         }
         Fault::OneCutOffShortly => cut_off(&mut scenario.nodes[some], from, MINUTE * 3),
         Fault::OneCutOff => cut_off(&mut scenario.nodes[some], from, MINUTE * 6),
-        Fault::MadeAnew => replace(scenario, scenario.layout, from, lot),
+        Fault::MadeAnew => replace(scenario, scenario.layout, from, random),
         Fault::Moved => {
             let other = match scenario.layout {
                 Layout::Shared => Layout::PerNode,
                 Layout::PerNode => Layout::Shared,
             };
-            replace(scenario, other, from, lot)
+            replace(scenario, other, from, random)
         }
         Fault::Clocks => {
             scenario.clocks = Clocks {
                 skews: vec![0, 3600, -3600],
-                jump: Some((from, if lot.either() { YEAR } else { -YEAR })),
+                jump: Some((from, if random.either() { YEAR } else { -YEAR })),
             };
             from
         }
@@ -228,7 +237,7 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
             for change in 0..10 {
                 let at = from + Duration::from_secs(12) * change;
                 for (number, node) in (0..).zip(scenario.nodes.iter_mut().take(count)) {
-                    let seen = at + lot.within(Duration::ZERO, Duration::from_secs(8));
+                    let seen = at + random.within(Duration::ZERO, Duration::from_secs(8));
                     let site = if number < 2 { number } else { 0 };
                     node.then_sees(seen, &[prefix(0x100 + 0x10 * change as u16 + site)]);
                 }
@@ -240,38 +249,38 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
             let home = node.at(from).clone();
             let mut at = from;
             for _ in 0..6 {
-                at += lot.within(Duration::from_millis(5), Duration::from_secs(3));
+                at += random.within(Duration::from_millis(5), Duration::from_secs(3));
                 node.then_sees(at, &[prefix(0x30)]);
-                at += lot.within(Duration::from_millis(5), Duration::from_secs(3));
+                at += random.within(Duration::from_millis(5), Duration::from_secs(3));
                 node.then_sees(at, &home);
             }
             at
         }
         Fault::RestartWhileRecreated => {
-            let back = replace(scenario, scenario.layout, from, lot);
+            let back = replace(scenario, scenario.layout, from, random);
             let recreated = scenario.actions.last().expect("an action").0;
-            let at = lot.within(from - INTERVAL, recreated + INTERVAL);
-            restart(&mut scenario.nodes[some], at, lot);
+            let at = random.within(from - INTERVAL, recreated + INTERVAL);
+            restart(&mut scenario.nodes[some], at, random);
             back
         }
         Fault::IdleSelected => {
-            if lot.either() {
+            if random.either() {
                 // Nobody publishes before.
                 scenario.nodes[..count]
                     .iter_mut()
                     .for_each(|node| node.publishes = false);
             }
             let number = scenario.nodes.len();
-            let mut node = Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x20)]);
+            let mut node = Node::new(random.within(Duration::ZERO, INTERVAL * 2), &[prefix(0x20)]);
             node.selected_at = from;
             scenario.nodes.push(node);
             scenario.actions.push((from, Action::Select(number)));
             from
         }
         Fault::TargetRefused => {
-            let to = from + lot.within(MINUTE, MINUTE * 10);
-            let status = [403, 422, 500][lot.0.usize(..3)];
-            let health = match lot.either() {
+            let to = from + random.within(MINUTE, MINUTE * 10);
+            let status = [403, 422, 500][random.0.usize(..3)];
+            let health = match random.either() {
                 true => Health::RefusesGroups(status),
                 false => Health::RefusesGroupWrites(status),
             };
@@ -279,16 +288,16 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
             to
         }
         Fault::LostAnswers => {
-            let to = from + lot.within(MINUTE, MINUTE * 10);
+            let to = from + random.within(MINUTE, MINUTE * 10);
             scenario.health.push((from, to, Health::LosesAnswers));
             to
         }
         Fault::PrefixLost => {
-            let length = lot.within(MINUTE, MINUTE * 10);
-            let all = lot.either();
+            let length = random.within(MINUTE, MINUTE * 10);
+            let all = random.either();
             for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
                 if all || number == some {
-                    let (lost, back) = (from + lot.a_moment(), from + length + lot.a_moment());
+                    let (lost, back) = (from + random.a_moment(), from + length + random.a_moment());
                     let home = node.at(lost).clone();
                     node.then_sees(lost, &[]);
                     node.then_sees(back, &home);
@@ -300,8 +309,8 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
             for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
                 node.publishes = number == some;
             }
-            if lot.either() {
-                let created = lot.within(Duration::ZERO, MINUTE * 2);
+            if random.either() {
+                let created = random.within(Duration::ZERO, MINUTE * 2);
                 scenario.actions.push((Duration::ZERO, Action::Replace(None)));
                 scenario.actions.push((created, Action::Replace(Some(scenario.layout))));
             }
@@ -311,8 +320,8 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, l
 }
 
 /// k6u stops, and starts again, unless its node is dead.
-fn restart(node: &mut Node, at: Duration, lot: &mut Lot) {
-    let back = at + lot.within(Duration::from_millis(100), Duration::from_secs(5));
+fn restart(node: &mut Node, at: Duration, random: &mut Random) {
+    let back = at + random.within(Duration::from_millis(100), Duration::from_secs(5));
     let (start, death) = *node.runs.last().expect("a run");
     if death == FOR_EVER && start < at {
         node.restarts(at, back);
@@ -327,11 +336,11 @@ fn die(node: &mut Node, at: Duration) {
     }
 }
 
-/// Nothing listens for so long; then, by lot, a minute of 503. Gives the time at which it is over.
-fn outage(scenario: &mut Scenario, from: Duration, length: Duration, lot: &mut Lot) -> Duration {
+/// Nothing listens for this long; then, in half of the cases, a minute of 503 follows. Returns the time at which it is over.
+fn outage(scenario: &mut Scenario, from: Duration, length: Duration, random: &mut Random) -> Duration {
     let to = from + length;
     scenario.health.push((from, to, Health::Down));
-    if lot.either() {
+    if random.either() {
         scenario
             .health
             .push((to, to + MINUTE, Health::Unavailable { retry_after: None }));
@@ -347,35 +356,38 @@ fn cut_off(node: &mut Node, from: Duration, length: Duration) -> Duration {
 
 /// All IP6UpdateNodeConfigs go, and come again at once or some time later; the API server may go away while
 /// nodes come back.
-fn replace(scenario: &mut Scenario, layout: Layout, from: Duration, lot: &mut Lot) -> Duration {
+fn replace(scenario: &mut Scenario, layout: Layout, from: Duration, random: &mut Random) -> Duration {
     let mut back = from;
-    if lot.either() {
+    if random.either() {
         scenario.actions.push((from, Action::Replace(None)));
-        back = lot.within(from, from + MINUTE * 2);
+        back = random.within(from, from + MINUTE * 2);
     }
     scenario.actions.push((back, Action::Replace(Some(layout))));
-    if lot.either() {
-        let (away, length) = (lot.within(back, back + INTERVAL), lot.within(INTERVAL, MINUTE * 6));
-        return outage(scenario, away, length, lot);
+    if random.either() {
+        let (away, length) = (
+            random.within(back, back + INTERVAL),
+            random.within(INTERVAL, MINUTE * 6),
+        );
+        return outage(scenario, away, length, random);
     }
     back
 }
 
 /// Every site gets another prefix; nodes see it within a moment.
-fn renumber(scenario: &mut Scenario, sites: u16, at: Duration, lot: &mut Lot) {
+fn renumber(scenario: &mut Scenario, sites: u16, at: Duration, random: &mut Random) {
     for (number, node) in scenario.nodes.iter_mut().enumerate() {
         let living = [prefix(0x40 + site(number, sites))];
-        let seen = at + lot.a_moment();
+        let seen = at + random.a_moment();
         // What was to be seen later is not seen any more.
         node.sees.retain(|(since, _)| *since < seen);
         node.then_sees(seen, &living);
     }
 }
 
-/// The dice that make a scenario.
-struct Lot(fastrand::Rng);
+/// Draws what happens in a scenario.
+struct Random(fastrand::Rng);
 
-impl Lot {
+impl Random {
     fn either(&mut self) -> bool {
         self.0.bool()
     }
@@ -449,14 +461,14 @@ impl Publishers {
 /// A day in the life of so many nodes: all of the above. All see each renumbering within a tenth of a second. Where
 /// one node publishes, it is the one that gets another uplink, and it does not die.
 pub fn day(count: usize, publishers: Publishers, seed: u64) -> Scenario {
-    let mut lot = Lot(fastrand::Rng::with_seed(seed));
+    let mut random = Random(fastrand::Rng::with_seed(seed));
     let mut nodes: Vec<Node> = (0..count)
-        .map(|_| Node::new(lot.within(Duration::ZERO, INTERVAL * 2), &[prefix(1)]))
+        .map(|_| Node::new(random.within(Duration::ZERO, INTERVAL * 2), &[prefix(1)]))
         .collect();
     for (at, number) in CHANGES.into_iter().chain([DEATH]).zip(2..) {
         for node in &mut nodes {
             node.then_sees(
-                at + lot.within(Duration::ZERO, Duration::from_millis(100)),
+                at + random.within(Duration::ZERO, Duration::from_millis(100)),
                 &[prefix(number)],
             );
         }
@@ -467,7 +479,7 @@ pub fn day(count: usize, publishers: Publishers, seed: u64) -> Scenario {
     let all_publish = matches!(publishers, Publishers::All(_));
     let first = nodes.iter_mut().min_by_key(|node| last(node));
     if let Some(first) = first.filter(|_| count > 1 && all_publish) {
-        first.dies(last(first) + lot.within(Duration::ZERO, Duration::from_millis(40)));
+        first.dies(last(first) + random.within(Duration::ZERO, Duration::from_millis(40)));
     }
     for (number, node) in nodes.iter_mut().enumerate() {
         node.publishes = all_publish || publishers == Publishers::One && number == count / 2;

@@ -37,9 +37,9 @@ impl fmt::Debug for Wire {
 
 impl Wire {
     fn travel(&self) -> io::Result<()> {
-        let dice = self.latency.lock().expect("no panic meanwhile").f64();
+        let random = self.latency.lock().expect("no panic meanwhile").f64();
         // Most are quick, few are slow.
-        let time = self.slowest.mul_f64(0.02 + 0.98 * dice.powi(4));
+        let time = self.slowest.mul_f64(0.02 + 0.98 * random.powi(4));
         let broken = || io::Error::from(ErrorKind::ConnectionReset);
         self.sleeper.sleep(time).map_err(|_| broken())?;
         let now = self.sleeper.now();
