@@ -91,7 +91,7 @@ fn first_install_on_many_nodes() {
 
 /// The API server answers 503 for ten minutes; when it is back, the IP6UpdateNodeConfigs were recreated.
 #[test]
-fn made_anew_while_nodes_back_off() {
+fn recreated_while_nodes_back_off() {
     all((0..6).map(|seed| {
         let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
         let unavailable = Health::Unavailable { retry_after: None };

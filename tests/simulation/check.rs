@@ -167,7 +167,7 @@ fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         let mut obstacles: Vec<Window> = scenario.health.iter().map(|(from, to, _)| (*from, *to)).collect();
         obstacles.extend(&node.cuts);
         obstacles.extend(node.runs.iter().zip(&node.runs[1..]).map(|(run, next)| (run.1, next.0)));
-        // From when the node configs are gone until they are made anew.
+        // From when the node configs are gone until they are recreated.
         obstacles.extend(replaced(scenario));
         obstacles.sort();
         for (at, (since, view)) in node.sees.iter().enumerate() {
@@ -401,7 +401,7 @@ fn gone_by(scenario: &Scenario, node: &Node) -> Option<Duration> {
     if !node.publishes || node.death() == FOR_EVER || survivors.is_empty() {
         return None;
     }
-    // Watching begins when the last watcher has started, and anew when a publication failed.
+    // Watching begins when the last watcher has started, and again when a publication failed.
     let last_start = survivors.iter().map(|other| other.runs.last().expect("a run").0);
     let mut from = last_start.chain([node.death()]).max()?;
     for (begin, end, _) in &scenario.health {

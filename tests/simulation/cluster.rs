@@ -177,7 +177,7 @@ impl Cluster {
         }
     }
 
-    /// An administrator deletes the IP6UpdateNodeConfig of one node, and makes it anew.
+    /// An administrator deletes the IP6UpdateNodeConfig of one node and recreates it.
     pub fn replace_one(&mut self, name: &str, at: Duration) {
         let config = self.node_configs.remove(name).expect("it has one");
         let left = config.nodes.values().flat_map(|entry| prefixes(entry)).collect();

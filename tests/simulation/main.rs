@@ -115,7 +115,7 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
     let day = Figures::of(count, publishers, seed);
     let what = format!("{count} nodes, {publishers:?}, seed {seed}: {day:?}");
     assert_eq!(day.violations, [""; 0], "{what}");
-    assert!(day.requests <= most_requests(count, publishers), "{what}");
+    assert!(day.requests <= max_requests(count, publishers), "{what}");
     let kilobytes = match publishers {
         Publishers::All(site::Layout::PerNode) => 2000.0,
         Publishers::All(site::Layout::Shared) => 600.0,
@@ -154,7 +154,7 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
 /// Requests a second at rest: two lists and a target for each round of a node that publishes, one list for a round
 /// of an idle one, or two if nobody publishes; heartbeats, which may come half an interval early, and the labels of
 /// Nodes every five minutes. A twentieth of that is for chance.
-fn most_requests(count: usize, publishers: Publishers) -> f64 {
+fn max_requests(count: usize, publishers: Publishers) -> f64 {
     let publishing = publishers.of(count);
     let interval = schedule::interval(INTERVAL, publishing).as_secs_f64();
     let idle = (count - publishing) as f64;
@@ -186,7 +186,7 @@ fn days_of_large_clusters() {
     }
 }
 
-/// K6U_SCENARIO="MadeAnew 3 0" RUST_LOG=debug: this one, and what happens in it. Two faults are joined by a plus.
+/// K6U_SCENARIO="Recreated 3 0" RUST_LOG=debug: this one, and what happens in it. Two faults are joined by a plus.
 #[test]
 #[ignore = "to look at one scenario: K6U_SCENARIO"]
 fn one_scenario() {

@@ -19,7 +19,7 @@ pub enum Fault {
     TakesNoWrites,
     /// Every other publication is refused by 409, for 5 to 30 minutes.
     Contention,
-    /// k6u starts anew on all nodes, at once or one by one, during an outage or after it.
+    /// k6u restarts on all nodes, at once or one by one, during an outage or after it.
     Restarts,
     /// Half of the nodes die at once.
     HalfDie,
@@ -31,8 +31,8 @@ pub enum Fault {
     OneCutOffShortly,
     /// One node is cut off for six minutes.
     OneCutOff,
-    /// All IP6UpdateNodeConfigs are deleted and made anew.
-    MadeAnew,
+    /// All IP6UpdateNodeConfigs are deleted and recreated.
+    Recreated,
     /// The same, from one object for all nodes to one for each, or back.
     Moved,
     /// API servers whose clocks differ by an hour answer in turn, and jump by a year.
@@ -67,7 +67,7 @@ pub const FAULTS: [Fault; 21] = [
     Fault::PublishersCutOff,
     Fault::OneCutOffShortly,
     Fault::OneCutOff,
-    Fault::MadeAnew,
+    Fault::Recreated,
     Fault::Moved,
     Fault::Clocks,
     Fault::SlowNetwork,
@@ -216,7 +216,7 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
         }
         Fault::OneCutOffShortly => cut_off(&mut scenario.nodes[some], from, MINUTE * 3),
         Fault::OneCutOff => cut_off(&mut scenario.nodes[some], from, MINUTE * 6),
-        Fault::MadeAnew => replace(scenario, scenario.layout, from, random),
+        Fault::Recreated => replace(scenario, scenario.layout, from, random),
         Fault::Moved => {
             let other = match scenario.layout {
                 Layout::Shared => Layout::PerNode,

@@ -91,7 +91,7 @@ pub type View = Vec<Prefix>;
 /// What one node sees, and when k6u runs on it.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// When k6u runs; each time it starts anew.
+    /// When k6u runs; it starts again each time.
     pub runs: Vec<Window>,
     /// When it is cut off from the API server.
     pub cuts: Vec<Window>,
@@ -160,7 +160,7 @@ pub enum Action {
     AddGroup,
     /// Deletes all IP6UpdateNodeConfigs, and makes those of this layout.
     Replace(Option<Layout>),
-    /// Deletes the IP6UpdateNodeConfig of a node, and makes it anew.
+    /// Deletes the IP6UpdateNodeConfig of a node and recreates it.
     ReplaceOne(usize),
     /// Moves a node to an IP6UpdateNodeConfig of another name.
     Move(usize),
@@ -294,7 +294,7 @@ fn live(name: &str, node: Node, wire: Wire, account: &Account, rng: fastrand::Rn
     let schedule = Schedule::new(INTERVAL);
     let reconciler = Reconciler::new(client, name.into(), name.into(), schedule.update_interval());
     Agent::new(reconciler, schedule).run(&mut VirtualHost {
-        heard: wire.sleeper.now(),
+        listened_until: wire.sleeper.now(),
         node,
         wire,
         rng,
@@ -305,8 +305,8 @@ fn live(name: &str, node: Node, wire: Wire, account: &Account, rng: fastrand::Rn
 /// A node in virtual time.
 struct VirtualHost {
     node: Node,
-    /// Until when it heard of all changes.
-    heard: Duration,
+    /// Until when it knows of all changes.
+    listened_until: Duration,
     wire: Wire,
     rng: fastrand::Rng,
 }
@@ -334,13 +334,13 @@ impl Host for VirtualHost {
     }
 
     fn sleep(&mut self, until: Duration) {
-        // A node that is over is told so at its next wait.
+        // A node that is over learns so at its next wait.
         let _ = self.wire.sleeper.until(until.min(self.wire.end));
     }
 
     fn wait_for_change(&mut self, until: Duration) -> Woken {
-        // What happened since the last time that this node listened is heard now.
-        let change = self.node.next_change(self.heard);
+        // What happened since the last time that this node listened reaches it now.
+        let change = self.node.next_change(self.listened_until);
         let end = self.wire.end;
         if self.wire.sleeper.until(until.min(change).min(end)).is_err() || self.now() >= end {
             return Woken::Stop;
@@ -348,7 +348,7 @@ impl Host for VirtualHost {
         if change > self.now() || until <= self.now() {
             return Woken::Timeout;
         }
-        self.heard = self.now();
+        self.listened_until = self.now();
         Woken::AddressChange
     }
 }
