@@ -63,7 +63,7 @@ impl Context<'_> {
     /// failure stays with that object (I7).
     ///
     /// # Errors
-    /// Only if others would fail, too: whatever the answer says is the trouble of this object.
+    /// Only if others would fail, too: whatever the answer says is the failure of this object.
     pub fn attempt<T>(
         &mut self,
         subject: &Subject,
