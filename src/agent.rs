@@ -120,7 +120,7 @@ impl Agent {
         }
     }
 
-    /// What an error means for the next round.
+    /// Decides what an error means for the next round.
     fn failed(&mut self, failure: Failure) -> RoundEnd {
         let again = RoundEnd::Failed {
             is_overloaded: false,

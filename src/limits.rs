@@ -40,7 +40,8 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(60);
 pub const LOOKS_AT_ONCE: u32 = 5;
 /// See [`LOOKS_AT_ONCE`].
 pub const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// What the API server sets up at the start takes about a second; after this many tries it is a problem.
+/// An API server that starts, or has just got a CRD, takes about a second to set itself up; after this many tries that is
+/// a problem.
 pub const STARTUP_TRIES: u32 = 10;
 /// Until then, and if the API server does not say otherwise, it is asked again after this time.
 pub const STARTUP_PAUSE: Duration = Duration::from_millis(200);
@@ -73,7 +74,7 @@ pub const MAX_PLANNED: usize = 32_768;
 pub const HEARTBEAT: Duration = Duration::from_secs(60);
 /// A node whose entry has stood still for this long is silent: its entry is removed.
 pub const SILENT_AFTER: Duration = Duration::from_secs(5 * 60);
-/// What only a vanished entry stands for is left alone for this long: the longest backoff of the node that has to
+/// A prefix that only a vanished entry stands for is left alone for this long: the longest backoff of the node that has to
 /// publish it again, and a round.
 pub const LINGER: Duration = Duration::from_secs(75);
 /// An entry that stood still for this long before it vanished was removed because its node is silent. Watchers

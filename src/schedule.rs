@@ -31,7 +31,7 @@ pub fn backoff(failures: u32, random: f64) -> Duration {
     doubled.min(MAX_BACKOFF).mul_f64(0.5 + 0.5 * random)
 }
 
-/// How a round ended, or a step of it, as far as the next round is concerned. The more urgent one is the greater.
+/// End of a round, or of a step of it, as far as the next round is concerned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RoundEnd {
     /// Nothing is left to do, but what failed and is tried again later.
@@ -43,11 +43,11 @@ pub enum RoundEnd {
     Soon,
     /// The API server sets up what it needs, and may have said how long that takes.
     NotYet(Option<Duration>),
-    /// It failed; an overloaded server is asked less and less often.
+    /// The round failed; an overloaded server is asked less and less often.
     Failed {
         /// The server is overloaded or broken (429, 5xx).
         is_overloaded: bool,
-        /// How long the server said to wait.
+        /// The pause that the server asked for.
         retry_after: Option<Duration>,
     },
 }

@@ -18,7 +18,7 @@ pub struct Address {
     pub prefix_length: u8,
     /// `IFA_F_*` of linux/if_addr.h.
     pub flags: u32,
-    /// Who made it, `IFAPROT_*` of linux/if_addr.h; 0 if nobody said so, and before Linux 5.18.
+    /// Origin of the address, `IFAPROT_*` of linux/if_addr.h; 0 if not given, and before Linux 5.18.
     pub protocol: u8,
     /// Seconds for which it stays preferred; `u32::MAX` is for ever, 0 is deprecated.
     pub preferred: u32,

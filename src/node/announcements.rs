@@ -37,19 +37,19 @@ pub fn time(steady: Duration) -> Time {
     Time::try_from(steady.as_millis()).unwrap_or(Time::MAX)
 }
 
-/// What is known of one interface's past.
+/// History of one interface.
 #[derive(Debug, Default)]
 pub struct Announcements {
     /// The interface's index and its addresses at the last look; `None` before the first one.
     last: Option<(u32, BTreeMap<Key, Known>)>,
-    /// What routers announced on it, by /64.
+    /// The announcements on it, by /64.
     pub subnets: Subnets,
 }
 
-/// What is known of each /64.
+/// History of each /64.
 pub type Subnets = BTreeMap<Prefix, Subnet>;
 
-/// What is known of one /64.
+/// History of one /64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Subnet {
     /// When it was last announced, if it ever was.
@@ -65,7 +65,7 @@ pub struct Subnet {
 pub struct Deprecated {
     /// Since when, as far as this k6u knows.
     pub since: Time,
-    /// How long before the newest announcement its own had been: one that was stale is not kept.
+    /// The time from its last announcement to the newest one then: a /64 that was stale is not kept.
     pub lag: Time,
 }
 
@@ -78,7 +78,7 @@ pub struct Dated {
     pub written: Time,
     /// The newest announcement on the interface when it was written.
     pub newest_then: Time,
-    /// It is gone before its time, and counts until then.
+    /// For an address that is gone before its time: it counts until then.
     pub lingers_until: Option<Time>,
 }
 
@@ -188,7 +188,7 @@ fn newest_stamp(addresses: &[Address]) -> Option<u32> {
     stamps.max_by_key(|stamp| stamp.wrapping_sub(first) as i32)
 }
 
-/// How much older a stamp is than the newest one; 0 if it is not, or by more than `max`.
+/// Returns how much older a stamp is than the newest one; 0 if it is not, or by more than `max`.
 fn age(stamp: u32, newest: u32, max: Time) -> Time {
     let age = Time::from(newest.wrapping_sub(stamp) as i32) * 10;
     if (0..=max).contains(&age) { age } else { 0 }

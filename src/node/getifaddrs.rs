@@ -13,7 +13,7 @@ use std::ptr;
 /// run.
 ///
 /// # Errors
-/// Those of getifaddrs(3).
+/// The errors of getifaddrs(3).
 pub fn addresses_of(interface: &str) -> io::Result<Option<BTreeSet<Ipv6Addr>>> {
     let mut first: *mut libc::ifaddrs = ptr::null_mut();
     // SAFETY: `first` is writable; the list that it points to afterwards is freed below.

@@ -22,7 +22,7 @@ impl ThisNode {
     /// The node as it is when its first round starts.
     ///
     /// # Errors
-    /// Those of opening netlink sockets.
+    /// The errors of opening netlink sockets.
     pub fn new() -> io::Result<Self> {
         wait::start_alarm();
         Ok(ThisNode {

@@ -17,7 +17,7 @@ use wait::Woken;
 
 use crate::prefix::Prefix;
 
-/// What k6u needs from the machine that it runs on. The simulation has one of its own.
+/// Services of the machine that k6u runs on. The simulation has one of its own.
 pub trait Host {
     /// Steady time: since k6u started, whatever the clocks say.
     fn now(&self) -> Duration;
@@ -25,7 +25,7 @@ pub trait Host {
     /// A random number in 0..1.
     fn random(&mut self) -> f64;
 
-    /// What is on an interface now. Only prefixes inside `allowed` count; `None` lets all count. An interface that
+    /// Observes an interface. Only prefixes inside `allowed` count; `None` lets all count. An interface that
     /// does not exist is an observation, not an error.
     ///
     /// # Errors

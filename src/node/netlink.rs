@@ -26,7 +26,7 @@ const IFA_PROTO: u16 = 11;
 const ATTEMPTS: u32 = 20;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
 
-/// What a datagram of a dump says, beyond the addresses in it.
+/// Meaning of a datagram of a dump, beyond the addresses in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// The dump ends here; no further datagram comes.
@@ -47,7 +47,7 @@ impl Netlink {
     /// Opens the socket; needs no privilege.
     ///
     /// # Errors
-    /// Those of socket(2).
+    /// The errors of socket(2).
     pub fn open() -> io::Result<Self> {
         Ok(Netlink {
             socket: open_strict()?,
@@ -59,7 +59,7 @@ impl Netlink {
     /// The IPv6 addresses of one interface, by its index; 0 is all interfaces.
     ///
     /// # Errors
-    /// Those of send(2) and recv(2), what the kernel answers, and a list that keeps changing.
+    /// The errors of send(2) and recv(2), an error that the kernel answers, and a list that keeps changing.
     pub fn addresses(&mut self, interface: u32) -> io::Result<Vec<Address>> {
         for _ in 0..ATTEMPTS {
             match self.dump(interface) {
@@ -106,7 +106,7 @@ impl Netlink {
 /// A netlink route socket that becomes readable when an IPv6 address is added, changed or removed.
 ///
 /// # Errors
-/// Those of socket(2) and bind(2).
+/// The errors of socket(2) and bind(2).
 pub fn subscribe() -> io::Result<OwnedFd> {
     // linux/rtnetlink.h: the bit mask of the group RTNLGRP_IPV6_IFADDR.
     open(libc::RTMGRP_IPV6_IFADDR as u32)
@@ -114,7 +114,7 @@ pub fn subscribe() -> io::Result<OwnedFd> {
 
 /// Reads away whatever waits on a subscribed socket; says whether there was anything.
 pub fn drain(socket: &OwnedFd) -> bool {
-    // What changed is read from the list, which is complete; so the messages may be cut off.
+    // The list shows every change, so the messages may be truncated.
     let mut scrap = [0u8; 64];
     let mut any = false;
     loop {

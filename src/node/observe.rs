@@ -25,7 +25,7 @@ pub struct Observer {
     past: BTreeMap<String, Past>,
 }
 
-/// What was seen of an interface.
+/// State of an interface since the last look.
 #[derive(Debug, Default)]
 struct Past {
     announcements: Announcements,
@@ -54,7 +54,7 @@ impl Observer {
     /// Opens what looking needs; no privilege is needed.
     ///
     /// # Errors
-    /// Those of opening a netlink socket.
+    /// The errors of opening a netlink socket.
     pub fn new() -> io::Result<Self> {
         Ok(Observer {
             netlink: Netlink::open()?,
@@ -62,7 +62,7 @@ impl Observer {
         })
     }
 
-    /// What is on the interface now, in steady time. Only prefixes inside `allowed` count; `None` lets all count. An
+    /// Observes the interface at `now`, in steady time. Only prefixes inside `allowed` count; `None` lets all count. An
     /// interface that does not exist is an observation, not an error.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Observer {
             return Ok(Observation::absent());
         };
         let mut addresses = match self.netlink.addresses(link.index) {
-            // It went since its index was asked for.
+            // The interface went away after its index was asked for.
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {
                 past.announcements.interface_is_gone();
                 return Ok(Observation::absent());
@@ -119,7 +119,7 @@ fn setting(link: &Link, name: &str) -> Option<usize> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// What the host says about an interface with this number of addresses.
+/// Reads the state of an interface that has this number of addresses.
 fn remarks(link: &Link, addresses: usize) -> Vec<Remark> {
     let mut remarks = Vec::new();
     if !link.is_up {

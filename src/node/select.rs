@@ -19,7 +19,7 @@ const MAX_PARTS: usize = 8;
 /// At most this many prefixes of one interface are published; more are an attack or a mistake.
 pub const MAX_PREFIXES: usize = 64;
 
-/// What to look at, and how.
+/// An interface to watch, and how its addresses are judged.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Watch {
     /// The interface's name.
@@ -30,7 +30,7 @@ pub struct Watch {
     pub keep_deprecated: u32,
 }
 
-/// What is seen on one interface.
+/// Observation of one interface.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observation {
     /// The /64 prefixes that count, sorted, each once, at most [`MAX_PREFIXES`].
@@ -43,18 +43,18 @@ pub struct Observation {
     pub until: Option<Duration>,
     /// Every address that does not count, and why.
     pub rejected: Vec<(Ipv6Addr, Rejection)>,
-    /// What the host says about the interface.
+    /// The state of the interface itself.
     pub remarks: Vec<Remark>,
 }
 
-/// Why an address says nothing about the delegated prefix.
+/// Reason why an address is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rejection {
     /// Another host has it (duplicate address detection failed, RFC 4862 section 5.4).
     Duplicate,
-    /// It, or its /64, is deprecated: a router that renumbers announces that (RFC 7084 L-13).
+    /// The address, or its /64, is deprecated: a router that renumbers announces that (RFC 7084 L-13).
     Deprecated,
-    /// It is deprecated, but has no lifetime, so no router and no DHCPv6 server did that.
+    /// The address is deprecated but has no lifetime: neither a router nor a DHCPv6 server does that.
     DeprecatedByHand,
     /// The router announces another prefix, but no longer this one (flash renumbering, RFC 8978).
     Stale,
@@ -79,10 +79,10 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// What the host says about an interface, because its addresses cannot.
+/// State of an interface that its addresses cannot show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remark {
-    /// It is not up.
+    /// The interface is not up.
     Down,
     /// No cable, or nobody on its other end.
     NoCarrier,
@@ -115,7 +115,7 @@ impl Remark {
 }
 
 impl Observation {
-    /// What is seen where there is no interface.
+    /// The observation of an interface that does not exist.
     pub fn absent() -> Self {
         Observation {
             absent: true,
@@ -134,7 +134,7 @@ impl Observation {
         facts(self) == facts(earlier) && self.prefixes == earlier.prefixes
     }
 
-    /// Why there is no prefix, or too many, which global prefixes were left out, and what the host says; empty when
+    /// The reason why there is no prefix, or too many, the global prefixes left out, and the interface's state; empty when
     /// all is well.
     pub fn message(&self, interface: &str) -> String {
         let mut parts = Vec::new();
@@ -207,12 +207,12 @@ pub struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// What is known of each /64 now, given what was known before.
+    /// The history of each /64, given the one before this look.
     pub fn judge(&self, before: &Subnets) -> Subnets {
         let mut subnets = before.clone();
         let is_announced = self.is_announced();
         if self.does_kernel_listen() {
-            // What others wrote before the kernel heard a router was no announcement either.
+            // An address that others wrote before the kernel's first announcement was no announcement either.
             for subnet in subnets.values_mut().filter(|subnet| !subnet.is_kernels) {
                 subnet.announced = None;
             }
@@ -350,7 +350,7 @@ impl Look<'_> {
     }
 }
 
-/// How long before this newest announcement a /64 was last announced.
+/// The time from the last announcement of a /64 to this newest one.
 fn lag(subnet: &Subnet, newest: Time) -> Time {
     subnet.announced.map_or(0, |announced| newest.saturating_sub(announced))
 }

@@ -26,7 +26,7 @@ pub struct Failing {
     pub text: String,
 }
 
-/// What a config's condition Ready has to say.
+/// Content of a config's Ready condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// For programs.
@@ -44,7 +44,7 @@ pub struct StatusChange {
     pub patch: Value,
     /// The reason and message that Ready has now, for the log; `None` if only words change.
     pub transition: Option<(Reason, String)>,
-    /// What Events to send.
+    /// The Events to send.
     pub events: Vec<Notice>,
 }
 
@@ -69,8 +69,8 @@ impl Failing {
     }
 }
 
-/// What to say of a config. `failures` is what could not be done for it, `remarks` what to look after although its
-/// targets are right.
+/// Decides on the Ready condition of a config. `failures` lists what could not be done for it, `remarks` what needs
+/// attention although its targets are right.
 pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Judgement {
     let say = |reason, message| Judgement {
         reason,
@@ -146,7 +146,7 @@ fn stored_ready(config: &Config) -> Option<&Condition> {
         .find(|condition| condition.kind == READY)
 }
 
-/// What has to change in the status of `config`, or `None` if it says the same already.
+/// The change that the status of `config` needs; `None` if it is equivalent already.
 pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now: Timestamp) -> Option<StatusChange> {
     let Judgement {
         reason,
@@ -158,7 +158,7 @@ pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now:
     let message = cut(message);
     let new_ready = ready(config, old_ready, *reason, message, now);
 
-    // Of each type one entry stays; 0.3 left several.
+    // One condition of each type stays; 0.3 left several.
     let mut conditions = vec![new_ready.clone()];
     for condition in &stored.conditions {
         if conditions.iter().all(|c| c.kind != condition.kind) {

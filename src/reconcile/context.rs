@@ -12,17 +12,17 @@ use crate::limits::STEP_TIME;
 use crate::node::Host;
 use crate::time::Timestamp;
 
-/// What every step of a round may use.
+/// Everything that a step of a round may use.
 pub struct Context<'a> {
     /// The name of this node.
     pub node: &'a str,
-    /// Who Events are from.
+    /// The reporting instance of Events.
     pub reporter: &'a str,
     /// The longest time between two rounds of this node when nothing happens.
     pub interval: Duration,
     /// The API server.
     pub client: &'a mut Client,
-    /// What is wrong, by object.
+    /// Current problems, by object.
     pub problems: &'a mut Problems,
     /// This machine.
     pub host: &'a mut dyn Host,
@@ -36,25 +36,25 @@ impl fmt::Debug for Context<'_> {
     }
 }
 
-/// What came of a request about one object.
+/// Result of a request about one object.
 #[derive(Debug)]
 pub enum Tried<T> {
     /// The API server did it.
     Done(T),
     /// The object changed since it was read, or is gone: read it again (404, 409).
     Overtaken,
-    /// It failed, and is tried again after a pause.
+    /// The request failed, and is tried again after a pause.
     Refused(Refused),
 }
 
-/// Why something could not be done for one object.
+/// The reason why a request about one object was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// What is wrong.
+    /// The problem.
     pub problem: Problem,
     /// Not sent, because the pause after an earlier failure is not over.
     pub is_retry_pending: bool,
-    /// It was not known before.
+    /// The problem was not known before.
     pub is_new: bool,
 }
 
@@ -107,8 +107,8 @@ impl Context<'_> {
         }))
     }
 
-    /// What a step goes through, in the order of their turns: what failed lately is last, so that what hangs keeps
-    /// nobody waiting.
+    /// The objects of a step in the order of their turns: those that failed last time come last, so that an object that
+    /// hangs keeps no other waiting.
     pub fn in_turn<T>(&self, all: impl Iterator<Item = T>, subject: impl Fn(&T) -> Subject) -> Vec<T> {
         let mut all: Vec<T> = all.collect();
         all.sort_by_key(|one| self.problems.has(&subject(one)));

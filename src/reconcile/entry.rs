@@ -22,11 +22,11 @@ use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
 use crate::schedule::RoundEnd;
 use crate::time::Timestamp;
 
-/// What this node saw, and what it published.
+/// Observations of this node, and the entries that it published.
 #[derive(Debug, Default)]
 pub struct Entry {
     seen: BTreeMap<Watch, Observation>,
-    /// What counted when they were looked at.
+    /// The allowed prefixes of the last look.
     allowed: Option<Vec<Prefix>>,
     /// When the interfaces have to be looked at again though nothing changes, in steady time.
     look_at: Option<Duration>,
@@ -46,7 +46,7 @@ struct Sent {
     at: Duration,
 }
 
-/// What came of publishing.
+/// Result of publishing.
 #[derive(Debug, Default)]
 pub struct Published {
     /// This node has nothing to publish: nothing selects it.
@@ -57,11 +57,11 @@ pub struct Published {
     pub suspects_crds: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
-    /// Why entries of this node do not say what it sees.
+    /// The reasons why entries of this node do not say what it sees.
     pub failures: Vec<Failing>,
     /// The entries of this node that say what it sees, by IP6UpdateNodeConfig.
     pub taken: BTreeMap<String, NodeEntry>,
-    /// Those in which it could not publish.
+    /// The IP6UpdateNodeConfigs in which it could not publish.
     pub failed_in: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ impl Published {
         })
     }
 
-    /// What is left to do.
+    /// The part that this step has in the outcome of the round.
     pub fn outcome(&self) -> Outcome {
         Outcome {
             end: self.end,
@@ -217,8 +217,8 @@ impl Entry {
                     return Ok(());
                 }
             }
-            // What is not stored as it was sent is not sent in every round. One that is missing after a while is no
-            // such case: others removed it, because this node was silent.
+            // An altered entry is sent with each heartbeat, not in every round. An entry that is missing when a
+            // heartbeat is due is not altered: others removed it, because this node was silent.
             Some(sent) if stored.is_some() || !is_due => {
                 is_altered = true;
                 published.suspects_crds = true;

@@ -43,7 +43,7 @@ use served::Served;
 use silent::remove_silent;
 use targets::Targets;
 
-/// Why a round did not come to its end.
+/// Reason why a round did not reach its end.
 #[derive(Debug)]
 pub enum Failure {
     /// A request failed, and others would fail too.
@@ -60,10 +60,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// How a round went, or a step of it.
+/// Outcome of a round, or of a step of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// What the time of the next round follows from.
+    /// Decides when the next round is due.
     pub end: RoundEnd,
     /// Every config is Ready, as far as this node looked.
     pub is_ready: bool,
@@ -95,12 +95,12 @@ pub struct Reconciler {
     reporter: String,
     update_interval: Duration,
     client: Client,
-    /// What is wrong at the moment.
+    /// Current problems.
     pub problems: Problems,
     memory: Memory,
 }
 
-/// What each step remembers.
+/// State of each step.
 #[derive(Debug, Default)]
 struct Memory {
     served: Served,
@@ -124,7 +124,7 @@ struct Objects {
 }
 
 impl Reconciler {
-    /// A reconciler on this node; `reporter` is who Events are from.
+    /// A reconciler on this node; `reporter` is the reporting instance of Events.
     pub fn new(client: Client, node: String, reporter: String, update_interval: Duration) -> Self {
         Reconciler {
             node,
@@ -159,7 +159,7 @@ impl Reconciler {
     /// One round.
     ///
     /// # Errors
-    /// When it could not come to its end. What concerns one object only is said in a status or a log line.
+    /// If it did not reach its end. A failure that concerns one object is reported in a status or a log line instead.
     pub fn reconcile(&mut self, host: &mut dyn Host) -> Result<Outcome, Failure> {
         self.client.read_account()?;
         let cx = &mut Context {
@@ -182,7 +182,7 @@ impl Memory {
             None => self.list(cx, Objects::default(), true)?,
         };
         let outcome = self.passes(cx, &mut objects)?;
-        // They are read in each round; what they allow stays.
+        // The configs are read in each round; only the prefixes that they allow are kept.
         objects.configs = Vec::new();
         self.objects = Some(objects);
         Ok(outcome)

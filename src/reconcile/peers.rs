@@ -39,7 +39,7 @@ struct Watched {
 #[derive(Debug)]
 struct Vanished {
     prefixes: Vec<Prefix>,
-    /// What is left of the time in which its node may come back.
+    /// The time left for its node to come back.
     left: Duration,
 }
 

@@ -14,13 +14,13 @@ use crate::resources::targets::{DesiredTarget, MAX_ITEMS, TargetKey};
 
 /// A message names at most this many things of a kind.
 const MAX_NAMED: usize = 4;
-/// What follows from a verdict that writes nothing.
+/// End of each message about a verdict that writes nothing.
 const KEEP: &str = "The targets keep what they hold";
 
-/// What plans are made from.
+/// Observations that plans are made from.
 #[derive(Clone, Debug, Default)]
 pub struct Observed<'a> {
-    /// What the nodes published.
+    /// The entries of all nodes.
     pub node_configs: &'a [NodeConfig],
     /// No entry counts: none has changed for five minutes, and this node publishes none that would replace them.
     pub are_all_silent: bool,
@@ -28,7 +28,7 @@ pub struct Observed<'a> {
     pub vanished: BTreeSet<Prefix>,
 }
 
-/// What to do.
+/// The plan of a round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// One for each IP6UpdateConfig, in the same order.
@@ -39,16 +39,16 @@ pub struct Plan {
     pub ignoring_routers: Vec<String>,
 }
 
-/// What becomes of the targets of one IP6UpdateConfig.
+/// Verdict on the targets of one IP6UpdateConfig.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Why what depends on a prefix keeps what it holds; `None` if it does not.
+    /// The reason why the targets that depend on a prefix keep what they hold; `None` if they do not.
     pub keep: Option<Keep>,
     /// The delegated prefixes, sorted.
     pub delegated: Vec<Prefix>,
     /// Delegated prefixes that only vanished entries stand for, sorted: neither taken out nor put in.
     pub lingering: Vec<Prefix>,
-    /// What each target is to hold.
+    /// The desired content of each target.
     pub targets: Vec<DesiredTarget>,
     /// Targets that an older config has: the target and that config.
     pub contested: Vec<(TargetKey, String)>,
@@ -57,7 +57,7 @@ pub struct Verdict {
     pub oversized: Vec<(TargetKey, usize)>,
 }
 
-/// Why targets keep what they hold.
+/// Reason why targets keep what they hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
     /// For programs.
@@ -93,7 +93,7 @@ impl Plan {
         self.verdicts.iter().flat_map(|verdict| &verdict.targets)
     }
 
-    /// What to look after although the targets are right.
+    /// Facts that need attention although the targets are right.
     pub fn remarks(&self) -> Vec<String> {
         let ignoring = (!self.ignoring_routers.is_empty()).then(|| {
             format!(
@@ -150,7 +150,7 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
     }
 }
 
-/// What one node published, and its name.
+/// The entry of one node.
 struct Entry<'a> {
     node: &'a str,
     published: &'a NodeEntry,
@@ -191,8 +191,8 @@ fn claims(config: &Config) -> Vec<&TargetKey> {
     }
 }
 
-/// What the targets of a config are to hold, as long as there is room. Without a delegated prefix, what depends on one
-/// is left alone (I4).
+/// Computes the desired content of a config's targets, as long as there is room. Without a delegated prefix, targets that
+/// depend on one are left alone (I4).
 fn desire(
     config: &Config,
     spec: &ConfigSpec,
@@ -244,7 +244,7 @@ fn is_allowed(spec: &ConfigSpec, prefix: Prefix) -> bool {
             .is_none_or(|list| list.iter().any(|range| range.contains(prefix)))
 }
 
-/// Why there is no prefix. The same on every node, whoever writes it.
+/// The message of NoPrefix: the same on every node.
 fn no_prefix(spec: &ConfigSpec, entries: &[Entry], without_entry: &[String]) -> String {
     let observed: BTreeSet<Prefix> = entries
         .iter()

@@ -10,7 +10,7 @@ use crate::limits::MAX_CONFLICTS;
 use crate::resources::targets::TargetKey;
 use crate::schedule::backoff;
 
-/// What a problem is about.
+/// Subject of a problem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// Requests that do not reach the API server, or fail whatever they are about.
@@ -35,7 +35,7 @@ pub enum Subject {
     Removal(String),
     /// Reading an object that holds the prefix.
     Read(TargetKey),
-    /// What such an object is, or writing it.
+    /// Writing such an object, or a property of it that keeps k6u from writing it.
     Target(TargetKey),
 }
 
@@ -56,11 +56,11 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What is wrong with an object: the same kind of problem has different words at each try and on each node (ports,
-/// times, request ids).
+/// A problem with an object. Problems of the same kind have different words at each try and on each node (ports, times,
+/// request ids).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What two problems of the same kind have in common.
+    /// The same for all problems of this kind.
     pub kind: String,
     /// For people.
     pub text: String,
@@ -126,7 +126,7 @@ impl Problems {
         is_new
     }
 
-    /// What is wrong with `subject`, while it is too early to try again.
+    /// The problem with `subject`, while it is too early to try again.
     pub fn blocked(&self, subject: &Subject, now: Duration) -> Option<&Problem> {
         let lasting = self.current.get(subject).filter(|lasting| now < lasting.retry_at)?;
         Some(&lasting.problem)
@@ -160,7 +160,7 @@ impl Problems {
         self.conflicts.retain(|subject, _| is_there(subject));
     }
 
-    /// What something is wrong with.
+    /// The subjects that have a problem.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
         self.current.keys()
     }

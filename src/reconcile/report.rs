@@ -29,27 +29,27 @@ const MAX_NAME: usize = 253;
 /// A reporting instance has at most this many bytes (Kubernetes, pkg/apis/core/validation/events.go).
 const MAX_INSTANCE: usize = 128;
 
-/// What reports are made from.
+/// Facts that reports are made from.
 #[derive(Debug)]
 pub struct Facts<'a> {
     /// The configs as last read.
     pub configs: &'a [Config],
-    /// What was planned for them.
+    /// The plan for them.
     pub plan: &'a Plan,
-    /// What became of the targets.
+    /// The state of each target.
     pub targets: &'a Targets,
-    /// Those that somebody else keeps changing.
+    /// The targets that somebody else keeps changing.
     pub contested: &'a BTreeSet<TargetKey>,
-    /// What this node could publish.
+    /// The result of publishing.
     pub published: &'a Published,
     /// No other node publishes.
     pub are_peers_silent: bool,
 }
 
-/// How reporting went.
+/// Result of reporting.
 #[derive(Clone, Copy, Debug)]
 pub struct Reported {
-    /// What is left to do, and whether all configs are Ready.
+    /// The outcome of this step.
     pub outcome: Outcome,
     /// A status could not be written.
     pub was_refused: bool,
@@ -113,7 +113,8 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
     Ok(reported)
 }
 
-/// What to say of a config; `None` as long as its targets are not settled, or if others have said it.
+/// Decides on the Ready condition of a config; `None` while its targets are not settled, or if another node has reported
+/// it.
 fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<Judgement> {
     let Facts { targets, published, .. } = facts;
     let keys = || verdict.targets.iter().map(|desired| &desired.key);
@@ -122,7 +123,7 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<Judgem
         true => published.failures.clone(),
         false => Vec::new(),
     };
-    // What failed before may work by now: another node may have said so.
+    // A target that failed before may work by now, and another node may have reported that.
     let is_retry_pending = keys().any(|key| targets.is_retry_pending(key));
     if is_retry_pending && !condition::is_reported_not_ready(config) {
         return None;
@@ -162,7 +163,7 @@ fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Vec<Prefi
     all
 }
 
-/// What a status should say that cannot be written.
+/// The Event in place of a status that cannot be written.
 fn unreported(judgement: &condition::Judgement, problem: &Problem) -> Notice {
     let condition::Judgement { reason, message, .. } = judgement;
     let note = format!("{reason}: {message}; its status cannot say so: {}", problem.text);

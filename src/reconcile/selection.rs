@@ -15,7 +15,7 @@ use crate::node::select::Watch;
 use crate::prefix::Prefix;
 use crate::resources::node_config::NodeConfig;
 
-/// What the objects want of this node.
+/// Observations that the objects ask of this node.
 #[derive(Debug, PartialEq)]
 pub struct Wanted {
     /// The interface to watch, or why there is none, by the name of the IP6UpdateNodeConfig.
@@ -34,8 +34,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// What these objects want of this node. Before the labels of its Node could be read, it stays where it has an
-    /// entry.
+    /// The observations that these objects ask of this node. Before the labels of its Node could be read, a node keeps the
+    /// entries that it has.
     ///
     /// # Errors
     /// As [`Context::attempt`].

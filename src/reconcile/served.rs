@@ -10,7 +10,7 @@ use crate::kube::objects::{BadItem, List};
 use crate::resources::config::CONFIGS;
 use crate::resources::crds::{self, Crds, Deployment};
 
-/// What is known of this project's own API.
+/// State of this project's own API, as this node knows it.
 #[derive(Debug, Default)]
 pub struct Served {
     crds: Crds,
@@ -35,7 +35,7 @@ impl Served {
         Ok(())
     }
 
-    /// Something was not stored as it was sent: somebody may have replaced the CRDs.
+    /// Notes that an object is not stored as it was sent: somebody may have replaced the CRDs.
     pub fn suspect(&mut self) {
         self.crds.suspect();
     }

@@ -54,7 +54,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
                 continue;
             }
         }
-        // What follows from it.
+        // The next round plans without these entries.
         outcome.end = RoundEnd::Soon;
     }
     Ok(outcome)
@@ -63,7 +63,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
 /// Removes entries by a patch of the status of an IP6UpdateNodeConfig.
 ///
 /// # Errors
-/// What the API server answered. An error as well if an entry is still there.
+/// If the API server refuses, and if an entry is still there afterwards.
 pub fn remove<'a>(
     client: &mut Client,
     path: &str,

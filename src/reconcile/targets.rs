@@ -28,23 +28,23 @@ pub struct Targets {
     histories: BTreeMap<TargetKey, History>,
 }
 
-/// What became of a target when it last had its turn.
+/// State of a target when it last had its turn.
 #[derive(Debug)]
 enum State {
     /// As it was read; `None` for one that does not exist.
     Read(Option<Box<Held>>),
-    /// It holds what it should.
+    /// It holds the desired list.
     Right,
-    /// It could not be read or written, in this round or in an earlier one.
+    /// It could not be read or written, in this round or an earlier one.
     Failed { failing: Failing, is_retry_pending: bool },
 }
 
-/// What happened to a target in earlier rounds, in steady time.
+/// Earlier rounds of a target, in steady time.
 #[derive(Debug, Default)]
 struct History {
     /// When it was last its turn to be read.
     tried_at: Option<Duration>,
-    /// What it had to hold when it was last found right or written, as a hash.
+    /// Hash of the desired content for which it was last found right, or written.
     right: Option<u64>,
     /// When somebody else changed it although it was right.
     changed_at: Vec<Duration>,
@@ -53,7 +53,7 @@ struct History {
 }
 
 impl State {
-    /// A round has passed.
+    /// Notes that a round has passed.
     fn grow_old(&mut self) {
         if let State::Failed { is_retry_pending, .. } = self {
             *is_retry_pending = true;
@@ -74,7 +74,7 @@ impl Targets {
     /// # Errors
     /// As [`Context::attempt`].
     pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        // What is not reached was right, or failed, when it last had its turn; what was only read then counts no more.
+        // A target that is not reached in this round keeps its last state, but a list that was read then is outdated.
         self.states.retain(|_, state| !matches!(state, State::Read(_)));
         self.states.values_mut().for_each(State::grow_old);
         let (answered, others) = self.turns(cx.problems);
@@ -119,8 +119,8 @@ impl Targets {
         Ok(())
     }
 
-    /// Those that answered when they last had their turn, and the others; in both, whoever has waited for longest is
-    /// first.
+    /// The targets that answered when they last had their turn, and the others; both in the order of how long they have
+    /// waited.
     fn turns(&self, problems: &Problems) -> (Vec<TargetKey>, Vec<TargetKey>) {
         let tried_at = |key: &TargetKey| self.histories.get(key).and_then(|history| history.tried_at);
         let answered = |key: &TargetKey| tried_at(key).is_some() && !problems.has(&Subject::Read(key.clone()));
@@ -219,7 +219,7 @@ impl Targets {
         matches!(self.states.get(key), Some(State::Right))
     }
 
-    /// Why it could not be read or written.
+    /// The reason why it could not be read or written.
     pub fn failure(&self, key: &TargetKey) -> Option<&Failing> {
         match self.states.get(key) {
             Some(State::Failed { failing, .. }) => Some(failing),
@@ -238,7 +238,7 @@ impl Targets {
         )
     }
 
-    /// Those of a plan that somebody else keeps changing, at `now`, in steady time. Once a status reports it, whichever
+    /// The planned targets that somebody else keeps changing, at `now`, in steady time. Once a status reports it, whichever
     /// node wrote that, the report stands for ten minutes: nodes see different changes, and must not contradict each
     /// other.
     pub fn contested(&mut self, configs: &[Config], plan: &Plan, now: Duration) -> BTreeSet<TargetKey> {
@@ -288,7 +288,7 @@ fn fingerprint_of(desired: &DesiredTarget) -> u64 {
     fingerprint(&(&desired.items, &desired.lingering, &desired.record))
 }
 
-/// What to report of a target that was right, and that somebody else keeps changing.
+/// The failure of a target that somebody else keeps changing.
 pub fn contest(key: &TargetKey) -> Failing {
     let text = format!(
         "somebody else changed it {CONTESTED_AFTER} times within ten minutes; k6u puts it right each time. Find out who \
@@ -298,7 +298,7 @@ pub fn contest(key: &TargetKey) -> Failing {
     Failing::new(&Subject::Target(key.clone()), &Problem { kind, text })
 }
 
-/// Why a target cannot be written as it is; `None` if it can.
+/// The reason why a target cannot be written as it is; `None` if it can.
 fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<Problem> {
     let key = &desired.key;
     let (kind, text) = match held {
@@ -313,7 +313,7 @@ fn unfit(held: Option<&Held>, desired: &DesiredTarget, api: Api) -> Option<Probl
     })
 }
 
-/// Why a group that exists is not k6u's to write; `None` if it is.
+/// The reason why k6u must not write a group that exists; `None` if it may.
 fn foreign_owner(held: &Held) -> Option<String> {
     let mut labels = held.metadata.labels.iter().flatten();
     let (label, _) = labels.find(|(key, _)| key.starts_with(CILIUMS_OWN))?;

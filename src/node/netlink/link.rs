@@ -36,7 +36,7 @@ impl Netlink {
     /// `None` if there is none.
     ///
     /// # Errors
-    /// Those of send(2) and recv(2), and what the kernel answers.
+    /// The errors of send(2) and recv(2), and an error that the kernel answers.
     pub fn link(&mut self, name: &str) -> io::Result<Option<Link>> {
         if name.is_empty() || name.contains('\0') {
             return Ok(None);
