@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::condition::Failing;
 use super::context::{Context, Tried};
+use super::events::warn_of_node_config;
 use super::problems::{Problem, Subject};
-use super::report::warn_of_node_config;
 use super::selection::Wanted;
 use super::silent::remove;
 use super::{Failure, Objects, Outcome, status_path};

@@ -9,6 +9,7 @@
 pub mod condition;
 mod context;
 mod entry;
+mod events;
 mod peers;
 pub mod plan;
 pub mod problems;

@@ -4,9 +4,9 @@ use log::info;
 use serde_json::{Map, Value, json};
 
 use super::context::{Context, Tried};
+use super::events::warn_of_node_config;
 use super::peers::Peers;
 use super::problems::Subject;
-use super::report::warn_of_node_config;
 use super::{Failure, Outcome, status_path};
 use crate::kube::{Client, Error};
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};

@@ -1,0 +1,112 @@
+//! Events (core/v1) about this project's objects.
+
+use serde_json::json;
+
+use super::condition::{self, Notice};
+use super::context::Context;
+use super::problems::Subject;
+use crate::kube::objects::Metadata;
+use crate::resources::GROUP;
+use crate::resources::node_config::NodeConfig;
+
+/// Events about cluster-scoped objects belong in this namespace (Kubernetes, pkg/apis/core/validation/events.go).
+///
+/// Of core/v1, not events.k8s.io/v1: kubectl and others sort Events by lastTimestamp, which that refuses.
+const EVENTS: &str = "/api/v1/namespaces/default/events";
+/// The name of an object has at most this many characters (RFC 1123 subdomain).
+const MAX_NAME: usize = 253;
+/// A reporting instance has at most this many bytes (Kubernetes, pkg/apis/core/validation/events.go).
+const MAX_INSTANCE: usize = 128;
+
+/// Reports that this node cannot publish in an IP6UpdateNodeConfig: its status cannot say so.
+pub fn warn_of_node_config(cx: &mut Context<'_>, config: &NodeConfig, text: &str) {
+    let notice = condition::notice("Warning", "PublishFailed", text);
+    send(cx, "IP6UpdateNodeConfig", &config.metadata, 0, &notice);
+}
+
+/// Sends the `at`-th Event about a change of an object. One that is lost is no reason to fail, or to wait: the
+/// status says the same.
+pub fn send(cx: &mut Context<'_>, kind: &str, about: &Metadata, at: usize, notice: &Notice) {
+    let now = cx.time().to_string();
+    let event = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": event_name(about, at, cx.host.random())},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": {"component": "k6u"},
+        "reportingComponent": format!("{GROUP}/k6u"),
+        "reportingInstance": cut(cx.reporter, MAX_INSTANCE),
+        "reason": notice.reason,
+        "type": notice.kind,
+        "message": cx.clean(&notice.note),
+        "involvedObject": {
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": kind,
+            "name": about.name,
+            "uid": about.uid,
+        },
+    });
+    // A connection that is lost shows at the next request.
+    let _ = cx.attempt(&Subject::Events, ToString::to_string, |client| {
+        client.create(EVENTS, &event)
+    });
+}
+
+/// A name for the `at`-th Event about a change of an object.
+///
+/// lastTimestamp has whole seconds, and the API server lists Events by name: kubectl leaves those of the same second
+/// in this order, if there are no more than a dozen (Go's sort.Sort is stable up to that). So the name goes by the resourceVersion from which the change was made: of two changes the later one has the
+/// higher, whichever nodes made them.
+fn event_name(about: &Metadata, at: usize, random: f64) -> String {
+    let version: u64 = about.resource_version.parse().unwrap_or(0);
+    let random = (random * f64::from(0x10_0000)) as u32;
+    let order = format!(".{version:016x}.{at}.{random:05x}");
+    let start = cut(&about.name, MAX_NAME - order.len()).trim_end_matches(['-', '.']);
+    format!("{start}{order}")
+}
+
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(name: &str, version: &str) -> Metadata {
+        Metadata {
+            name: name.into(),
+            resource_version: version.into(),
+            ..Metadata::default()
+        }
+    }
+
+    #[test]
+    fn names_of_events_are_in_the_order_of_the_changes() {
+        let changes = [
+            ("9", 0, 0.9),
+            ("10", 0, 0.5),
+            ("10", 1, 0.1),
+            ("65536", 0, 0.0),
+            ("18446744073709551615", 0, 0.0),
+        ];
+        let names = changes.map(|(version, at, random)| event_name(&about("a", version), at, random));
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(names[2], "a.000000000000000a.1.19999");
+    }
+
+    #[test]
+    fn names_of_events_are_names() {
+        for name in [
+            format!("{}.{}", "a".repeat(228), "b".repeat(24)),
+            "c".repeat(253),
+            "d".into(),
+        ] {
+            let name = event_name(&about(&name, "not a number"), 0, 1.0);
+            assert!(name.len() <= MAX_NAME, "{name}");
+            assert!(!name.contains("..") && !name.contains("-."), "{name}");
+        }
+    }
+}
