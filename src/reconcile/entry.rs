@@ -207,27 +207,26 @@ impl Entry {
         let stored = config.nodes().get(cx.node);
         let is_same = |sent: &&Sent| is_equivalent(&sent.entry, entry) && sent.uid == config.metadata.uid;
         let sent = self.sent.get(name).filter(is_same);
-        let mut is_altered = false;
         let is_due = sent.is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
-        match sent {
-            _ if stored.is_some_and(|stored| is_equivalent(stored, entry)) => {
-                cx.problems.works(&Subject::Entry(name.clone()));
-                if !is_due && !is_urgent {
-                    published.taken.insert(name.clone(), entry.clone());
-                    return Ok(());
-                }
-            }
-            // An altered entry is sent with each heartbeat, not in every round. An entry that is missing when a
-            // heartbeat is due is not altered: others removed it, because this node was silent.
-            Some(sent) if stored.is_some() || !is_due => {
-                is_altered = true;
-                published.suspects_crds = true;
-                published.failures.push(altered(cx, config, &sent.entry, stored));
-                if !is_due {
-                    return Ok(());
-                }
-            }
-            _ => {}
+        let is_right = stored.is_some_and(|stored| is_equivalent(stored, entry));
+        // An entry that is missing when a heartbeat is due is not altered: others removed it, because this node was
+        // silent.
+        let altered = sent.filter(|_| !is_right && (stored.is_some() || !is_due));
+        if is_right {
+            cx.problems.works(&Subject::Entry(name.clone()));
+        }
+        if let Some(sent) = altered {
+            published.suspects_crds = true;
+            published.failures.push(altered_entry(cx, config, &sent.entry, stored));
+        }
+        if is_right && !is_due && !is_urgent {
+            published.taken.insert(name.clone(), entry.clone());
+            return Ok(());
+        }
+        // An altered entry is sent with each heartbeat, not in every round.
+        let is_altered = altered.is_some();
+        if is_altered && !is_due {
+            return Ok(());
         }
         let entry = NodeEntry {
             observed_time: heartbeat(cx.time(), stored),
@@ -279,7 +278,7 @@ fn send(
 }
 
 /// This node's entry is not stored as it was sent: what that means.
-fn altered(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: Option<&NodeEntry>) -> Failing {
+fn altered_entry(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: Option<&NodeEntry>) -> Failing {
     let node = cx.node;
     let subject = Subject::Entry(config.metadata.name.clone());
     let text = if stored.is_none_or(|stored| stored.observed_time == sent.observed_time) {
