@@ -32,6 +32,10 @@ demo: build ## show the main job on an embedded API server (20 s, no root)
 test: ## run all tests that need no root, no network and no cluster
 	$(CARGO) test --locked --workspace
 
+.PHONY: test-long
+test-long: ## run the scenarios that take minutes by nature
+	$(CARGO) test --locked --test scenarios -- --ignored '[long]'
+
 .PHONY: test-simulation
 test-simulation: ## run a hundred random scenarios of each small size, and days of large clusters, in virtual time
 	K6U_SEEDS=7 $(CARGO) test --locked --test simulation -- --include-ignored whatever_happens days_of cases::
@@ -84,7 +88,7 @@ check-monitoring: ## check the alert rules, on series made of what k6u writes (p
 	else scripts/skip.sh "promtool (Debian: prometheus) is needed to check the alert rules"; fi
 
 .PHONY: ci
-ci: lint deny test test-simulation test-confined test-routers demo test-image check-install check-chart check-monitoring bench-short ## run everything that a change has to pass; scripts/ci-tools.sh installs what it needs
+ci: lint deny test test-long test-simulation test-confined test-routers demo test-image check-install check-chart check-monitoring bench-short ## run everything that a change has to pass; scripts/ci-tools.sh installs what it needs
 
 PODS := -n kube-system -l app.kubernetes.io/name=k6u
 

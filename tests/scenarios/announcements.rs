@@ -5,12 +5,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::server::cidrs;
-use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::cidrs_for;
 use k6u_testkit::machine::advertisement::{Announced, INFINITE, Router, alive, over};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Scenario;
+use crate::nodes::entry;
 use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site};
 
 pub const ALL: &[Scenario] = scenarios![
@@ -39,6 +40,10 @@ const OLD_SITE: &str = "2001:db8:1234:567";
 const NEW_SITE: &str = "2001:db8:9876:543";
 /// How long something is watched that must not happen: some rounds.
 const A_WHILE: Duration = Duration::from_secs(4);
+
+fn message(entry: &Value) -> &str {
+    entry["message"].as_str().unwrap_or_default()
+}
 
 /// A node on a link with a router.
 struct Link {
@@ -114,19 +119,14 @@ impl Link {
 
     /// Waits until this node's entry has these prefixes and says this.
     fn wait_entry(&self, prefixes: &[&str], text: &str) {
-        let entry = |store: &Store| {
-            let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
-            Some(store.objects.get(&key)?["status"]["nodes"][NODE].clone())
-        };
         let is_so = |store: &Store| {
-            let entry = entry(store)?;
-            let message = entry["message"].as_str().unwrap_or_default();
-            (entry["prefixes"] == json!(prefixes) && message.contains(text)).then_some(())
+            let entry = entry(store, NODE)?;
+            (entry["prefixes"] == json!(prefixes) && message(&entry).contains(text)).then_some(())
         };
         assert!(
             self.site.server.wait(SOON, is_so).is_some(),
             "{:?}",
-            entry(&self.site.server.store())
+            entry(&self.site.server.store(), NODE)
         );
     }
 
@@ -292,25 +292,22 @@ fn an_interface_that_is_full() {
     let link = Link::new(1800);
     link.set("max_addresses", "4");
     let dead: Vec<String> = (0..8).map(|n| format!("2001:db8:dead:{n:x}::")).collect();
-    let node = link.run();
+    let _node = link.run();
     let deadline = Instant::now() + SOON;
     let full = format!(
         "{} has as many addresses as the kernel makes (4,",
         link.site.interface.name
     );
-    while !node.log().iter().any(|line| line.contains(&full)) {
-        assert!(Instant::now() < deadline, "{:#?}", node.log());
+    let entry = || entry(&link.site.server.store(), NODE);
+    while !entry().is_some_and(|entry| message(&entry).contains(&full)) {
+        assert!(Instant::now() < deadline, "{:?}", entry());
         link.router
             .announce(&dead.iter().map(|prefix| over(prefix)).collect::<Vec<_>>());
         link.router.announce(&[alive(NEW)]);
         std::thread::sleep(Duration::from_millis(200));
     }
     link.wait_entry(&[], &full);
-    let condition = link.site.wait_reason(CONFIG_NAME, "NoPrefix");
-    assert!(
-        condition["message"].as_str().is_some_and(|text| text.contains(&full)),
-        "{condition}"
-    );
+    link.site.wait_message("NoPrefix", &full);
 }
 
 fn an_interface_without_carrier() {

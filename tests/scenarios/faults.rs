@@ -15,7 +15,7 @@ use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, Running, SOON, Site};
+use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, Running, SOON, Site, at_once};
 
 pub const ALL: &[Scenario] = scenarios![
     answers_that_break_off,
@@ -83,17 +83,18 @@ fn fault(complaint: &str, fault: Fault) {
 }
 
 fn answers_that_break_off() {
-    for fault in [
+    let faults = [
         Fault::CutAt(0),
         Fault::CutAt(20),
         Fault::CutBodyAt(0),
         Fault::CutBodyAt(100),
-    ] {
+    ];
+    at_once(faults, |fault| {
         self::fault(
             "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs: ",
             fault,
         );
-    }
+    });
     // In the middle of a chunk: long answers are sent in chunks.
     let large = |site: &Site| {
         let config = format!(
@@ -146,7 +147,7 @@ fn a_server_that_answers_a_byte_a_second() {
 fn overload_and_breakage() {
     let answer = |status, kind, body: &str| Response::new(status, kind, body);
     let busy = json!({"kind": "Status", "reason": "TooManyRequests", "message": "too many requests", "code": 429});
-    for (complaint, response) in [
+    let cases = [
         (
             ": 429 TooManyRequests too many requests",
             answer(429, "application/json", &busy.to_string()).with("Retry-After", "1"),
@@ -160,9 +161,8 @@ fn overload_and_breakage() {
             ": 500 <html> <h1>Internal error</h1> </html>",
             answer(500, "text/html", "<html>\n<h1>Internal error</h1>\n</html>"),
         ),
-    ] {
-        fault(complaint, Fault::Answer(response));
-    }
+    ];
+    at_once(cases, |(complaint, response)| fault(complaint, Fault::Answer(response)));
 }
 
 fn each_right_in_turn() {
@@ -172,12 +172,13 @@ fn each_right_in_turn() {
             "cannot {verb} resource \"{resource}\" in API group \"{group}\" at the cluster scope; grant k6u this right"
         )
     };
-    for (verb, resource, group) in [
+    let rights = [
         ("list", "ip6updatenodeconfigs", OWN),
         ("list", "ip6updateconfigs", OWN),
         ("patch", "ip6updatenodeconfigs/status", OWN),
         ("get", "ciliumcidrgroups", "cilium.io"),
-    ] {
+    ];
+    at_once(rights, |(verb, resource, group)| {
         let complaint = cannot(verb, resource, group);
         let begin = |site: &Site| site.revoke(verb, resource);
         if verb != "list" {
@@ -201,7 +202,7 @@ fn each_right_in_turn() {
         } else {
             survives(&complaint, begin, Site::restore_rights);
         }
-    }
+    });
     // Without a group there is one to create; and the labels of the node say what selects it.
     for (verb, resource, group) in [("create", "ciliumcidrgroups", "cilium.io"), ("get", "nodes", "")] {
         let site = Site::with_address("2001:db8:1234:5671::10");
@@ -247,7 +248,7 @@ fn certificates_that_do_not_hold() {
         expired: true,
         ..Certificate::default()
     };
-    for (complaint, foreign, certificate) in [
+    let cases = [
         ("invalid peer certificate", true, Certificate::default()),
         ("certificate expired", false, expired),
         (
@@ -255,7 +256,8 @@ fn certificates_that_do_not_hold() {
             false,
             other(&["192.0.2.1", "kubernetes.example.com"]),
         ),
-    ] {
+    ];
+    at_once(cases, |(complaint, foreign, certificate)| {
         let begin = |site: &Site| {
             let stranger = Authority::new();
             let authority = if foreign { &stranger } else { &site.server.authority };
@@ -268,7 +270,7 @@ fn certificates_that_do_not_hold() {
             site.server
                 .set_tls(site.server.authority.server(&Certificate::default()));
         });
-    }
+    });
 }
 
 fn a_new_ca() {
@@ -310,16 +312,19 @@ pub fn json_answer(body: &Value) -> Fault {
 }
 
 fn answers_that_are_not_what_they_should_be() {
-    fault(
-        "unexpected response: expected",
-        Fault::Answer(Response::new(200, "text/html", "<html>hello</html>")),
-    );
-    fault("unexpected response: ", json_answer(&json!({"items": {"a": 1}})));
-    fault("unexpected response: ", json_answer(&json!([1, 2, 3])));
-    fault(
-        "unexpected response: ",
-        Fault::Answer(Response::new(200, "application/json", "")),
-    );
+    let cases = [
+        (
+            "unexpected response: expected",
+            Fault::Answer(Response::new(200, "text/html", "<html>hello</html>")),
+        ),
+        ("unexpected response: ", json_answer(&json!({"items": {"a": 1}}))),
+        ("unexpected response: ", json_answer(&json!([1, 2, 3]))),
+        (
+            "unexpected response: ",
+            Fault::Answer(Response::new(200, "application/json", "")),
+        ),
+    ];
+    at_once(cases, |(complaint, answer)| fault(complaint, answer));
 }
 
 /// The most that k6u ever had in memory, in KiB.
@@ -384,11 +389,12 @@ fn values_that_would_forge_a_log_line() {
 
 /// One item of a list that is not what the API says is that item's trouble.
 fn an_object_that_cannot_be_read() {
-    for metadata in [
+    let cases = [
         json!(null),
         json!({"name": "b-bad", "labels": {"a": 1}}),
         json!({"name": "b-bad", "uid": {}}),
-    ] {
+    ];
+    at_once(cases, |metadata| {
         let (site, node) = Site::settled(1);
         for list in ["ip6updateconfigs", "ip6updatenodeconfigs"] {
             let key = Key::new("apps.fuwafuwatime.moe", list, "b-bad");
@@ -404,7 +410,7 @@ fn an_object_that_cannot_be_read() {
         site.wait_lan("2001:db8:9876:543");
         site.wait_reason(CONFIG_NAME, "Updated");
         assert_eq!(node.count("unexpected response"), 0, "{:#?}", node.complaints());
-    }
+    });
 }
 
 /// As empty lists of Go are encoded.
@@ -514,13 +520,13 @@ fn account_files_that_are_no_good() {
             s.account.write("ca.crt", "x".repeat(600_000))
         }),
     ];
-    for (complaint, break_it) in breaks {
+    at_once(breaks, |(complaint, break_it)| {
         let restore = |site: &Site| {
             site.account.write("token", TOKEN);
             site.account.write("ca.crt", site.server.authority.pem());
         };
         survives(complaint, break_it, restore);
-    }
+    });
     survives(
         "ca.crt ",
         |site| {

@@ -1,4 +1,4 @@
-//! Scenarios that take the whole machine: they run last, one after the other, with nothing beside them.
+//! Scenarios that need much of the machine.
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
@@ -7,17 +7,28 @@ use k6u_testkit::apiserver::store::{Key, Store};
 use serde_json::{Map, Value, json};
 
 use crate::faults::{limit, peak};
-use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, ready, requests};
+use crate::site::{
+    CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, ready, requests,
+};
 use crate::{Scenario, boards};
 
 pub const ALL: &[Scenario] = scenarios![
-    answers_that_are_too_large,
     answers_that_fill_the_memory,
+    ten_nodes_cost_what_the_simulation_says,
+    answers_that_are_too_large,
     large_objects_that_are_fine,
     an_interface_with_two_thousand_addresses,
     twelve_hundred_entries,
-    ten_nodes_cost_what_the_simulation_says,
     as_many_prefixes_groups_and_ids_as_there_may_be,
+];
+
+/// These take all of it: they run last, one after the other, with nothing beside them.
+pub const ALONE: &[&str] = &[
+    "answers_that_are_too_large",
+    "large_objects_that_are_fine",
+    "an_interface_with_two_thousand_addresses",
+    "twelve_hundred_entries",
+    "as_many_prefixes_groups_and_ids_as_there_may_be",
 ];
 
 /// Whether k6u is without optimisation, or on an emulated processor: then answers are smaller, because a request has
@@ -102,7 +113,7 @@ fn answers_that_fill_the_memory() {
             format!(r#"{{"x":{}{},"items":[]}}"#, "[".repeat(size / 2), "]".repeat(size / 2)),
         ),
     ] {
-        for list in [CONFIGS, NODE_CONFIGS] {
+        at_once([CONFIGS, NODE_CONFIGS], |list| {
             let (site, node) = Site::settled(1);
             let before = peak(&node);
             let answer = Fault::Answer(Response::new(200, "application/json", body.clone()));
@@ -111,7 +122,7 @@ fn answers_that_fill_the_memory() {
             let (grown, most) = (peak(&node) - before, 8 * 1024);
             println!("{what} in {list}: {} KiB, {grown} KiB more", peak(&node));
             assert!(grown < most, "{what} in {list}: {grown} KiB more than {before} KiB");
-        }
+        });
     }
 }
 

@@ -7,16 +7,14 @@ use crate::Scenario;
 use crate::site::{GROUP, SOON};
 use crate::trio::{NAMES, Trio};
 
-/// Two hundred moments in all.
 pub const ALL: &[Scenario] = &[
-    ("killed_at_forty_moments_1", || killed_at_moments(1)),
-    ("killed_at_forty_moments_2", || killed_at_moments(2)),
-    ("killed_at_forty_moments_3", || killed_at_moments(3)),
-    ("killed_at_forty_moments_4", || killed_at_moments(4)),
-    ("killed_at_forty_moments_5", || killed_at_moments(5)),
+    ("killed_at_ten_moments_with_an_object_for_each_node", || {
+        killed_at_moments(1)
+    }),
+    ("killed_at_ten_moments_with_one_object", || killed_at_moments(2)),
 ];
 
-const MOMENTS: usize = 40;
+const MOMENTS: usize = 10;
 
 /// The delegated prefix of a renumbering, up to its last hex digit.
 fn delegated(number: usize) -> String {

@@ -14,6 +14,7 @@ mod announcements;
 mod boards;
 mod cilium;
 mod client;
+mod clockwork;
 mod command_line;
 mod configs;
 mod confined;
@@ -46,6 +47,9 @@ use libtest_mimic::{Arguments, Trial};
 /// A scenario's name and what it does.
 type Scenario = (&'static str, fn());
 
+/// Those that take minutes by nature: `make test-long`, which is a part of `make ci`.
+const LONG: &[&str] = &["thirty_targets_hang_on_write"];
+
 /// Held for reading by every scenario while it runs, and for writing by one that takes the whole machine.
 static MACHINE: RwLock<()> = RwLock::new(());
 
@@ -56,15 +60,19 @@ fn binary() -> PathBuf {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Scenarios mostly wait for k6u, so more of them than there are processors run at a time.
-    arguments.test_threads.get_or_insert(12);
+    // Scenarios mostly wait for k6u, so many more of them than there are processors run at a time.
+    arguments.test_threads.get_or_insert(48);
     let entered = k6u_testkit::machine::namespace::enter();
     if let Err(e) = &entered {
         eprintln!("Every scenario needs them: see kernel.unprivileged_userns_clone and user.max_user_namespaces.");
         skip(&format!("this machine forbids user and network namespaces ({e})"));
     }
     // The soak takes many minutes: `make soak`.
-    let mut left_out: Vec<&str> = soak::ALL.iter().map(|(name, _)| *name).collect();
+    let mut left_out: Vec<&str> = soak::ALL
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(LONG.iter().copied())
+        .collect();
     let (unfit, target) = if machine::is_static(&binary()) {
         (
             [&[machine::NEEDS_DYNAMIC][..], hangs::NEED_DYNAMIC].concat(),
@@ -124,7 +132,7 @@ fn main() -> ExitCode {
     let is_chosen = |scenario: &&Scenario| !boards::are_chosen() || boards::PART.contains(&scenario.0);
     let trial = |(name, scenario): &Scenario| {
         let scenario = *scenario;
-        let takes_all = heavy::ALL.iter().any(|(heavy, _)| heavy == name);
+        let takes_all = heavy::ALONE.contains(name);
         let run = move || {
             // What a scenario that failed leaves behind hinders no other.
             if takes_all {
@@ -136,7 +144,10 @@ fn main() -> ExitCode {
             }
             Ok(())
         };
-        Trial::test(*name, run).with_ignored_flag(entered.is_err() || left_out.contains(name))
+        let kind = if LONG.contains(name) { "long" } else { "" };
+        Trial::test(*name, run)
+            .with_kind(kind)
+            .with_ignored_flag(entered.is_err() || left_out.contains(name))
     };
     let trials = scenarios().filter(is_chosen).map(trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

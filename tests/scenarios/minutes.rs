@@ -1,23 +1,14 @@
 //! What takes minutes: the loop's rounds one by one, over real TLS as well, but on a steady clock that the test
 //! moves. Everything else here runs the binary, whose clock nobody moves.
 
-use std::io;
 use std::time::Duration;
 
-use k6u::agent::Agent;
-use k6u::kube::Client;
-use k6u::node::Host;
-use k6u::node::observe::Observer;
-use k6u::node::select::{Observation, Watch};
-use k6u::node::wait::Woken;
-use k6u::prefix::Prefix;
-use k6u::reconcile::Reconciler;
-use k6u::schedule::Schedule;
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::server::{Cilium, cidrs};
 use serde_json::json;
 
 use crate::Scenario;
+use crate::clockwork::{Clockwork, INTERVAL};
 use crate::nodes::entry;
 use crate::site::{
     ADDRESS, CONFIG_NAME, GROUP, NEW_ADDRESS, NODE, NODE_CONFIG, NODE_CONFIGS, Site, reasons, refusal, requests,
@@ -43,101 +34,9 @@ pub const ALL: &[Scenario] = scenarios![
     changes_that_one_node_has_seen,
 ];
 
-const INTERVAL: Duration = Duration::from_secs(10);
 /// After so many intervals of standing still an entry is removed.
 const SILENT: usize = 30;
 const OTHER: &str = "node2.example.com";
-
-/// A node on a clock of its own.
-struct Clockwork {
-    agent: Agent,
-    host: MovedHost,
-}
-
-struct MovedHost {
-    now: Duration,
-    /// When the loop ends.
-    end: Duration,
-    /// When each wait ended.
-    waits: Vec<Duration>,
-    observer: Observer,
-}
-
-impl Host for MovedHost {
-    fn now(&self) -> Duration {
-        self.now
-    }
-
-    fn random(&mut self) -> f64 {
-        0.0
-    }
-
-    fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation> {
-        self.observer.observe(watch, allowed, self.now)
-    }
-
-    fn sleep(&mut self, until: Duration) {
-        self.now = self.now.max(until);
-    }
-
-    fn wait_for_change(&mut self, until: Duration) -> Woken {
-        self.now = self.now.max(until);
-        self.waits.push(self.now);
-        if self.now < self.end {
-            Woken::Timeout
-        } else {
-            Woken::Stop
-        }
-    }
-}
-
-impl Clockwork {
-    /// Node 1, before its first round.
-    fn new(site: &Site) -> Self {
-        Clockwork::of(site, NODE)
-    }
-
-    /// A node, before its first round.
-    fn of(site: &Site, node: &str) -> Self {
-        let client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
-        let reconciler = Reconciler::new(client, node.into(), "test".into(), INTERVAL);
-        let host = MovedHost {
-            now: Duration::ZERO,
-            end: Duration::MAX,
-            waits: Vec::new(),
-            observer: Observer::new().expect("a netlink socket"),
-        };
-        Clockwork {
-            agent: Agent::new(reconciler, Schedule::new(INTERVAL)),
-            host,
-        }
-    }
-
-    /// Node 1, after its first round.
-    fn start(site: &Site) -> Self {
-        let mut clockwork = Clockwork::new(site);
-        clockwork.agent.step(&mut clockwork.host);
-        clockwork
-    }
-
-    /// Runs the loop for so long, as it decides itself. Gives the time from each round to the next.
-    fn live(mut self, time: Duration) -> Vec<Duration> {
-        self.host.end = time;
-        self.agent.run(&mut self.host);
-        self.host.waits.windows(2).map(|pair| pair[1] - pair[0]).collect()
-    }
-
-    /// Makes a round so long after the last one.
-    fn round_after(&mut self, time: Duration) {
-        self.host.now += time;
-        self.agent.step(&mut self.host);
-    }
-
-    /// Makes so many rounds, an interval apart.
-    fn rounds(&mut self, count: usize) {
-        (0..count).for_each(|_| self.round_after(INTERVAL));
-    }
-}
 
 /// Two nodes with a prefix each; the second one published for the last time before the first one started.
 fn two_sites() -> (Site, Clockwork) {
@@ -369,7 +268,7 @@ fn an_api_server_that_initializes_for_long() {
         usize::MAX,
         Fault::Answer(answer.with("Retry-After", "30")),
     ));
-    let pauses = Clockwork::new(&site).live(Duration::from_secs(600));
+    let pauses = Clockwork::new(&site).run(Duration::from_secs(600));
     let all_wait = pauses.iter().all(|pause| *pause >= Duration::from_secs(30));
     assert!(all_wait && pauses.len() >= 9, "{pauses:?}");
 }
@@ -378,7 +277,7 @@ fn an_api_server_that_initializes_for_long() {
 fn crds_that_are_never_established() {
     let site = Site::bare("127.0.0.1", Some(Cilium::Both));
     site.server.store().establish_after = Duration::from_secs(86_400);
-    let pauses = Clockwork::new(&site).live(Duration::from_secs(600));
+    let pauses = Clockwork::new(&site).run(Duration::from_secs(600));
     // Ten rounds in a hurry, and as many after failures that wait for longer and longer.
     assert!(pauses.len() < 160, "{} rounds in ten minutes: {pauses:?}", pauses.len());
     assert!(pauses.iter().skip(20).all(|pause| *pause >= INTERVAL / 2), "{pauses:?}");
@@ -500,7 +399,7 @@ fn changes_that_one_node_has_seen() {
         json!({"spec": {"nodeSelector": null}}),
     );
     let mut node = Clockwork::start(&site);
-    let mut other = Clockwork::of(&site, OTHER);
+    let mut other = Clockwork::of(&site, OTHER, INTERVAL);
     other.rounds(2);
     node.rounds(2);
     for _ in 0..3 {

@@ -1,6 +1,6 @@
 //! Several nodes: a process and an interface for each, one API server.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
@@ -10,6 +10,7 @@ use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Map, Value, json};
 
 use crate::Scenario;
+use crate::clockwork::{self, Clockwork, rounds_of_all};
 use crate::site::{
     ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site,
     follows, ready, reasons, refusal, requests, writes,
@@ -113,11 +114,7 @@ fn up_to_three_nodes_do_everything() {
 
 /// The change is stored, so to the next round it is none; but nobody may have followed it yet.
 fn publications_whose_answers_are_lost() {
-    let site = Site::with_address("2001:db8:1234:5671::10");
-    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
-    let node = site.run(60);
-    site.wait_lan("2001:db8:1234:567");
-    node.wait_log("DEBUG round: ", SOON);
+    let (site, mut node) = Clockwork::settled();
     // The publication is carried out twice, because a dead connection is tried again; both answers are lost.
     let lost = Plan::on(
         "PATCH /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs",
@@ -126,9 +123,14 @@ fn publications_whose_answers_are_lost() {
     );
     site.server.inject(lost);
     site.interface.add("2001:db8:aaaa:bbb0::10");
-    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
-    assert!(site.server.wait(SOON, both).is_some(), "nobody took it on");
-    node.wait_log("IP6UpdateNodeConfig ip6-update-node1: recovered after 1 failure", SOON);
+    node.run(Duration::from_secs(30));
+    assert_eq!(
+        cidrs(&site.server.store(), GROUP).map(|held| held.len()),
+        Some(6),
+        "nobody took it on"
+    );
+    let recovered = "IP6UpdateNodeConfig ip6-update-node1: recovered after 1 failure";
+    assert_eq!(node.count(recovered), 1, "{:#?}", node.log());
 }
 
 fn a_node_config_changes_among_several_nodes() {
@@ -355,17 +357,13 @@ fn a_long_node_selector() {
 
 /// Two sites in one object. Nobody knows all of it before both are back, so nothing is taken out until then.
 fn node_configs_that_are_made_anew() {
-    // A quarter of an interval is what the others have for their rounds, however busy this machine is.
-    let trio = Trio::start(10);
+    let mut trio = clockwork::trio();
     trio.interfaces[2].remove("2001:db8:1234:5672::10");
     trio.interfaces[2].add("2001:db8:9876:5432::10");
-    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
-    assert!(
-        trio.site.server.wait(SOON, both).is_some(),
-        "both sites are in the group"
-    );
     // What a node has not read yet it cannot miss.
-    trio.site.wait_rounds(6);
+    rounds_of_all(&mut trio.nodes, 3);
+    let held = cidrs(&trio.site.server.store(), GROUP);
+    assert_eq!(held.map(|held| held.len()), Some(6), "both sites are in the group");
     let written = trio.site.group_history(GROUP).len();
     let key = |name: &str| Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", name);
     let anew = |name: &str| {
@@ -379,11 +377,12 @@ fn node_configs_that_are_made_anew() {
             .admin("POST", NODE_CONFIGS, "application/json", &config);
     };
     NAMES.iter().for_each(|name| anew(name));
+    rounds_of_all(&mut trio.nodes, 1);
     for name in NAMES {
-        let back = trio.site.server.wait(SOON, |store| published(store, name));
+        let back = published(&trio.site.server.store(), name);
         assert!(back.is_some(), "{name} did not publish again");
     }
-    trio.site.wait_rounds(6);
+    rounds_of_all(&mut trio.nodes, 90);
     let history = trio.site.group_history(GROUP).split_off(written);
     assert!(history.is_empty(), "{history:#?}");
 }
@@ -453,17 +452,10 @@ fn a_node_that_moves_and_is_refused() {
             .replace("ip6-update-node1", "second")
             .replace(NODE, "node2.example.com"),
     );
-    let first = site.run(1);
-    let node2 = Running(
-        site.start()
-            .with("NODE_NAME", "node2.example.com")
-            .with("UPDATE_INTERVAL", "1")
-            .spawn(),
-    );
-    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
-    assert!(site.server.wait(SOON, both).is_some());
+    let mut nodes = [NODE, OTHER].map(|name| Clockwork::of(&site, name, Duration::from_secs(1)));
+    rounds_of_all(&mut nodes, 15);
+    assert_eq!(cidrs(&site.server.store(), GROUP).map(|held| held.len()), Some(6));
     site.wait_reason(CONFIG_NAME, "Updated");
-    site.wait_rounds(30);
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/z-moved/status"),
         usize::MAX,
@@ -481,10 +473,9 @@ fn a_node_that_moves_and_is_refused() {
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
         json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "nobody"}}}),
     );
-    site.wait_rounds(20);
+    rounds_of_all(&mut nodes, 120);
     let held = cidrs(&site.server.store(), GROUP).unwrap();
     let told = ready(&site.server.store(), CONFIG_NAME);
-    drop((first, node2));
     assert_eq!(
         held.len(),
         6,
@@ -498,7 +489,8 @@ fn a_stale_message_of_an_idle_node() {
     site.interface.add(ADDRESS);
     site.server.apply_crds(crate::site::CRDS, "k6u");
     site.server.create(CONFIG);
-    let _node = site.run(1);
+    let mut node = Clockwork::of(&site, NODE, Duration::from_secs(1));
+    node.run(Duration::from_secs(5));
     let told = site.wait_reason(CONFIG_NAME, "NoPrefix");
     assert!(
         told["message"]
@@ -512,7 +504,7 @@ fn a_stale_message_of_an_idle_node() {
             .replace("eth0", &site.interface.name)
             .replace(NODE, "nod1.example.com"),
     );
-    site.wait_rounds(15);
+    node.run(Duration::from_secs(15));
     let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
     assert!(
         told["message"].as_str().unwrap().contains("ip6-update-node1"),
@@ -522,7 +514,7 @@ fn a_stale_message_of_an_idle_node() {
 
 /// "An entry counts as long as it is there"; "it checks every ten seconds, and restores a group".
 fn a_single_node_that_cannot_publish_restores_its_group() {
-    let (site, node) = Site::settled(1);
+    let (site, mut node) = Clockwork::settled();
     site.wait_reason(CONFIG_NAME, "Updated");
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
@@ -530,12 +522,13 @@ fn a_single_node_that_cannot_publish_restores_its_group() {
         refusal(500, "InternalError", "failed calling webhook", "ip6-update-node1"),
     ));
     site.interface.add(NEW_ADDRESS);
+    node.run(Duration::from_secs(15));
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
     site.patch(
         &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
         json!({"spec": {"externalCIDRs": ["2001:db8:dead::/64"]}}),
     );
-    site.wait_rounds(60);
+    node.run(Duration::from_secs(60));
     let held = cidrs(&site.server.store(), GROUP);
     let told = ready(&site.server.store(), CONFIG_NAME);
     let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
@@ -552,34 +545,35 @@ const OTHER: &str = "node2.example.com";
 const OTHERS: [&str; 1] = ["2001:db8:aaaa:bbb1::/64"];
 
 /// Another node has published another prefix, and the group holds both.
-fn two_sites() -> (Site, Running) {
-    let (site, node) = Site::settled(10);
+fn two_sites() -> (Site, Clockwork) {
+    let (site, mut node) = Clockwork::settled();
     site.publish(OTHER, &OTHERS);
-    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
-    assert!(site.server.wait(SOON, both).is_some());
+    node.run(Duration::from_secs(2));
+    assert_eq!(cidrs(&site.server.store(), GROUP).map(|held| held.len()), Some(6));
     site.wait_reason(CONFIG_NAME, "Updated");
     (site, node)
 }
 
 /// "A node whose own entry is missing only adds to lists for an interval and a quarter."
 fn made_anew_between_the_two_looks() {
-    let (site, node) = two_sites();
+    let (site, mut node) = two_sites();
     // Somebody adds a CIDR; k6u reads the group, and its answer is slow.
     let path = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
     let mut more = cidrs(&site.server.store(), GROUP).unwrap();
     more.push("2001:db8:dead::/64".into());
     site.patch(&path, json!({"spec": {"externalCIDRs": more}}));
     let read = site.hold(&format!("GET {path}"));
-    read.wait();
-    // Meanwhile the IP6UpdateNodeConfig is made anew, and node 2 is the first to be back.
-    site.make_node_config_anew();
-    site.publish(OTHER, &OTHERS);
-    let written = site.group_history(GROUP).len();
-    read.release();
-    let deadline = Instant::now() + Duration::from_secs(8);
-    while site.group_history(GROUP).len() == written && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let written = std::thread::scope(|scope| {
+        scope.spawn(|| node.round_after(Duration::from_secs(1)));
+        read.wait();
+        // Meanwhile the IP6UpdateNodeConfig is made anew, and node 2 is the first to be back.
+        site.make_node_config_anew();
+        site.publish(OTHER, &OTHERS);
+        let written = site.group_history(GROUP).len();
+        read.release();
+        written
+    });
+    node.run(Duration::from_secs(90));
     let history = site.group_history(GROUP).split_off(written);
     drop(node);
     assert!(
@@ -592,16 +586,22 @@ fn made_anew_between_the_two_looks() {
 
 /// "The objects were made anew, and the others have to come back first."
 fn made_anew_just_before_a_publication() {
-    let (site, node) = two_sites();
+    let (site, mut node) = two_sites();
     // The answer to its first list is under way while the IP6UpdateNodeConfig is made anew.
     let list = site.hold(&format!("GET {NODE_CONFIGS}"));
-    list.wait();
-    site.make_node_config_anew();
-    // Another link of the same delegated prefix: something to publish, which changes no list.
-    site.interface.add("2001:db8:1234:5672::10");
-    let written = site.group_history(GROUP).len();
-    let before = requests(&site.server.store(), "").len();
-    list.release();
+    let (written, before) = std::thread::scope(|scope| {
+        scope.spawn(|| node.round_after(Duration::from_secs(1)));
+        list.wait();
+        site.make_node_config_anew();
+        // Another link of the same delegated prefix: something to publish, which changes no list.
+        site.interface.add("2001:db8:1234:5672::10");
+        let before = (
+            site.group_history(GROUP).len(),
+            requests(&site.server.store(), "").len(),
+        );
+        list.release();
+        before
+    });
     // The other one is back after this node has published, read the group, and looked a second time.
     let steps = [
         format!("PATCH {NODE_CONFIGS}"),
@@ -613,9 +613,14 @@ fn made_anew_just_before_a_publication() {
         let mut steps = steps.iter();
         steps.all(|step| later.any(|line| line.starts_with(step))).then_some(())
     };
-    assert!(site.server.wait(SOON, has_looked).is_some());
+    for _ in 0..3 {
+        if has_looked(&site.server.store()).is_none() {
+            node.round_after(Duration::from_secs(1));
+        }
+    }
+    assert!(has_looked(&site.server.store()).is_some());
     site.publish(OTHER, &OTHERS);
-    site.wait_rounds(3);
+    node.run(Duration::from_secs(90));
     let history = site.group_history(GROUP).split_off(written);
     let log = node.log();
     let log: Vec<String> = log

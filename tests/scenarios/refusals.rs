@@ -11,9 +11,10 @@ use k6u_testkit::machine::namespace::Interface;
 use serde_json::{Value, json};
 
 use crate::Scenario;
+use crate::clockwork::{self, Clockwork, rounds_of_all};
 use crate::site::{
     ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site,
-    follows, name_groups, ready, reasons, refusal, requests,
+    at_once, follows, name_groups, ready, reasons, refusal, requests,
 };
 use crate::trio::Trio;
 
@@ -114,7 +115,7 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
 
 /// Of two IP6UpdateNodeConfigs of this node, one takes no status.
 fn a_refused_status_of_a_node_config() {
-    for refused in refusals("ip6-update-node1") {
+    at_once(refusals("ip6-update-node1"), |refused| {
         let site = Site::with_address(ADDRESS);
         let second = Interface::new();
         second.add("2001:db8:1234:5672::10");
@@ -161,11 +162,11 @@ fn a_refused_status_of_a_node_config() {
         assert!(site.server.wait(deadline, right).is_some(), "it is not tried again");
         site.wait_reason(CONFIG_NAME, "Updated");
         node.wait_log("IP6UpdateNodeConfig ip6-update-node1: recovered", SOON);
-    }
+    });
 }
 
 fn a_refused_status_of_a_config() {
-    for refused in refusals(CONFIG_NAME) {
+    at_once(refusals(CONFIG_NAME), |refused| {
         let (site, node) = Site::settled(1);
         site.server
             .create(&CONFIG.replace(CONFIG_NAME, "z-config").replace(GROUP, "z-third"));
@@ -186,16 +187,17 @@ fn a_refused_status_of_a_config() {
             "{complaints:?}"
         );
         assert!(!complaints[0].contains("grant k6u this right"), "{complaints:?}");
-    }
+    });
 }
 
 fn crds_that_cannot_be_updated() {
     let apply = "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
-    for refused in [
+    let refusals = [
         refusal(400, "BadRequest", "strict decoding error: unknown field", "x"),
         refusal(422, "Invalid", "x is invalid: a rule is too expensive", "x"),
         refusal(403, "Forbidden", "admission webhook \"guard\" denied the request", "x"),
-    ] {
+    ];
+    at_once(refusals, |refused| {
         let site = Site::with_address(ADDRESS);
         site.server.inject(Plan::on(apply, usize::MAX, refused));
         let node = site.run(1);
@@ -213,7 +215,7 @@ fn crds_that_cannot_be_updated() {
         site.server.heal();
         let node = site.run(1);
         node.wait_log("the CRDs of this release are deployed", SOON);
-    }
+    });
     // Where they are not served, nothing goes.
     let site = Site::bare("127.0.0.1", Some(Cilium::Both));
     site.server
@@ -240,8 +242,15 @@ fn crds_refused_for_a_moment() {
         site.server.create(CONFIG);
         site.interface.add(ADDRESS);
         site.server.inject(Plan::on(apply, 1, fault.clone()));
-        let node = site.run(1);
-        node.wait_log("the CRDs of this release are deployed", Duration::from_secs(60));
+        let mut node = Clockwork::of(&site, NODE, Duration::from_secs(1));
+        node.run(Duration::from_secs(60));
+        assert_eq!(
+            node.count("the CRDs of this release are deployed"),
+            1,
+            "{:#?}",
+            node.log()
+        );
+        node.run(Duration::from_secs(70));
         site.wait_lan("2001:db8:1234:567");
         site.wait_reason(CONFIG_NAME, "Updated");
         let published = requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
@@ -469,24 +478,24 @@ fn prefixes_that_were_not_written() {
 
 /// A webhook was down while the provider renumbered; it is back, and the group is right.
 fn ready_after_a_webhook_was_down() {
-    let trio = Trio::start(1);
-    let site = &trio.site;
-    site.server.inject(Plan::on(
+    let mut trio = clockwork::trio();
+    trio.site.server.inject(Plan::on(
         "PATCH /apis/cilium.io",
         usize::MAX,
         refusal(500, "InternalError", "failed calling webhook", GROUP),
     ));
     trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
-    site.wait_reason(CONFIG_NAME, "UpdateFailed");
-    std::thread::sleep(Duration::from_secs(25));
-    site.server.heal();
-    site.wait_lan("2001:db8:9876:543");
-    site.wait_reason(CONFIG_NAME, "Updated");
-    let before = reasons(&site.server.store(), CONFIG_NAME).len();
-    let events = site.events().len();
-    site.wait_rounds(90);
-    let after = reasons(&site.server.store(), CONFIG_NAME).split_off(before - 1);
-    let events = site.events().len() - events;
+    rounds_of_all(&mut trio.nodes, 25);
+    trio.site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    trio.site.server.heal();
+    rounds_of_all(&mut trio.nodes, 60);
+    trio.site.wait_lan("2001:db8:9876:543");
+    trio.site.wait_reason(CONFIG_NAME, "Updated");
+    let before = reasons(&trio.site.server.store(), CONFIG_NAME).len();
+    let events = trio.site.events().len();
+    rounds_of_all(&mut trio.nodes, 30);
+    let after = reasons(&trio.site.server.store(), CONFIG_NAME).split_off(before - 1);
+    let events = trio.site.events().len() - events;
     assert_eq!(
         after,
         ["Updated"],
@@ -496,7 +505,7 @@ fn ready_after_a_webhook_was_down() {
 
 /// "One line for a failure."
 fn conflicts_for_ever_on_a_status() {
-    let (site, node) = Site::settled(1);
+    let (site, mut node) = Clockwork::settled();
     site.wait_reason(CONFIG_NAME, "Updated");
     site.server.inject(Plan::on(
         &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
@@ -510,8 +519,8 @@ fn conflicts_for_ever_on_a_status() {
     ));
     site.interface.add(NEW_ADDRESS);
     site.interface.remove(ADDRESS);
+    node.run(Duration::from_secs(60));
     site.wait_lan("2001:db8:9876:543");
-    site.wait_rounds(60);
     let tried = requests(&site.server.store(), &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status")).len();
     let complaints = node.complaints();
     let told = ready(&site.server.store(), CONFIG_NAME);
@@ -523,7 +532,7 @@ fn conflicts_for_ever_on_a_status() {
 }
 
 fn conflicts_for_ever_on_a_publication() {
-    let (site, node) = Site::settled(1);
+    let (site, mut node) = Clockwork::settled();
     site.wait_reason(CONFIG_NAME, "Updated");
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
@@ -537,7 +546,7 @@ fn conflicts_for_ever_on_a_publication() {
     ));
     site.interface.add(NEW_ADDRESS);
     site.interface.remove(ADDRESS);
-    site.wait_rounds(90);
+    node.run(Duration::from_secs(90));
     let tried = requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
     let complaints = node.complaints();
     let told = ready(&site.server.store(), CONFIG_NAME);
@@ -552,13 +561,15 @@ fn conflicts_for_ever_on_a_publication() {
 
 /// "A request that is refused for one object is [...] tried again after a pause that doubles, up to a minute."
 fn a_read_that_is_refused_for_ever() {
-    let (site, node) = Site::settled(1);
+    let (site, mut node) = Clockwork::settled();
     site.wait_reason(CONFIG_NAME, "Updated");
     site.revoke("get", "ciliumcidrgroups");
+    node.run(Duration::from_secs(1));
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
     let asked = || requests(&site.server.store(), "GET /apis/cilium.io/v2/ciliumcidrgroups/").len();
     let before = asked();
-    site.wait_rounds(30);
+    let rounds = node.run(Duration::from_secs(31)).len();
+    assert!(rounds >= 30, "{rounds} rounds");
     let again = asked() - before;
     drop(node);
     assert!(again <= 8, "asked {again} times in 30 rounds");
@@ -567,47 +578,49 @@ fn a_read_that_is_refused_for_ever() {
 /// Such as an aggregated API that does not accept the front proxy, a webhook whose status.code is 401, or a proxy that
 /// closes the connection: the other group follows, the config says which object fails, and rounds go on.
 fn one_target_that_answers_401_or_breaks_off() {
-    for fault in [refusal(401, "Unauthorized", "Unauthorized", "a"), Fault::CutBodyAt(20)] {
-        for verb in ["GET", "PATCH"] {
-            let (site, node) = Site::settled(1);
-            let list: Vec<Value> = ["a", GROUP]
-                .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [0, 1, 2]}))
-                .to_vec();
-            site.patch(
-                &format!("{CONFIGS}/{CONFIG_NAME}"),
-                json!({"spec": {"ciliumCIDRGroups": list}}),
-            );
-            let both = |store: &Store| (cidrs(store, "a")? == cidrs(store, GROUP)?).then_some(());
-            assert!(site.server.wait(SOON, both).is_some());
-            site.wait_reason(CONFIG_NAME, "Updated");
-            let line = format!("{verb} /apis/cilium.io/v2/ciliumcidrgroups/a");
-            site.server.inject(Plan::on(&line, usize::MAX, fault.clone()));
-            site.renumber();
-            let reached = site
-                .server
-                .wait(Duration::from_secs(20), |store| follows(store, "2001:db8:9876:543"));
-            let told = ready(&site.server.store(), CONFIG_NAME);
-            assert!(
-                reached.is_some(),
-                "{fault:?} to {line}: {told:?}, {:#?}",
-                node.complaints()
-            );
-            // A write that is carried out though its answer breaks off is found right by the next read.
-            if verb == "GET" || matches!(fault, Fault::Answer(_)) {
-                let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
-                assert!(message(&told).starts_with("CiliumCIDRGroup a: "), "{told}");
-            }
-            site.wait_rounds(3);
-            let complaints = node.complaints();
-            assert!(
-                complaints.iter().all(|line| !line.contains("WARN  API server: ")),
-                "{complaints:#?}"
-            );
-            site.server.heal();
-            assert!(site.server.wait(SOON, both).is_some(), "it is not tried again");
-            site.wait_reason(CONFIG_NAME, "Updated");
+    let faults = [refusal(401, "Unauthorized", "Unauthorized", "a"), Fault::CutBodyAt(20)];
+    let cases = faults
+        .iter()
+        .flat_map(|fault| ["GET", "PATCH"].map(|verb| (fault, verb)));
+    at_once(cases, |(fault, verb)| {
+        let (site, node) = Site::settled(1);
+        let list: Vec<Value> = ["a", GROUP]
+            .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [0, 1, 2]}))
+            .to_vec();
+        site.patch(
+            &format!("{CONFIGS}/{CONFIG_NAME}"),
+            json!({"spec": {"ciliumCIDRGroups": list}}),
+        );
+        let both = |store: &Store| (cidrs(store, "a")? == cidrs(store, GROUP)?).then_some(());
+        assert!(site.server.wait(SOON, both).is_some());
+        site.wait_reason(CONFIG_NAME, "Updated");
+        let line = format!("{verb} /apis/cilium.io/v2/ciliumcidrgroups/a");
+        site.server.inject(Plan::on(&line, usize::MAX, fault.clone()));
+        site.renumber();
+        let reached = site
+            .server
+            .wait(Duration::from_secs(20), |store| follows(store, "2001:db8:9876:543"));
+        let told = ready(&site.server.store(), CONFIG_NAME);
+        assert!(
+            reached.is_some(),
+            "{fault:?} to {line}: {told:?}, {:#?}",
+            node.complaints()
+        );
+        // A write that is carried out though its answer breaks off is found right by the next read.
+        if verb == "GET" || matches!(fault, Fault::Answer(_)) {
+            let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+            assert!(message(&told).starts_with("CiliumCIDRGroup a: "), "{told}");
         }
-    }
+        site.wait_rounds(3);
+        let complaints = node.complaints();
+        assert!(
+            complaints.iter().all(|line| !line.contains("WARN  API server: ")),
+            "{complaints:#?}"
+        );
+        site.server.heal();
+        assert!(site.server.wait(SOON, both).is_some(), "it is not tried again");
+        site.wait_reason(CONFIG_NAME, "Updated");
+    });
 }
 
 /// A policy engine that takes out what k6u writes, or adds something of its own.
@@ -627,13 +640,14 @@ fn a_webhook_that_changes_what_is_stored() {
         }
     };
     for (what, mutation) in [("strips", strips), ("adds", adds)] {
-        let (site, node) = Site::settled(1);
+        let (site, mut node) = Clockwork::settled();
         site.wait_reason(CONFIG_NAME, "Updated");
         site.server.store().mutation = Some(mutation);
         let write = format!("PATCH /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
         let before = requests(&site.server.store(), &write).len();
         site.renumber();
-        site.wait_rounds(20);
+        let rounds = node.run(Duration::from_secs(21)).len();
+        assert!(rounds >= 20, "{rounds} rounds");
         let written = requests(&site.server.store(), &write).len() - before;
         let told = ready(&site.server.store(), CONFIG_NAME).unwrap();
         let held = cidrs(&site.server.store(), GROUP);
@@ -652,6 +666,7 @@ fn a_webhook_that_changes_what_is_stored() {
         );
         assert!(node.complaints().len() <= 2, "{:#?}", node.complaints());
         site.server.store().mutation = None;
+        node.run(Duration::from_secs(70));
         site.wait_lan("2001:db8:9876:543");
         site.wait_reason(CONFIG_NAME, "Updated");
     }
@@ -722,7 +737,7 @@ fn an_entry_that_is_not_stored_as_it_was_sent() {
         site.server
             .apply_crds(include_str!("../data/crds-0.3.yaml"), "update_crds");
     };
-    for (what, begin) in [("a webhook", drops), ("older CRDs", replaces)] {
+    at_once([("a webhook", drops), ("older CRDs", replaces)], |(what, begin)| {
         let (site, node) = Site::settled(1);
         site.wait_reason(CONFIG_NAME, "Updated");
         begin(&site);
@@ -742,7 +757,7 @@ fn an_entry_that_is_not_stored_as_it_was_sent() {
             told["status"] == "False" && message(&told).contains("k6u crds prints them"),
             "{what}: {told}"
         );
-    }
+    });
 }
 
 /// Two machines run k6u with one NODE_NAME.

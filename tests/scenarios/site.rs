@@ -152,6 +152,19 @@ impl Site {
         found.unwrap_or_else(|| panic!("{config} is {:?}, not {reason}", ready(&self.server.store(), config)))
     }
 
+    /// Waits until Ready of the example's config has this reason, and this text in its message; returns the message.
+    pub fn wait_message(&self, reason: &str, text: &str) -> String {
+        let found = self.server.wait(SOON, |store| {
+            let condition = ready(store, CONFIG_NAME)?;
+            let message = condition["message"].as_str()?.to_string();
+            (condition["reason"] == reason && message.contains(text)).then_some(message)
+        });
+        found.unwrap_or_else(|| {
+            let now = ready(&self.server.store(), CONFIG_NAME);
+            panic!("{now:?}, not {reason} with {text:?}")
+        })
+    }
+
     /// Waits until so many rounds began since now.
     pub fn wait_rounds(&self, rounds: usize) {
         let count = |store: &Store| requests(store, &format!("GET {NODE_CONFIGS}")).len();
@@ -366,12 +379,27 @@ impl Running {
 
     /// The warnings and errors so far.
     pub fn complaints(&self) -> Vec<String> {
-        self.0
-            .log()
-            .into_iter()
-            .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
-            .collect()
+        self.0.log().into_iter().filter(|line| is_complaint(line)).collect()
     }
+}
+
+/// Runs a scenario for each case, all at the same time, because scenarios mostly wait.
+pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, scenario: impl Fn(T) + Sync) {
+    let scenario = &scenario;
+    std::thread::scope(|scope| {
+        let cases: Vec<_> = cases
+            .into_iter()
+            .map(|case| scope.spawn(move || scenario(case)))
+            .collect();
+        for case in cases {
+            case.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+}
+
+/// Whether a line of the log is a warning or an error.
+pub fn is_complaint(line: &str) -> bool {
+    line.contains(" WARN ") || line.contains(" ERROR ")
 }
 
 /// The Ready condition of a config.

@@ -1,4 +1,4 @@
-//! Three nodes of one site: a process for each, one API server.
+//! Three nodes of one site, one API server.
 
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::machine::namespace::Interface;
@@ -6,34 +6,76 @@ use serde_json::{Value, json};
 
 use crate::site::{CONFIG_NAME, NODE, NODE_CONFIGS, Running, SOON, Site};
 
-/// Three nodes, and the interfaces that they watch.
-pub struct Trio {
+/// Three nodes, each a process if nothing else, and the interfaces that they watch.
+pub struct Trio<N = Running> {
     pub site: Site,
     pub interfaces: Vec<Interface>,
-    pub nodes: Vec<Running>,
+    pub nodes: Vec<N>,
+}
+
+/// Where the nodes publish.
+#[derive(Clone, Copy, Debug)]
+pub enum Layout {
+    /// In an object each, and each watches an interface of its own.
+    PerNode,
+    /// All in one object, which names one interface.
+    Shared,
 }
 
 /// Their names.
 pub const NAMES: [&str; 3] = [NODE, "node2.example.com", "node3.example.com"];
 
 impl Trio {
-    /// All see the same delegated prefix, through different links of it, and publish in an object each.
+    /// Runs a process for each node. All see the same delegated prefix, through different links of it, and publish in an object each.
     pub fn start(interval: u32) -> Self {
         Trio::on(Site::new(), interval)
     }
 
     /// The same on a site that is there already.
     pub fn on(site: Site, interval: u32) -> Self {
-        let selectors = NAMES.map(|name| json!({"kubernetes.io/hostname": name}));
-        Trio::with(site, &selectors, interval)
+        Trio::of(site, Layout::PerNode).with_processes(interval)
     }
 
     /// All watch the same interface, and publish in the same object.
     pub fn sharing(interval: u32) -> Self {
-        Trio::with(Site::new(), &[json!({})], interval)
+        Trio::of(Site::new(), Layout::Shared).with_processes(interval)
     }
 
-    fn with(site: Site, selectors: &[Value], interval: u32) -> Self {
+    fn with_processes(mut self, interval: u32) -> Self {
+        for name in NAMES {
+            let node = self.run(name, interval);
+            self.nodes.push(node);
+        }
+        self.site.wait_lan("2001:db8:1234:567");
+        self.site.wait_reason(CONFIG_NAME, "Updated");
+        for name in NAMES {
+            assert!(
+                self.site.server.wait(SOON, |store| published(store, name)).is_some(),
+                "{name} did not publish"
+            );
+        }
+        self
+    }
+
+    /// Runs k6u on a node.
+    pub fn run(&self, name: &str, interval: u32) -> Running {
+        Running(
+            self.site
+                .start()
+                .with("NODE_NAME", name)
+                .with("UPDATE_INTERVAL", &interval.to_string())
+                .spawn(),
+        )
+    }
+}
+
+impl<N> Trio<N> {
+    /// The site with its node configs and interfaces, before k6u runs on a node.
+    pub fn of(site: Site, layout: Layout) -> Self {
+        let selectors = match layout {
+            Layout::PerNode => NAMES.map(|name| json!({"kubernetes.io/hostname": name})).to_vec(),
+            Layout::Shared => vec![json!({})],
+        };
         site.server
             .admin("DELETE", &format!("{NODE_CONFIGS}/ip6-update-node1"), "", &Value::Null);
         for name in &NAMES[1..] {
@@ -54,30 +96,7 @@ impl Trio {
                 .admin("POST", NODE_CONFIGS, "application/json", &node_config);
             trio.interfaces.push(interface);
         }
-        for name in NAMES {
-            let node = trio.run(name, interval);
-            trio.nodes.push(node);
-        }
-        trio.site.wait_lan("2001:db8:1234:567");
-        trio.site.wait_reason(CONFIG_NAME, "Updated");
-        for name in NAMES {
-            assert!(
-                trio.site.server.wait(SOON, |store| published(store, name)).is_some(),
-                "{name} did not publish"
-            );
-        }
         trio
-    }
-
-    /// Runs k6u on a node.
-    pub fn run(&self, name: &str, interval: u32) -> Running {
-        Running(
-            self.site
-                .start()
-                .with("NODE_NAME", name)
-                .with("UPDATE_INTERVAL", &interval.to_string())
-                .spawn(),
-        )
     }
 
     /// The provider renumbers all links, from one delegated prefix to another, each up to its last hex digit.
