@@ -65,7 +65,7 @@ impl Prefix {
     ///
     /// Never wraps: the number of a neighbour's prefix is not a number of ours.
     pub fn subnet(self, id: u64) -> Option<Prefix> {
-        if id > highest_id(self.length)? {
+        if id > PrefixLength::try_from(u64::from(self.length)).ok()?.highest_id() {
             return None;
         }
         let bits = self.bits() | u128::from(id) << (128 - LINK_LENGTH);
@@ -80,12 +80,42 @@ impl Prefix {
     }
 }
 
-/// The highest prefix id in a delegated prefix of `length` bits: 2^(64-length) - 1.
-///
-/// `None` beyond /64, where no /64 fits.
+/// The length of a delegated prefix, 1 to 64: at least one /64 is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefixLength(u8);
+
+impl PrefixLength {
+    /// The number of bits.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The highest id of a /64 in a prefix of this length: 2^(64-length) - 1.
+    pub fn highest_id(self) -> u64 {
+        u64::MAX.checked_shr(self.0.into()).unwrap_or(0)
+    }
+}
+
+impl TryFrom<u64> for PrefixLength {
+    type Error = ParseError;
+
+    fn try_from(bits: u64) -> Result<Self, ParseError> {
+        match u8::try_from(bits) {
+            Ok(bits @ 1..=LINK_LENGTH) => Ok(PrefixLength(bits)),
+            _ => Err(ParseError("a whole number from 1 to 64")),
+        }
+    }
+}
+
+impl fmt::Display for PrefixLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The highest prefix id in a delegated prefix of `length` bits; `None` beyond /64, where no /64 fits.
 pub fn highest_id(length: u8) -> Option<u64> {
-    let id_bits = LINK_LENGTH.checked_sub(length)?;
-    Some(u64::MAX.checked_shr(u32::from(LINK_LENGTH - id_bits)).unwrap_or(0))
+    Some(PrefixLength::try_from(u64::from(length)).ok()?.highest_id())
 }
 
 /// The bits of an address that a prefix of this length (0 to 128) fixes.
@@ -100,33 +130,35 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// Why a text is not an IPv6 prefix.
+/// What a text or a number must be and is not, with an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAPrefix;
+pub struct ParseError(pub &'static str);
 
-impl fmt::Display for NotAPrefix {
+impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("is not an IPv6 prefix such as 2001:db8::/32")
+        write!(f, "it must be {}", self.0)
     }
 }
 
-impl std::error::Error for NotAPrefix {}
+impl std::error::Error for ParseError {}
 
 impl FromStr for Prefix {
-    type Err = NotAPrefix;
+    type Err = ParseError;
 
     /// Reads `address/length`. Host bits are dropped, as Kubernetes and Cilium do on reading.
-    fn from_str(text: &str) -> Result<Self, NotAPrefix> {
-        let (address, length) = text.split_once('/').ok_or(NotAPrefix)?;
-        let address: Ipv6Addr = address.parse().map_err(|_| NotAPrefix)?;
-        Ok(Prefix::of(address, read_length(length, 128).ok_or(NotAPrefix)?))
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let read = || {
+            let (address, length) = text.split_once('/')?;
+            Some(Prefix::of(address.parse().ok()?, read_length(length, 128)?))
+        };
+        read().ok_or(ParseError("an IPv6 prefix such as 2001:db8::/32"))
     }
 }
 
-/// A length of at most `most` bits, in digits only.
-pub fn read_length(text: &str, most: u8) -> Option<u8> {
+/// Reads a length of at most `max` bits, in digits only.
+pub fn read_length(text: &str, max: u8) -> Option<u8> {
     let all_digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|length| all_digits && *length <= most)
+    text.parse().ok().filter(|length| all_digits && *length <= max)
 }
 
 /// Prefixes as a person reads them: `a, b, c`, or `none`.
@@ -150,6 +182,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn highest_id_of(length: u64) -> Option<u64> {
+        PrefixLength::try_from(length).ok().map(PrefixLength::highest_id)
+    }
+
     #[test]
     fn id_2_of_a_60() {
         assert_eq!(
@@ -167,7 +203,7 @@ mod tests {
             } else {
                 (1u64 << (64 - length)) - 1
             };
-            assert_eq!(highest_id(length), Some(highest), "/{length}");
+            assert_eq!(highest_id_of(length.into()), Some(highest), "/{length}");
 
             let first = delegated.subnet(0).unwrap();
             assert_eq!(first, Prefix::from_bits(delegated.bits(), 64), "/{length}");
@@ -185,7 +221,8 @@ mod tests {
     fn every_subnet_maps_back_to_its_delegated_prefix() {
         for length in 1..=64u8 {
             let delegated = prefix("2001:db8:1234:5678::/64").truncate(length);
-            for id in [0, 1, highest_id(length).unwrap() / 2, highest_id(length).unwrap()] {
+            let highest = highest_id_of(length.into()).unwrap();
+            for id in [0, 1, highest / 2, highest] {
                 if let Some(subnet) = delegated.subnet(id) {
                     assert_eq!(subnet.truncate(length), delegated, "/{length} id {id}");
                 }
@@ -196,8 +233,9 @@ mod tests {
     #[test]
     fn no_subnet_in_a_prefix_longer_than_64() {
         assert_eq!(prefix("2001:db8::/65").subnet(0), None);
-        assert_eq!(highest_id(65), None);
-        assert_eq!(highest_id(128), None);
+        for length in [0, 65, 128, 256 + 60] {
+            assert_eq!(highest_id_of(length), None, "/{length}");
+        }
     }
 
     #[test]
@@ -243,7 +281,7 @@ mod tests {
             "x/64",
             "fe80::1%eth0/64",
         ] {
-            assert_eq!(text.parse::<Prefix>(), Err(NotAPrefix), "{text:?}");
+            assert!(text.parse::<Prefix>().is_err(), "{text:?}");
         }
     }
 

@@ -200,6 +200,7 @@ fn documents() -> impl Iterator<Item = (&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prefix::PrefixLength;
     use serde_json::Value;
 
     #[test]
@@ -237,8 +238,8 @@ mod tests {
 
     #[test]
     fn the_schema_lists_the_highest_id_of_every_length() {
-        let highest: Vec<String> = (1..=64)
-            .map(|length| crate::prefix::highest_id(length).unwrap().to_string())
+        let highest: Vec<String> = (1..=64u64)
+            .map(|length| PrefixLength::try_from(length).unwrap().highest_id().to_string())
             .collect();
         let table = format!("[0,{}][int(self.delegatedPrefixLength)]", highest.join(","));
         assert!(MANIFEST.contains(&table), "{table}");

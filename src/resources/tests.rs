@@ -9,7 +9,7 @@ use super::node_config::*;
 use super::targets::TargetKey;
 use crate::kube::decode::{Item, decode};
 use crate::kube::objects::{BadItem, List};
-use crate::prefix::{Prefix, highest_id};
+use crate::prefix::{Prefix, PrefixLength};
 
 fn problems(spec: Value) -> Vec<String> {
     ConfigSpec::read(&spec).unwrap_err().problems
@@ -30,8 +30,8 @@ fn the_spec_that_users_have() {
 
 #[test]
 fn an_id_that_does_not_fit_is_refused_at_every_length() {
-    for length in 1..=64u8 {
-        let highest = highest_id(length).unwrap();
+    for length in 1..=64u64 {
+        let highest = PrefixLength::try_from(length).unwrap().highest_id();
         assert!(
             ConfigSpec::read(&one_group(json!(length), json!([0, highest]))).is_ok(),
             "/{length}"
