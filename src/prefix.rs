@@ -113,11 +113,6 @@ impl fmt::Display for PrefixLength {
     }
 }
 
-/// The highest prefix id in a delegated prefix of `length` bits; `None` beyond /64, where no /64 fits.
-pub fn highest_id(length: u8) -> Option<u64> {
-    Some(PrefixLength::try_from(u64::from(length)).ok()?.highest_id())
-}
-
 /// The bits of an address that a prefix of this length (0 to 128) fixes.
 pub fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
@@ -182,7 +177,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn highest_id_of(length: u64) -> Option<u64> {
+    fn highest_id(length: u64) -> Option<u64> {
         PrefixLength::try_from(length).ok().map(PrefixLength::highest_id)
     }
 
@@ -203,7 +198,7 @@ mod tests {
             } else {
                 (1u64 << (64 - length)) - 1
             };
-            assert_eq!(highest_id_of(length.into()), Some(highest), "/{length}");
+            assert_eq!(highest_id(length.into()), Some(highest), "/{length}");
 
             let first = delegated.subnet(0).unwrap();
             assert_eq!(first, Prefix::from_bits(delegated.bits(), 64), "/{length}");
@@ -221,7 +216,7 @@ mod tests {
     fn every_subnet_maps_back_to_its_delegated_prefix() {
         for length in 1..=64u8 {
             let delegated = prefix("2001:db8:1234:5678::/64").truncate(length);
-            let highest = highest_id_of(length.into()).unwrap();
+            let highest = highest_id(length.into()).unwrap();
             for id in [0, 1, highest / 2, highest] {
                 if let Some(subnet) = delegated.subnet(id) {
                     assert_eq!(subnet.truncate(length), delegated, "/{length} id {id}");
@@ -234,7 +229,7 @@ mod tests {
     fn no_subnet_in_a_prefix_longer_than_64() {
         assert_eq!(prefix("2001:db8::/65").subnet(0), None);
         for length in [0, 65, 128, 256 + 60] {
-            assert_eq!(highest_id_of(length), None, "/{length}");
+            assert_eq!(highest_id(length), None, "/{length}");
         }
     }
 

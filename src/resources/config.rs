@@ -48,8 +48,8 @@ impl Item for Config {
 /// The spec of an IP6UpdateConfig.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpec {
-    /// The length that the provider delegates, 1 to 64.
-    pub delegated_prefix_length: u8,
+    /// The length that the provider delegates.
+    pub delegated_prefix_length: PrefixLength,
     /// Only delegated prefixes inside one of these count; `None` lets all count.
     pub allowed_prefixes: Option<Vec<Prefix>>,
     /// The objects, each once: CiliumCIDRGroups first, then `targets`.
@@ -97,8 +97,8 @@ impl ConfigSpec {
         let allowed_prefixes = allowed_prefixes(&spec.get("allowedPrefixes"));
         let targets = targets(&spec, length);
         match (length, problems.take()) {
-            (Some(length), problems) if problems.is_empty() => Ok(ConfigSpec {
-                delegated_prefix_length: length.bits(),
+            (Some(delegated_prefix_length), problems) if problems.is_empty() => Ok(ConfigSpec {
+                delegated_prefix_length,
                 allowed_prefixes,
                 targets,
             }),

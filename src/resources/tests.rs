@@ -22,7 +22,7 @@ fn one_group(length: Value, ids: Value) -> Value {
 #[test]
 fn the_spec_that_users_have() {
     let spec = ConfigSpec::read(&one_group(json!(60), json!([0, 1, 2]))).unwrap();
-    assert_eq!(spec.delegated_prefix_length, 60);
+    assert_eq!(spec.delegated_prefix_length.bits(), 60);
     assert_eq!(spec.allowed_prefixes, None);
     assert_eq!(spec.targets[0].key, TargetKey::group("lan"));
     assert_eq!(spec.targets[0].parts.prefix_ids, BTreeSet::from([0, 1, 2]));
