@@ -67,9 +67,12 @@ impl<'a> Field<'a> {
 
     /// The field with this name in a map.
     pub fn get<'b>(&'b self, name: &'b str) -> Field<'b> {
+        let path = Path::Field(&self.path, name);
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|asked| asked.push(path.to_string()));
         Field {
             value: &self.value[name],
-            path: Path::Field(&self.path, name),
+            path,
             problems: self.problems,
         }
     }
@@ -167,4 +170,19 @@ pub fn shown(value: &Value) -> String {
         Value::String(text) if text.len() > 64 => "a long text".into(),
         other => other.to_string(),
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The paths of the fields that this thread asked for.
+    static ASKED: RefCell<Vec<String>> = RefCell::default();
+}
+
+/// The fields that `read` asks for, whether they are there or not; `[]` stands for any place in a list.
+#[cfg(test)]
+pub fn asked_for(read: impl FnOnce()) -> std::collections::BTreeSet<String> {
+    ASKED.take();
+    read();
+    let places = |path: String| path.replace(|c: char| c.is_ascii_digit(), "");
+    ASKED.take().into_iter().map(places).collect()
 }

@@ -96,36 +96,35 @@ impl NodeSpec {
 
     /// Reads `spec`.
     pub fn read(spec: &Value) -> Self {
-        let selector = match &spec["nodeSelector"] {
-            Value::Null => Some(BTreeMap::new()),
-            Value::Object(map) => {
-                let pair = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
-                map.iter().map(pair).collect()
-            }
-            _ => None,
+        let problems = Problems::default();
+        let spec = Field::top("spec", spec, &problems);
+        let selector = selector(spec.get("nodeSelector").value());
+        let but = format_args!("it must be a name of a network interface, 1 to {MAX_NAME} characters");
+        let interface = spec.get("interface").text(is_interface_name, but);
+        let seconds = |field, max| spec.get(field).number(0..=max, "");
+        let stale_after = seconds("staleAfterSeconds", MAX_STALE_AFTER);
+        let keep_deprecated = seconds("keepDeprecatedSeconds", MAX_KEEP_DEPRECATED);
+        let watch = match (interface, problems.take()) {
+            (Some(interface), problems) if problems.is_empty() => Ok(Watch {
+                interface: interface.into(),
+                stale_after: stale_after.unwrap_or(DEFAULT_STALE_AFTER),
+                keep_deprecated: keep_deprecated.unwrap_or(0),
+            }),
+            (_, problems) => Err(problems.join("; ")),
         };
-        NodeSpec {
-            selector,
-            watch: watch(spec),
-        }
+        NodeSpec { selector, watch }
     }
 }
 
-fn watch(spec: &Value) -> Result<Watch, String> {
-    let problems = Problems::default();
-    let spec = Field::top("spec", spec, &problems);
-    let but = format_args!("it must be a name of a network interface, 1 to {MAX_NAME} characters");
-    let interface = spec.get("interface").text(is_interface_name, but);
-    let seconds = |field, max| spec.get(field).number(0..=max, "");
-    let stale_after = seconds("staleAfterSeconds", MAX_STALE_AFTER);
-    let keep_deprecated = seconds("keepDeprecatedSeconds", MAX_KEEP_DEPRECATED);
-    match (interface, problems.take()) {
-        (Some(interface), problems) if problems.is_empty() => Ok(Watch {
-            interface: interface.into(),
-            stale_after: stale_after.unwrap_or(DEFAULT_STALE_AFTER),
-            keep_deprecated: keep_deprecated.unwrap_or(0),
-        }),
-        (_, problems) => Err(problems.join("; ")),
+/// The labels; `None` if they are none.
+fn selector(value: &Value) -> Option<BTreeMap<String, String>> {
+    match value {
+        Value::Null => Some(BTreeMap::new()),
+        Value::Object(map) => {
+            let pair = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
+            map.iter().map(pair).collect()
+        }
+        _ => None,
     }
 }
 

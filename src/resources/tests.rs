@@ -1,5 +1,7 @@
 //! What the fields of k6u's objects may hold, and what is said of those that do not.
 
+mod schema;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
