@@ -10,6 +10,14 @@ use crate::prefix::{ParseError, Prefix, PrefixLength, mask, read_length};
 /// An IPv4 or IPv6 network: its host bits are always zero.
 ///
 /// The order is by family, address and length, which is how lists are written.
+///
+/// ```
+/// # use k6u::cidr::Cidr;
+/// let cidr: Cidr = "192.168.7.9/16".parse()?;
+/// assert_eq!(cidr.to_string(), "192.168.0.0/16");
+/// assert_eq!(cidr.host(), None);
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cidr {
     /// The address and the length, 0 to 32.
@@ -20,6 +28,7 @@ pub enum Cidr {
 
 impl Cidr {
     /// The CIDR of one address.
+    #[must_use]
     pub fn of_host(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Cidr::V4(address, 32),
@@ -28,6 +37,7 @@ impl Cidr {
     }
 
     /// The one address in it; `None` if there are more.
+    #[must_use]
     pub fn host(&self) -> Option<IpAddr> {
         let is_host = match self {
             Cidr::V4(_, length) => *length == 32,
@@ -37,6 +47,7 @@ impl Cidr {
     }
 
     /// The lowest address in it.
+    #[must_use]
     pub fn address(&self) -> IpAddr {
         match self {
             Cidr::V4(address, _) => IpAddr::V4(*address),
@@ -82,11 +93,13 @@ pub struct Range {
 
 impl Range {
     /// The lowest address in it.
+    #[must_use]
     pub fn first(self) -> Ipv6Addr {
         self.first
     }
 
     /// The highest address in it.
+    #[must_use]
     pub fn last(self) -> Ipv6Addr {
         self.last
     }
@@ -111,6 +124,7 @@ pub enum Item {
 
 impl Item {
     /// The addresses from `first` to `last`; `None` if `last` is lower, and for IPv4 ranges, which k6u never writes.
+    #[must_use]
     pub fn from_ends(first: IpAddr, last: IpAddr) -> Option<Self> {
         match (first, last) {
             _ if first == last => Some(Cidr::of_host(first).into()),
@@ -120,6 +134,7 @@ impl Item {
     }
 
     /// The one address that it is; `None` if there are more.
+    #[must_use]
     pub fn host(&self) -> Option<IpAddr> {
         match self {
             Item::Cidr(cidr) => cidr.host(),
@@ -144,6 +159,14 @@ impl fmt::Display for Item {
 }
 
 /// The bits that follow a delegated prefix: an address whose upper bits are zero, and a length.
+///
+/// ```
+/// # use k6u::cidr::Suffix;
+/// let host: Suffix = "::1:0:0:0:10".parse()?;
+/// let part = host.append_to("2001:db8:1234:5600::/56".parse()?);
+/// assert_eq!(part, Some("2001:db8:1234:5601::10/128".parse()?));
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Suffix {
     bits: u128,
@@ -179,11 +202,13 @@ impl<T: fmt::Display> fmt::Display for Misfit<T> {
 
 impl Suffix {
     /// The part of `delegated` that it names; `None` if it does not fit.
+    #[must_use]
     pub fn append_to(self, delegated: Prefix) -> Option<Prefix> {
         delegated.part(self.bits, self.length)
     }
 
     /// Whether it names a single address.
+    #[must_use]
     pub fn is_host(self) -> bool {
         self.length == 128
     }
@@ -239,6 +264,14 @@ impl fmt::Display for Suffix {
 }
 
 /// Two suffixes: the addresses from one to the other behind a delegated prefix.
+///
+/// ```
+/// # use k6u::cidr::SuffixRange;
+/// let range: SuffixRange = "::1:0-::1:ff".parse()?;
+/// let item = range.append_to("2001:db8::/56".parse()?).expect("it fits");
+/// assert_eq!(item.to_string(), "2001:db8::1:0-2001:db8::1:ff");
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SuffixRange {
     first: u128,
@@ -247,6 +280,7 @@ pub struct SuffixRange {
 
 impl SuffixRange {
     /// The addresses of `delegated` that it names; `None` if it does not fit.
+    #[must_use]
     pub fn append_to(self, delegated: Prefix) -> Option<Item> {
         let end = |bits| Some(IpAddr::V6(delegated.part(bits, 128)?.address()));
         Item::from_ends(end(self.first)?, end(self.last)?)

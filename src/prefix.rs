@@ -14,6 +14,14 @@ pub const LINK_LENGTH: u8 = 64;
 /// An IPv6 prefix: its host bits are always zero.
 ///
 /// The order is by address, then by length, which is how lists are written.
+///
+/// ```
+/// # use k6u::prefix::Prefix;
+/// let delegated: Prefix = "2001:db8:1234:5670::/60".parse()?;
+/// let subnet = delegated.subnet(2).expect("a /60 has the ids 0 to 15");
+/// assert_eq!(subnet.to_string(), "2001:db8:1234:5672::/64");
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     // Not a u128: its alignment would make every item of a long list half as large again.
@@ -23,6 +31,7 @@ pub struct Prefix {
 
 impl Prefix {
     /// The prefix of `length` bits (at most 128) that `address` is in.
+    #[must_use]
     pub fn of(address: Ipv6Addr, length: u8) -> Self {
         let length = length.min(128);
         Prefix::from_bits(address.to_bits() & mask(length), length)
@@ -40,11 +49,13 @@ impl Prefix {
     }
 
     /// The lowest address in it.
+    #[must_use]
     pub fn address(self) -> Ipv6Addr {
         self.address
     }
 
     /// The number of leading bits that count, 0 to 128.
+    #[must_use]
     pub fn length(self) -> u8 {
         self.length
     }
@@ -52,11 +63,13 @@ impl Prefix {
     /// The shorter prefix of `length` bits that this one is part of.
     ///
     /// A `length` beyond this prefix's own leaves it as it is: nothing is known of further bits.
+    #[must_use]
     pub fn truncate(self, length: u8) -> Self {
         Prefix::of(self.address, length.min(self.length))
     }
 
     /// Whether every address of `other` is in this prefix.
+    #[must_use]
     pub fn contains(self, other: Prefix) -> bool {
         self.length <= other.length && other.bits() & mask(self.length) == self.bits()
     }
@@ -64,6 +77,7 @@ impl Prefix {
     /// The /64 with this number inside the prefix, counted from 0, or `None` if it does not fit.
     ///
     /// Never wraps: the number of a neighbour's prefix is not a number of ours.
+    #[must_use]
     pub fn subnet(self, id: u64) -> Option<Prefix> {
         if id > PrefixLength::try_from(u64::from(self.length)).ok()?.highest_id() {
             return None;
@@ -74,6 +88,7 @@ impl Prefix {
 
     /// The longer prefix of `length` bits with these bits behind this prefix's own, or `None` if it does
     /// not fit: nothing of a neighbour's prefix is ever reached.
+    #[must_use]
     pub fn part(self, bits: u128, length: u8) -> Option<Prefix> {
         let fits = (self.length..=128).contains(&length) && bits & (mask(self.length) | !mask(length)) == 0;
         fits.then_some(Prefix::from_bits(self.bits() | bits, length))
@@ -86,11 +101,13 @@ pub struct PrefixLength(u8);
 
 impl PrefixLength {
     /// The number of bits.
+    #[must_use]
     pub fn bits(self) -> u8 {
         self.0
     }
 
     /// The highest id of a /64 in a prefix of this length: 2^(64-length) - 1.
+    #[must_use]
     pub fn highest_id(self) -> u64 {
         u64::MAX.checked_shr(self.0.into()).unwrap_or(0)
     }
@@ -114,6 +131,7 @@ impl fmt::Display for PrefixLength {
 }
 
 /// The bits of an address that a prefix of this length (0 to 128) fixes.
+#[must_use]
 pub fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
 }
@@ -151,12 +169,14 @@ impl FromStr for Prefix {
 }
 
 /// Reads a length of at most `max` bits, in digits only.
+#[must_use]
 pub fn read_length(text: &str, max: u8) -> Option<u8> {
     let all_digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|length| all_digits && *length <= max)
 }
 
 /// Prefixes as a person reads them: `a, b, c`, or `none`.
+#[must_use]
 pub fn join(prefixes: &[Prefix]) -> String {
     if prefixes.is_empty() {
         return "none".into();
