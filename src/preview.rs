@@ -19,7 +19,7 @@ use crate::prefix::{Prefix, join};
 use crate::reconcile::condition::{self, Judgement};
 use crate::reconcile::plan::{self, Reason};
 use crate::resources::GROUP;
-use crate::resources::config::{Config, ConfigSpec, all_allowed_prefixes};
+use crate::resources::config::{Config, all_allowed_prefixes};
 use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
 use crate::resources::schema;
 use crate::resources::targets::DesiredTarget;
@@ -194,8 +194,11 @@ impl Objects {
             );
         }
         if kind == "IP6UpdateConfig" {
-            ConfigSpec::read(&value["spec"]).map_err(|bad| format!("{object}: {}", bad.problems.join("; ")))?;
-            self.configs.push(decoded(&object, &value)?);
+            let config: Config = decoded(&object, &value)?;
+            if let Err(bad) = &config.spec {
+                return Err(format!("{object}: {}", bad.problems.join("; ")));
+            }
+            self.configs.push(config);
         } else {
             let mut config: NodeConfig = decoded(&object, &value)?;
             if let Err(problem) = &config.spec.watch {
