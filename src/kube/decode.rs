@@ -457,7 +457,9 @@ impl Seed<'_> {
     /// Whether nothing more is kept at this depth.
     fn is_full(self) -> bool {
         let is_element = self.depth >= ELEMENT_DEPTH;
-        is_over() || is_element && LEFT.get().is_some_and(|left| left < self.reserve)
+        let is_full = is_over() || is_element && LEFT.get().is_some_and(|left| left < self.reserve);
+        self.is_cut.set(self.is_cut.get() || is_full);
+        is_full
     }
 }
 
@@ -465,9 +467,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if self.is_full() {
-            self.is_cut.set(true);
-        } else {
+        if !self.is_full() {
             spend(VALUE);
         }
         if self.depth > MAX_DEPTH || self.is_full() {
@@ -598,6 +598,30 @@ mod tests {
                 "{count}"
             );
         }
+    }
+
+    /// A value with a share of 10,000 bytes, and a reserve.
+    struct Shared(Bounded);
+
+    impl<'de> Deserialize<'de> for Shared {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Bounded::within(10_000, 1_000, deserializer).map(Shared)
+        }
+    }
+
+    #[test]
+    fn no_element_is_lost_in_silence() {
+        let mut cut = 0;
+        for count in 1..200 {
+            let elements = vec![r#""x""#; count].join(",");
+            let text = format!(r#"{{"a":[{{"b":[{elements}]}}],"c":1}}"#);
+            let Shared(read) = decode(&mut text.as_bytes()).unwrap();
+            let list = read.value["a"][0]["b"].as_array().unwrap();
+            assert!(read.is_cut || list.len() == count, "{} of {count}", list.len());
+            assert_eq!(read.value["c"], 1, "the reserve is for it");
+            cut += u32::from(read.is_cut);
+        }
+        assert!((50..150).contains(&cut), "{cut}");
     }
 
     #[test]
