@@ -7,7 +7,7 @@ use super::field::{Field, Problems};
 use super::prefixes;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
-use crate::kube::decode::{Bounded, Item, spend, with_long_texts};
+use crate::kube::decode::{Bounded, Budget, Item, MAX_KEPT, spend};
 use crate::kube::objects::{BadItem, Condition, Metadata};
 use crate::prefix::{Prefix, PrefixLength};
 
@@ -138,7 +138,7 @@ fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {
 }
 
 fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<ConfigSpec, BadSpec>, D::Error> {
-    let spec = Bounded::within(MAX_SPEC, CLAIMS, deserializer)?;
+    let spec = Bounded::within(Budget::of(MAX_SPEC).with_reserve(CLAIMS), deserializer)?;
     let read = ConfigSpec::read(&spec.value);
     if !spec.is_cut {
         return Ok(read);
@@ -158,7 +158,7 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
 
 fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {
     // The conditions of others are written back.
-    let status = with_long_texts(|| Bounded::deserialize(deserializer))?.value;
+    let status = Bounded::within(Budget::of(MAX_KEPT).with_long_texts(), deserializer)?.value;
     let conditions = status["conditions"].as_array().into_iter().flatten();
     Ok(ConfigStatus {
         observed_generation: status["observedGeneration"].as_i64(),
