@@ -114,15 +114,6 @@ impl StoredList {
         list
     }
 
-    /// The list after it was written as desired.
-    pub fn of(desired: &DesiredTarget) -> Self {
-        StoredList {
-            items: desired.items.clone(),
-            record: desired.record.clone(),
-            ..StoredList::default()
-        }
-    }
-
     /// Whether it means the same as the desired list: all that is desired is there, and nothing else but what
     /// lingers (I5).
     pub fn matches(&self, desired: &DesiredTarget) -> bool {
