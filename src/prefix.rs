@@ -38,6 +38,7 @@ impl Prefix {
     }
 
     fn from_bits(bits: u128, length: u8) -> Self {
+        debug_assert!(length <= 128 && bits & !mask(length) == 0, "host bits are zero");
         Prefix {
             address: Ipv6Addr::from_bits(bits),
             length,

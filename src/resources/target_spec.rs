@@ -37,6 +37,10 @@ impl TargetSpec {
     /// What the object is to hold with these delegated prefixes, and with others that linger.
     pub fn desired(&self, delegated: &[Prefix], lingering: &[Prefix]) -> DesiredTarget {
         let items = self.parts.of(delegated);
+        debug_assert!(
+            items.len() <= self.parts.count(delegated.len()),
+            "the plan has room for them"
+        );
         let mut lingering = BTreeSet::from_iter(self.parts.of(lingering));
         lingering.retain(|item| items.binary_search(item).is_err());
         DesiredTarget {

@@ -79,6 +79,7 @@ impl TargetApi {
         let stored: Stored = match held {
             Some(held) => {
                 // I3: whoever wrote it since it was read makes this a conflict.
+                debug_assert!(!held.metadata.resource_version.is_empty(), "{key} was read without one");
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
                     "spec": desired.spec(),
