@@ -36,8 +36,8 @@ impl Timestamp {
         if !WEEKDAYS.contains(&weekday.strip_suffix(',')?) {
             return None;
         }
-        let month = MONTHS.iter().position(|name| *name == month)?;
-        at(number(year, 4)?, month as i64 + 1, number(day, 2)?, time)
+        let (month, _) = (1..).zip(MONTHS).find(|(_, name)| *name == month)?;
+        at(number(year, 4)?, month, number(day, 2)?, time)
     }
 
     /// Reads RFC 3339 in UTC (`Z`), as Kubernetes writes it; a fraction of a second is dropped.

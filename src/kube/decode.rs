@@ -70,12 +70,14 @@ impl Budget {
     }
 
     /// As many bytes more for what is not below `ELEMENT_DEPTH`: so a list that is too long is cut before anything else.
+    #[must_use]
     pub const fn with_reserve(self, reserve: usize) -> Self {
         let left = self.left + reserve;
         Budget { left, reserve, ..self }
     }
 
     /// For what is written back, and so is kept whole.
+    #[must_use]
     pub const fn with_long_texts(self) -> Self {
         let max_text = MAX_LONG_TEXT;
         Budget { max_text, ..self }
@@ -199,7 +201,7 @@ impl std::error::Error for OutOfBounds {}
 
 /// Whether it was not the reader that failed, but [`decode`] that gave up on it.
 pub fn is_out_of_bounds(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<OutOfBounds>())
+    matches!(error.get_ref(), Some(inner) if inner.is::<OutOfBounds>())
 }
 
 /// For a field that may be `null` in place of being absent.
@@ -383,7 +385,10 @@ pub struct BadItem {
 
 /// An object that a list may hold.
 pub trait Item: DeserializeOwned {
-    /// Its name, as far as it was read, and what is wrong with its metadata.
+    /// Its name.
+    ///
+    /// # Errors
+    /// What is wrong with its metadata.
     fn name(&self) -> Result<&str, BadItem>;
 }
 

@@ -18,9 +18,9 @@ const KINDS: [&str; 2] = ["IP6UpdateConfig", "IP6UpdateNodeConfig"];
 /// Which release of k6u applied a CRD.
 const RELEASE: &str = "apps.fuwafuwatime.moe/release";
 /// The pause after a refusal that lasts.
-const REFUSED: Duration = Duration::from_secs(60 * 60);
+const REFUSED: Duration = Duration::from_hours(1);
 /// The pause before CRDs are applied again because something was not stored.
-const SUSPECT: Duration = Duration::from_secs(60);
+const SUSPECT: Duration = Duration::from_mins(1);
 
 /// Whether the CRDs have to be applied, and when.
 #[derive(Clone, Debug, Default)]
@@ -88,16 +88,13 @@ impl Crds {
 
     fn failed(&mut self, error: &Error, now: Duration, random: f64) -> String {
         self.failures = self.failures.saturating_add(1);
-        let (pause, advice) = match error.is_lasting_refusal() {
-            true => (
-                REFUSED,
-                "allow that, or apply those of this release (k6u crds | kubectl apply --server-side --force-conflicts \
-                 -f -). k6u tries again in an hour",
-            ),
-            false => (
-                backoff(self.failures, random).max(error.retry_after().unwrap_or_default()),
-                "k6u tries again",
-            ),
+        let (pause, advice) = if error.is_lasting_refusal() {
+            let advice = "allow that, or apply those of this release (k6u crds | kubectl apply --server-side \
+                          --force-conflicts -f -). k6u tries again in an hour";
+            (REFUSED, advice)
+        } else {
+            let pause = backoff(self.failures, random).max(error.retry_after().unwrap_or_default());
+            (pause, "k6u tries again")
         };
         self.state = State::Retry(now + pause);
         format!(

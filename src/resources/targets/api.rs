@@ -18,7 +18,7 @@ pub type Api = (&'static str, &'static str);
 const STRICT: &str = "fieldValidation=Strict";
 
 /// How long a version that is served is used before the API server is asked again: a newer one may have come.
-const ASK_AGAIN: Duration = Duration::from_secs(3600);
+const ASK_AGAIN: Duration = Duration::from_hours(1);
 
 /// Which API serves each kind, once that is known.
 #[derive(Debug, Default)]
