@@ -3,6 +3,8 @@
 //! The environment is k6u's. Arguments: how many rounds, and for how many milliseconds it sleeps before each of
 //! them; without the second they follow each other at once. It prints one line of JSON.
 
+#![allow(clippy::pedantic)]
+
 use std::time::Duration;
 
 use k6u::agent::Agent;

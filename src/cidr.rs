@@ -5,11 +5,19 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::prefix::{Prefix, mask, read_length};
+use crate::prefix::{ParseError, Prefix, PrefixLength, mask, read_length};
 
 /// An IPv4 or IPv6 network: its host bits are always zero.
 ///
 /// The order is by family, address and length, which is how lists are written.
+///
+/// ```
+/// # use k6u::cidr::Cidr;
+/// let cidr: Cidr = "192.168.7.9/16".parse()?;
+/// assert_eq!(cidr.to_string(), "192.168.0.0/16");
+/// assert_eq!(cidr.host(), None);
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cidr {
     /// The address and the length, 0 to 32.
@@ -18,12 +26,9 @@ pub enum Cidr {
     V6(Prefix),
 }
 
-/// Why a text is not a CIDR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotACidr;
-
 impl Cidr {
     /// The CIDR of one address.
+    #[must_use]
     pub fn of_host(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Cidr::V4(address, 32),
@@ -32,6 +37,7 @@ impl Cidr {
     }
 
     /// The one address in it; `None` if there are more.
+    #[must_use]
     pub fn host(&self) -> Option<IpAddr> {
         let is_host = match self {
             Cidr::V4(_, length) => *length == 32,
@@ -41,6 +47,7 @@ impl Cidr {
     }
 
     /// The lowest address in it.
+    #[must_use]
     pub fn address(&self) -> IpAddr {
         match self {
             Cidr::V4(address, _) => IpAddr::V4(*address),
@@ -50,18 +57,20 @@ impl Cidr {
 }
 
 impl FromStr for Cidr {
-    type Err = NotACidr;
+    type Err = ParseError;
 
     /// Reads `address/length`. Host bits are dropped, as Kubernetes does on reading.
-    fn from_str(text: &str) -> Result<Self, NotACidr> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         if let Ok(prefix) = text.parse() {
             return Ok(Cidr::V6(prefix));
         }
-        let (address, length) = text.split_once('/').ok_or(NotACidr)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| NotACidr)?;
-        let length = read_length(length, 32).ok_or(NotACidr)?;
-        let kept = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-        Ok(Cidr::V4(Ipv4Addr::from_bits(address.to_bits() & kept), length))
+        let read = || {
+            let (address, length) = text.split_once('/')?;
+            let (address, length): (Ipv4Addr, u8) = (address.parse().ok()?, read_length(length, 32)?);
+            let kept = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+            Some(Cidr::V4(Ipv4Addr::from_bits(address.to_bits() & kept), length))
+        };
+        read().ok_or(ParseError("an IPv4 or IPv6 CIDR such as 192.168.0.0/16 or fd00:1::/48"))
     }
 }
 
@@ -84,11 +93,13 @@ pub struct Range {
 
 impl Range {
     /// The lowest address in it.
+    #[must_use]
     pub fn first(self) -> Ipv6Addr {
         self.first
     }
 
     /// The highest address in it.
+    #[must_use]
     pub fn last(self) -> Ipv6Addr {
         self.last
     }
@@ -113,6 +124,7 @@ pub enum Item {
 
 impl Item {
     /// The addresses from `first` to `last`; `None` if `last` is lower, and for IPv4 ranges, which k6u never writes.
+    #[must_use]
     pub fn from_ends(first: IpAddr, last: IpAddr) -> Option<Self> {
         match (first, last) {
             _ if first == last => Some(Cidr::of_host(first).into()),
@@ -122,6 +134,7 @@ impl Item {
     }
 
     /// The one address that it is; `None` if there are more.
+    #[must_use]
     pub fn host(&self) -> Option<IpAddr> {
         match self {
             Item::Cidr(cidr) => cidr.host(),
@@ -146,48 +159,74 @@ impl fmt::Display for Item {
 }
 
 /// The bits that follow a delegated prefix: an address whose upper bits are zero, and a length.
+///
+/// ```
+/// # use k6u::cidr::Suffix;
+/// let host: Suffix = "::1:0:0:0:10".parse()?;
+/// let part = host.append_to("2001:db8:1234:5600::/56".parse()?);
+/// assert_eq!(part, Some("2001:db8:1234:5601::10/128".parse()?));
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Suffix {
     bits: u128,
     length: u8,
 }
 
-/// Why a suffix names no part of a delegated prefix.
+/// Why a suffix or a range of suffixes names no part of a delegated prefix, with what would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Misfit {
+pub enum Misfit<T> {
     /// It is shorter than the delegated prefix.
-    TooShort,
-    /// It has bits where the delegated prefix has its own: this one has none.
-    BitsAbove(Suffix),
-    /// It has bits behind its own length: this one has none.
-    BitsBelow(Suffix),
+    TooShort(PrefixLength),
+    /// It has bits where the delegated prefix has its own.
+    BitsAbove(PrefixLength, T),
+    /// It has bits behind its own length.
+    BitsBelow(T),
+    /// It ends before it starts.
+    Reversed,
+}
+
+impl<T: fmt::Display> fmt::Display for Misfit<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Misfit::TooShort(length) => write!(f, "a part of a /{length} has a length from {length} to 128"),
+            Misfit::BitsAbove(length, fitting) => write!(
+                f,
+                "its first {length} bits come from the delegated prefix and must be 0 here: {fitting} fits"
+            ),
+            Misfit::BitsBelow(fitting) => write!(f, "the bits behind its length must be 0: {fitting} fits"),
+            Misfit::Reversed => f.write_str("it ends before it starts"),
+        }
+    }
 }
 
 impl Suffix {
     /// The part of `delegated` that it names; `None` if it does not fit.
+    #[must_use]
     pub fn append_to(self, delegated: Prefix) -> Option<Prefix> {
         delegated.part(self.bits, self.length)
     }
 
     /// Whether it names a single address.
+    #[must_use]
     pub fn is_host(self) -> bool {
         self.length == 128
     }
 
-    /// Whether it names a part of a delegated prefix of `length` bits.
+    /// Checks that it names a part of each delegated prefix of this length.
     ///
     /// # Errors
     /// Why not, and what would fit.
-    pub fn fits(self, length: u8) -> Result<(), Misfit> {
-        let own = mask(self.length);
+    pub fn fits(self, delegated: PrefixLength) -> Result<(), Misfit<Self>> {
+        let (above, own) = (mask(delegated.bits()), mask(self.length));
         let fitting = Suffix {
-            bits: self.bits & own & !mask(length),
+            bits: self.bits & own & !above,
             ..self
         };
-        if self.length < length {
-            Err(Misfit::TooShort)
-        } else if self.bits & mask(length) != 0 {
-            Err(Misfit::BitsAbove(fitting))
+        if self.length < delegated.bits() {
+            Err(Misfit::TooShort(delegated))
+        } else if self.bits & above != 0 {
+            Err(Misfit::BitsAbove(delegated, fitting))
         } else if self.bits & !own != 0 {
             Err(Misfit::BitsBelow(fitting))
         } else {
@@ -197,16 +236,20 @@ impl Suffix {
 }
 
 impl FromStr for Suffix {
-    type Err = NotACidr;
+    type Err = ParseError;
 
     /// Reads an IPv6 address with or without a length; none is 128. All bits are kept.
-    fn from_str(text: &str) -> Result<Self, NotACidr> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let (address, length) = text.split_once('/').unwrap_or((text, "128"));
-        let address: Ipv6Addr = address.parse().map_err(|_| NotACidr)?;
-        Ok(Suffix {
-            bits: address.to_bits(),
-            length: read_length(length, 128).ok_or(NotACidr)?,
-        })
+        match (address.parse::<Ipv6Addr>(), read_length(length, 128)) {
+            (Ok(address), Some(length)) => Ok(Suffix {
+                bits: address.to_bits(),
+                length,
+            }),
+            _ => Err(ParseError(
+                "an IPv6 address, with or without a length, such as ::1:0:0:0:10 or ::10:0:0:0:0/60",
+            )),
+        }
     }
 }
 
@@ -221,40 +264,39 @@ impl fmt::Display for Suffix {
 }
 
 /// Two suffixes: the addresses from one to the other behind a delegated prefix.
+///
+/// ```
+/// # use k6u::cidr::SuffixRange;
+/// let range: SuffixRange = "::1:0-::1:ff".parse()?;
+/// let item = range.append_to("2001:db8::/56".parse()?).expect("it fits");
+/// assert_eq!(item.to_string(), "2001:db8::1:0-2001:db8::1:ff");
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SuffixRange {
     first: u128,
     last: u128,
 }
 
-/// Why a range of suffixes names no part of a delegated prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RangeMisfit {
-    /// It has bits where the delegated prefix has its own: this one has none.
-    BitsAbove(SuffixRange),
-    /// It ends before it starts.
-    Reversed,
-}
-
 impl SuffixRange {
     /// The addresses of `delegated` that it names; `None` if it does not fit.
+    #[must_use]
     pub fn append_to(self, delegated: Prefix) -> Option<Item> {
         let end = |bits| Some(IpAddr::V6(delegated.part(bits, 128)?.address()));
         Item::from_ends(end(self.first)?, end(self.last)?)
     }
 
-    /// Whether it names addresses of a delegated prefix of `length` bits.
+    /// Checks that it names addresses of each delegated prefix of this length.
     ///
     /// # Errors
     /// Why not, and what would fit.
-    pub fn fits(self, length: u8) -> Result<(), RangeMisfit> {
-        if (self.first | self.last) & mask(length) != 0 {
-            Err(RangeMisfit::BitsAbove(SuffixRange {
-                first: self.first & !mask(length),
-                last: self.last & !mask(length),
-            }))
+    pub fn fits(self, delegated: PrefixLength) -> Result<(), Misfit<Self>> {
+        let above = mask(delegated.bits());
+        if (self.first | self.last) & above != 0 {
+            let (first, last) = (self.first & !above, self.last & !above);
+            Err(Misfit::BitsAbove(delegated, SuffixRange { first, last }))
         } else if self.first > self.last {
-            Err(RangeMisfit::Reversed)
+            Err(Misfit::Reversed)
         } else {
             Ok(())
         }
@@ -262,16 +304,21 @@ impl SuffixRange {
 }
 
 impl FromStr for SuffixRange {
-    type Err = NotACidr;
+    type Err = ParseError;
 
     /// Reads two IPv6 addresses with a hyphen between them. All bits are kept.
-    fn from_str(text: &str) -> Result<Self, NotACidr> {
-        let (first, last) = text.split_once('-').ok_or(NotACidr)?;
-        let bits = |text: &str| text.parse().map(Ipv6Addr::to_bits).map_err(|_| NotACidr);
-        Ok(SuffixRange {
-            first: bits(first)?,
-            last: bits(last)?,
-        })
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let read = || {
+            let (first, last) = text.split_once('-')?;
+            let bits = |text: &str| text.parse().map(Ipv6Addr::to_bits).ok();
+            Some(SuffixRange {
+                first: bits(first)?,
+                last: bits(last)?,
+            })
+        };
+        read().ok_or(ParseError(
+            "two IPv6 addresses with a hyphen between them, such as ::1:0:0:1:0-::1:0:0:1:ff",
+        ))
     }
 }
 
@@ -298,6 +345,10 @@ mod tests {
 
     fn suffix(text: &str) -> Suffix {
         text.parse().unwrap()
+    }
+
+    fn delegating(bits: u8) -> PrefixLength {
+        PrefixLength::try_from(u64::from(bits)).unwrap()
     }
 
     #[test]
@@ -332,7 +383,7 @@ mod tests {
             "::/129",
             "a/8",
         ] {
-            assert_eq!(text.parse::<Cidr>(), Err(NotACidr), "{text:?}");
+            assert!(text.parse::<Cidr>().is_err(), "{text:?}");
         }
     }
 
@@ -347,7 +398,7 @@ mod tests {
             ("::4:0:0:0:0/62", "2001:db8:1234:5604::/62"),
             ("::1:ffff:0:0:0/112", "2001:db8:1234:5601:ffff::/112"),
         ] {
-            assert_eq!(suffix(text).fits(56), Ok(()), "{text}");
+            assert_eq!(suffix(text).fits(delegating(56)), Ok(()), "{text}");
             assert_eq!(suffix(text).append_to(delegated).unwrap().to_string(), part, "{text}");
         }
     }
@@ -355,13 +406,19 @@ mod tests {
     #[test]
     fn suffixes_that_do_not_fit() {
         for (text, misfit) in [
-            ("::/55", Misfit::TooShort),
-            ("2001:db8::1:0:0:0:10", Misfit::BitsAbove(suffix("::1:0:0:0:10"))),
-            ("::100:0:0:0:0/64", Misfit::BitsAbove(suffix("::/64"))),
+            ("::/55", Misfit::TooShort(delegating(56))),
+            (
+                "2001:db8::1:0:0:0:10",
+                Misfit::BitsAbove(delegating(56), suffix("::1:0:0:0:10")),
+            ),
+            ("::100:0:0:0:0/64", Misfit::BitsAbove(delegating(56), suffix("::/64"))),
             ("::1:0:0:0:10/64", Misfit::BitsBelow(suffix("::1:0:0:0:0/64"))),
-            ("2001:db8::1:0:0:0:10/64", Misfit::BitsAbove(suffix("::1:0:0:0:0/64"))),
+            (
+                "2001:db8::1:0:0:0:10/64",
+                Misfit::BitsAbove(delegating(56), suffix("::1:0:0:0:0/64")),
+            ),
         ] {
-            assert_eq!(suffix(text).fits(56), Err(misfit), "{text}");
+            assert_eq!(suffix(text).fits(delegating(56)), Err(misfit), "{text}");
             assert_eq!(suffix(text).append_to("2001:db8::/56".parse().unwrap()), None, "{text}");
         }
         for text in [
@@ -374,7 +431,7 @@ mod tests {
             "::/-1",
             "x",
         ] {
-            assert_eq!(text.parse::<Suffix>(), Err(NotACidr), "{text:?}");
+            assert!(text.parse::<Suffix>().is_err(), "{text:?}");
         }
     }
 
@@ -396,15 +453,18 @@ mod tests {
             ),
             ("::7-::7", "2001:db8:1234:5600::7/128"),
         ] {
-            assert_eq!(range(text).fits(56), Ok(()), "{text}");
+            assert_eq!(range(text).fits(delegating(56)), Ok(()), "{text}");
             assert_eq!(range(text).append_to(delegated).unwrap().to_string(), item);
         }
         for (text, misfit) in [
-            ("::2-::1", RangeMisfit::Reversed),
-            ("::1-::100:0:0:0:1", RangeMisfit::BitsAbove(range("::1-::1"))),
-            ("2001:db8::2-2001:db8::1", RangeMisfit::BitsAbove(range("::2-::1"))),
+            ("::2-::1", Misfit::Reversed),
+            ("::1-::100:0:0:0:1", Misfit::BitsAbove(delegating(56), range("::1-::1"))),
+            (
+                "2001:db8::2-2001:db8::1",
+                Misfit::BitsAbove(delegating(56), range("::2-::1")),
+            ),
         ] {
-            assert_eq!(range(text).fits(56), Err(misfit), "{text}");
+            assert_eq!(range(text).fits(delegating(56)), Err(misfit), "{text}");
             assert_eq!(range(text).append_to(delegated), None, "{text}");
         }
         for text in [
@@ -417,7 +477,7 @@ mod tests {
             "10.0.0.1-10.0.0.9",
             "::1 - ::2",
         ] {
-            assert_eq!(text.parse::<SuffixRange>(), Err(NotACidr), "{text:?}");
+            assert!(text.parse::<SuffixRange>().is_err(), "{text:?}");
         }
     }
 
@@ -441,7 +501,7 @@ mod tests {
             let range = SuffixRange { first: first >> by, last: last >> by };
             prop_assert_eq!(range.to_string().parse(), Ok(range));
             let prefix = Prefix::of(Ipv6Addr::from_bits(address), delegated);
-            match (range.fits(delegated), range.append_to(prefix)) {
+            match (range.fits(delegating(delegated)), range.append_to(prefix)) {
                 (Ok(()), Some(Item::Range(item))) => {
                     for (end, bits) in [(item.first(), range.first), (item.last(), range.last)] {
                         prop_assert!(prefix.contains(Prefix::of(end, 128)));
@@ -461,15 +521,15 @@ mod tests {
             let bits = if cut % 2 == 0 { bits } else { bits & mask(length) & !mask(delegated) };
             let suffix = Suffix { bits, length };
             let prefix = Prefix::of(Ipv6Addr::from_bits(address), delegated);
-            match (suffix.fits(delegated), suffix.append_to(prefix)) {
+            match (suffix.fits(delegating(delegated)), suffix.append_to(prefix)) {
                 (Ok(()), Some(part)) => {
                     prop_assert!(prefix.contains(part));
                     prop_assert_eq!(part.length(), length);
                     prop_assert_eq!(Prefix::of(Ipv6Addr::from_bits(address & mask(delegated) | bits), 128).truncate(length), part);
                 }
-                (Err(Misfit::TooShort), None) => prop_assert!(length < delegated),
-                (Err(Misfit::BitsAbove(fitting) | Misfit::BitsBelow(fitting)), None) => {
-                    prop_assert_eq!(fitting.fits(delegated), Ok(()));
+                (Err(Misfit::TooShort(_)), None) => prop_assert!(length < delegated),
+                (Err(Misfit::BitsAbove(_, fitting) | Misfit::BitsBelow(fitting)), None) => {
+                    prop_assert_eq!(fitting.fits(delegating(delegated)), Ok(()));
                 }
                 other => prop_assert!(false, "{other:?}"),
             }

@@ -36,6 +36,7 @@
 //! interface.
 
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::pedantic))]
 
 pub mod agent;
 pub mod cidr;
@@ -43,12 +44,34 @@ pub mod cli;
 pub mod kube;
 pub mod limits;
 pub mod logging;
-#[allow(unsafe_code, reason = "netlink, signals and poll are libc's")]
+#[allow(
+    unsafe_code,
+    clippy::borrow_as_ptr,
+    clippy::cast_lossless,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::single_match_else,
+    reason = "netlink, signals and poll are libc's, whose constants are wider than the kernel's fields"
+)]
 pub mod node;
 pub mod prefix;
 pub mod preview;
+#[allow(
+    clippy::assigning_clones,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::explicit_iter_loop,
+    clippy::format_collect,
+    clippy::match_bool,
+    clippy::needless_for_each,
+    clippy::semicolon_if_nothing_returned,
+    clippy::single_match_else,
+    clippy::unchecked_time_subtraction,
+    reason = "to be looked at with the next change of the round"
+)]
 pub mod reconcile;
 pub mod resources;
+#[allow(clippy::cast_precision_loss, reason = "53 bits of a random number fit")]
 pub mod schedule;
 pub mod settings;
 pub mod time;

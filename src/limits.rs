@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// The longest UPDATE_INTERVAL, and so the longest time between two rounds: each node publishes a heartbeat once
 /// a minute.
-pub const MAX_INTERVAL: Duration = Duration::from_secs(60);
+pub const MAX_INTERVAL: Duration = Duration::from_mins(1);
 /// The interval grows by one UPDATE_INTERVAL for each of these many nodes with an entry: that bounds the requests
 /// of 300 nodes to 30 a second.
 pub const NODES_PER_INTERVAL: usize = 25;
@@ -31,7 +31,7 @@ pub const PATIENT_ROUNDS: u32 = 5;
 /// The pause after the first failure; each further one doubles it.
 pub const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest pause after a failure.
-pub const MAX_BACKOFF: Duration = Duration::from_secs(60);
+pub const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 // The loop.
 
@@ -61,7 +61,7 @@ pub const MAX_READ: Duration = Duration::from_secs(5);
 /// After this many consecutive conflicts an object is treated as refused: nobody writes that often.
 pub const MAX_CONFLICTS: u32 = 20;
 /// Labels of a Node change rarely: they are read again after this time.
-pub const LABELS_FRESH: Duration = Duration::from_secs(5 * 60);
+pub const LABELS_FRESH: Duration = Duration::from_mins(5);
 
 /// All targets together hold at most this many items: 33 bytes each in the plan, and as many as they were read, so
 /// that the pod's 16 MiB suffice whatever the nodes publish. What does not fit keeps what it holds; older configs come
@@ -71,9 +71,9 @@ pub const MAX_PLANNED: usize = 32_768;
 // Agreement.
 
 /// A node publishes again after this time, even if it sees what it saw before.
-pub const HEARTBEAT: Duration = Duration::from_secs(60);
+pub const HEARTBEAT: Duration = Duration::from_mins(1);
 /// A node whose entry has stood still for this long is silent: its entry is removed.
-pub const SILENT_AFTER: Duration = Duration::from_secs(5 * 60);
+pub const SILENT_AFTER: Duration = Duration::from_mins(5);
 /// A prefix that only a vanished entry stands for is left alone for this long: the longest backoff of the node that has to
 /// publish it again, and a round.
 pub const LINGER: Duration = Duration::from_secs(75);
@@ -86,4 +86,4 @@ pub const NEARLY_SILENT: Duration = Duration::from_secs(225);
 /// A target that somebody else changes this many times within [`CONTESTED_WITHIN`] is reported.
 pub const CONTESTED_AFTER: usize = 3;
 /// See [`CONTESTED_AFTER`].
-pub const CONTESTED_WITHIN: Duration = Duration::from_secs(10 * 60);
+pub const CONTESTED_WITHIN: Duration = Duration::from_mins(10);

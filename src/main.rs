@@ -34,7 +34,7 @@ fn main() -> ExitCode {
                 let mut observer = Observer::new().map_err(|e| format!("cannot open a netlink socket: {e}"))?;
                 preview::preview(&files, &addresses, &mut observer)
             });
-            previewed.map_or_else(|problem| cli::failure(&problem), print_preview)
+            previewed.map_or_else(|problem| cli::failure(&problem), |preview| print_preview(&preview))
         }
         Ok(Command::Crds) => cli::print(crds::MANIFEST),
         Ok(Command::Help) => cli::print(cli::HELP),
@@ -94,7 +94,7 @@ fn read_settings(redactor: &Redactor) -> Result<Settings, BadSetting> {
     Settings::read(variable, hostname)
 }
 
-fn print_preview(preview: Preview) -> ExitCode {
+fn print_preview(preview: &Preview) -> ExitCode {
     cli::note(&preview.notes);
     let printed = cli::print(&preview.yaml);
     if preview.ready { printed } else { ExitCode::FAILURE }

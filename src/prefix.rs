@@ -14,6 +14,14 @@ pub const LINK_LENGTH: u8 = 64;
 /// An IPv6 prefix: its host bits are always zero.
 ///
 /// The order is by address, then by length, which is how lists are written.
+///
+/// ```
+/// # use k6u::prefix::Prefix;
+/// let delegated: Prefix = "2001:db8:1234:5670::/60".parse()?;
+/// let subnet = delegated.subnet(2).expect("a /60 has the ids 0 to 15");
+/// assert_eq!(subnet.to_string(), "2001:db8:1234:5672::/64");
+/// # Ok::<(), k6u::prefix::ParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     // Not a u128: its alignment would make every item of a long list half as large again.
@@ -23,12 +31,14 @@ pub struct Prefix {
 
 impl Prefix {
     /// The prefix of `length` bits (at most 128) that `address` is in.
+    #[must_use]
     pub fn of(address: Ipv6Addr, length: u8) -> Self {
         let length = length.min(128);
         Prefix::from_bits(address.to_bits() & mask(length), length)
     }
 
     fn from_bits(bits: u128, length: u8) -> Self {
+        debug_assert!(length <= 128 && bits & !mask(length) == 0, "host bits are zero");
         Prefix {
             address: Ipv6Addr::from_bits(bits),
             length,
@@ -40,11 +50,13 @@ impl Prefix {
     }
 
     /// The lowest address in it.
+    #[must_use]
     pub fn address(self) -> Ipv6Addr {
         self.address
     }
 
     /// The number of leading bits that count, 0 to 128.
+    #[must_use]
     pub fn length(self) -> u8 {
         self.length
     }
@@ -52,11 +64,13 @@ impl Prefix {
     /// The shorter prefix of `length` bits that this one is part of.
     ///
     /// A `length` beyond this prefix's own leaves it as it is: nothing is known of further bits.
+    #[must_use]
     pub fn truncate(self, length: u8) -> Self {
         Prefix::of(self.address, length.min(self.length))
     }
 
     /// Whether every address of `other` is in this prefix.
+    #[must_use]
     pub fn contains(self, other: Prefix) -> bool {
         self.length <= other.length && other.bits() & mask(self.length) == self.bits()
     }
@@ -64,8 +78,9 @@ impl Prefix {
     /// The /64 with this number inside the prefix, counted from 0, or `None` if it does not fit.
     ///
     /// Never wraps: the number of a neighbour's prefix is not a number of ours.
+    #[must_use]
     pub fn subnet(self, id: u64) -> Option<Prefix> {
-        if id > highest_id(self.length)? {
+        if id > PrefixLength::try_from(u64::from(self.length)).ok()?.highest_id() {
             return None;
         }
         let bits = self.bits() | u128::from(id) << (128 - LINK_LENGTH);
@@ -74,21 +89,50 @@ impl Prefix {
 
     /// The longer prefix of `length` bits with these bits behind this prefix's own, or `None` if it does
     /// not fit: nothing of a neighbour's prefix is ever reached.
+    #[must_use]
     pub fn part(self, bits: u128, length: u8) -> Option<Prefix> {
         let fits = (self.length..=128).contains(&length) && bits & (mask(self.length) | !mask(length)) == 0;
         fits.then_some(Prefix::from_bits(self.bits() | bits, length))
     }
 }
 
-/// The highest prefix id in a delegated prefix of `length` bits: 2^(64-length) - 1.
-///
-/// `None` beyond /64, where no /64 fits.
-pub fn highest_id(length: u8) -> Option<u64> {
-    let id_bits = LINK_LENGTH.checked_sub(length)?;
-    Some(u64::MAX.checked_shr(u32::from(LINK_LENGTH - id_bits)).unwrap_or(0))
+/// The length of a delegated prefix, 1 to 64: at least one /64 is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefixLength(u8);
+
+impl PrefixLength {
+    /// The number of bits.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The highest id of a /64 in a prefix of this length: 2^(64-length) - 1.
+    #[must_use]
+    pub fn highest_id(self) -> u64 {
+        u64::MAX.checked_shr(self.0.into()).unwrap_or(0)
+    }
+}
+
+impl TryFrom<u64> for PrefixLength {
+    type Error = ParseError;
+
+    fn try_from(bits: u64) -> Result<Self, ParseError> {
+        match u8::try_from(bits) {
+            Ok(bits @ 1..=LINK_LENGTH) => Ok(PrefixLength(bits)),
+            _ => Err(ParseError("a whole number from 1 to 64")),
+        }
+    }
+}
+
+impl fmt::Display for PrefixLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// The bits of an address that a prefix of this length (0 to 128) fixes.
+#[must_use]
 pub fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
 }
@@ -100,36 +144,40 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// Why a text is not an IPv6 prefix.
+/// What a text or a number must be and is not, with an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAPrefix;
+pub struct ParseError(pub &'static str);
 
-impl fmt::Display for NotAPrefix {
+impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("is not an IPv6 prefix such as 2001:db8::/32")
+        write!(f, "it must be {}", self.0)
     }
 }
 
-impl std::error::Error for NotAPrefix {}
+impl std::error::Error for ParseError {}
 
 impl FromStr for Prefix {
-    type Err = NotAPrefix;
+    type Err = ParseError;
 
     /// Reads `address/length`. Host bits are dropped, as Kubernetes and Cilium do on reading.
-    fn from_str(text: &str) -> Result<Self, NotAPrefix> {
-        let (address, length) = text.split_once('/').ok_or(NotAPrefix)?;
-        let address: Ipv6Addr = address.parse().map_err(|_| NotAPrefix)?;
-        Ok(Prefix::of(address, read_length(length, 128).ok_or(NotAPrefix)?))
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let read = || {
+            let (address, length) = text.split_once('/')?;
+            Some(Prefix::of(address.parse().ok()?, read_length(length, 128)?))
+        };
+        read().ok_or(ParseError("an IPv6 prefix such as 2001:db8::/32"))
     }
 }
 
-/// A length of at most `most` bits, in digits only.
-pub fn read_length(text: &str, most: u8) -> Option<u8> {
+/// Reads a length of at most `max` bits, in digits only.
+#[must_use]
+pub fn read_length(text: &str, max: u8) -> Option<u8> {
     let all_digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|length| all_digits && *length <= most)
+    text.parse().ok().filter(|length| all_digits && *length <= max)
 }
 
 /// Prefixes as a person reads them: `a, b, c`, or `none`.
+#[must_use]
 pub fn join(prefixes: &[Prefix]) -> String {
     if prefixes.is_empty() {
         return "none".into();
@@ -150,6 +198,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn highest_id(length: u64) -> Option<u64> {
+        PrefixLength::try_from(length).ok().map(PrefixLength::highest_id)
+    }
+
     #[test]
     fn id_2_of_a_60() {
         assert_eq!(
@@ -167,7 +219,7 @@ mod tests {
             } else {
                 (1u64 << (64 - length)) - 1
             };
-            assert_eq!(highest_id(length), Some(highest), "/{length}");
+            assert_eq!(highest_id(length.into()), Some(highest), "/{length}");
 
             let first = delegated.subnet(0).unwrap();
             assert_eq!(first, Prefix::from_bits(delegated.bits(), 64), "/{length}");
@@ -185,7 +237,8 @@ mod tests {
     fn every_subnet_maps_back_to_its_delegated_prefix() {
         for length in 1..=64u8 {
             let delegated = prefix("2001:db8:1234:5678::/64").truncate(length);
-            for id in [0, 1, highest_id(length).unwrap() / 2, highest_id(length).unwrap()] {
+            let highest = highest_id(length.into()).unwrap();
+            for id in [0, 1, highest / 2, highest] {
                 if let Some(subnet) = delegated.subnet(id) {
                     assert_eq!(subnet.truncate(length), delegated, "/{length} id {id}");
                 }
@@ -196,8 +249,9 @@ mod tests {
     #[test]
     fn no_subnet_in_a_prefix_longer_than_64() {
         assert_eq!(prefix("2001:db8::/65").subnet(0), None);
-        assert_eq!(highest_id(65), None);
-        assert_eq!(highest_id(128), None);
+        for length in [0, 65, 128, 256 + 60] {
+            assert_eq!(highest_id(length), None, "/{length}");
+        }
     }
 
     #[test]
@@ -243,7 +297,7 @@ mod tests {
             "x/64",
             "fe80::1%eth0/64",
         ] {
-            assert_eq!(text.parse::<Prefix>(), Err(NotAPrefix), "{text:?}");
+            assert!(text.parse::<Prefix>().is_err(), "{text:?}");
         }
     }
 

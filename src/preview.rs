@@ -19,7 +19,7 @@ use crate::prefix::{Prefix, join};
 use crate::reconcile::condition::{self, Judgement};
 use crate::reconcile::plan::{self, Reason};
 use crate::resources::GROUP;
-use crate::resources::config::{Config, ConfigSpec, all_allowed_prefixes};
+use crate::resources::config::{Config, all_allowed_prefixes};
 use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
 use crate::resources::schema;
 use crate::resources::targets::DesiredTarget;
@@ -148,35 +148,35 @@ impl Objects {
             let value = Bounded::deserialize(document)
                 .map_err(|e| format!("{place}: {e}"))?
                 .value;
-            self.take(&place, value)?;
+            self.take(&place, &value)?;
         }
         Ok(())
     }
 
-    fn take(&mut self, place: &str, value: Value) -> Result<(), String> {
+    fn take(&mut self, place: &str, value: &Value) -> Result<(), String> {
         if value.is_null() {
             return Ok(());
         }
         // What `kubectl get -o yaml` writes for more than one object.
         if let (Some("List"), Value::Array(items)) = (value["kind"].as_str(), &value["items"]) {
             for (at, item) in items.iter().enumerate() {
-                self.take(&format!("{place}, items[{at}]"), item.clone())?;
+                self.take(&format!("{place}, items[{at}]"), item)?;
             }
             return Ok(());
         }
         let version = format!("{GROUP}/v1");
-        let kind = value["kind"].as_str().unwrap_or_default().to_string();
-        let name = value["metadata"]["name"].as_str().unwrap_or_default().to_string();
+        let kind = value["kind"].as_str().unwrap_or_default();
+        let name = value["metadata"]["name"].as_str().unwrap_or_default();
         if kind != "IP6UpdateConfig" && kind != "IP6UpdateNodeConfig" {
             let kind = if kind.is_empty() {
                 "a document without kind"
             } else {
-                &kind
+                kind
             };
             line(&mut self.notes, &format!("{place}: {kind} is not k6u's, skipped"));
             return Ok(());
         }
-        if value["apiVersion"] != Value::String(version.clone()) {
+        if value["apiVersion"] != version {
             return Err(format!(
                 "{place}: apiVersion is {}, but it must be {version}",
                 value["apiVersion"]
@@ -186,7 +186,7 @@ impl Objects {
             return Err(format!("{place}: metadata.name is missing"));
         }
         let object = format!("{place}: {kind} {name}");
-        for problem in schema::problems(&kind, &value) {
+        for problem in schema::problems(kind, value) {
             self.is_refused = true;
             line(
                 &mut self.notes,
@@ -194,10 +194,13 @@ impl Objects {
             );
         }
         if kind == "IP6UpdateConfig" {
-            ConfigSpec::read(&value["spec"]).map_err(|bad| format!("{object}: {}", bad.problems.join("; ")))?;
-            self.configs.push(decoded(&object, &value)?);
+            let config: Config = decoded(&object, value)?;
+            if let Err(bad) = &config.spec {
+                return Err(format!("{object}: {}", bad.problems.join("; ")));
+            }
+            self.configs.push(config);
         } else {
-            let mut config: NodeConfig = decoded(&object, &value)?;
+            let mut config: NodeConfig = decoded(&object, value)?;
             if let Err(problem) = &config.spec.watch {
                 return Err(format!("{object}: {problem}"));
             }

@@ -10,12 +10,14 @@ use crate::limits::{
 };
 
 /// The time between two rounds of a node when nothing happens, where this many nodes have an entry.
+#[must_use]
 pub fn interval(update_interval: Duration, nodes: usize) -> Duration {
     let factor = u32::try_from(nodes.div_ceil(NODES_PER_INTERVAL).max(1)).unwrap_or(u32::MAX);
     update_interval.saturating_mul(factor).min(MAX_INTERVAL)
 }
 
 /// The longest time between two rounds of a node when nothing happens.
+#[must_use]
 pub fn max_interval(update_interval: Duration, nodes: usize) -> Duration {
     jittered(interval(update_interval, nodes), 1.0)
 }
@@ -26,6 +28,7 @@ fn jittered(interval: Duration, random: f64) -> Duration {
 
 /// The pause after this many failures in a row, with jitter: half of it at least.
 /// `random` is in 0..1.
+#[must_use]
 pub fn backoff(failures: u32, random: f64) -> Duration {
     let doubled = FIRST_BACKOFF.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(10)));
     doubled.min(MAX_BACKOFF).mul_f64(0.5 + 0.5 * random)
@@ -54,6 +57,7 @@ pub enum RoundEnd {
 
 impl RoundEnd {
     /// The more urgent of two.
+    #[must_use]
     pub fn or_more_urgent(self, other: Self) -> Self {
         let urgency = |end: Self| match end {
             RoundEnd::Quiet => 0,
@@ -67,6 +71,14 @@ impl RoundEnd {
 }
 
 /// Decides when rounds are due.
+///
+/// ```
+/// # use k6u::schedule::{RoundEnd, Schedule};
+/// # use std::time::Duration;
+/// let mut schedule = Schedule::new(Duration::from_secs(10));
+/// let due = schedule.after_round(Duration::from_secs(100), RoundEnd::Soon, 1.0);
+/// assert_eq!(due, Duration::from_secs(101), "a conflict is tried again after a second at most");
+/// ```
 #[derive(Debug)]
 pub struct Schedule {
     update_interval: Duration,
@@ -85,6 +97,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// A schedule with this UPDATE_INTERVAL.
+    #[must_use]
     pub fn new(update_interval: Duration) -> Self {
         Schedule {
             update_interval: update_interval.min(MAX_INTERVAL),
@@ -99,6 +112,7 @@ impl Schedule {
     }
 
     /// UPDATE_INTERVAL, a minute at most.
+    #[must_use]
     pub fn update_interval(&self) -> Duration {
         self.update_interval
     }
@@ -189,6 +203,7 @@ pub struct Allowance {
 
 impl Allowance {
     /// With `burst` of them at once.
+    #[must_use]
     pub fn new(burst: u32, every: Duration) -> Self {
         Allowance {
             burst,
@@ -206,6 +221,7 @@ impl Allowance {
 }
 
 /// A random number in 0..1, from the seed that the standard library takes for its hash maps.
+#[must_use]
 pub fn random() -> f64 {
     let bits = RandomState::new().hash_one(0);
     (bits >> 11) as f64 / (1u64 << 53) as f64

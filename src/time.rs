@@ -20,6 +20,7 @@ const MONTHS: [&str; 12] = [
 
 impl Timestamp {
     /// What this machine's clock says: for log lines only. Decisions use the API server's clock.
+    #[must_use]
     pub fn of_this_machine() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
@@ -27,6 +28,7 @@ impl Timestamp {
 
     /// Reads `Sun, 06 Nov 1994 08:49:37 GMT`, the form of HTTP dates that is sent (RFC 9110 section 5.6.7); `None` for
     /// anything else.
+    #[must_use]
     pub fn from_http_date(text: &str) -> Option<Self> {
         let [weekday, day, month, year, time, "GMT"] = text.split(' ').collect::<Vec<_>>()[..] else {
             return None;
@@ -34,11 +36,12 @@ impl Timestamp {
         if !WEEKDAYS.contains(&weekday.strip_suffix(',')?) {
             return None;
         }
-        let month = MONTHS.iter().position(|name| *name == month)?;
-        at(number(year, 4)?, month as i64 + 1, number(day, 2)?, time)
+        let (month, _) = (1..).zip(MONTHS).find(|(_, name)| *name == month)?;
+        at(number(year, 4)?, month, number(day, 2)?, time)
     }
 
     /// Reads RFC 3339 in UTC (`Z`), as Kubernetes writes it; a fraction of a second is dropped.
+    #[must_use]
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
         let time = match time.split_once('.') {
@@ -52,6 +55,7 @@ impl Timestamp {
     }
 
     /// Whole seconds from `earlier` to this time; negative if `earlier` is the later one.
+    #[must_use]
     pub fn since(self, earlier: Timestamp) -> i64 {
         self.0.saturating_sub(earlier.0)
     }

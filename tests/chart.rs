@@ -1,6 +1,8 @@
 //! The Helm chart: what Helm's own library makes of it is what manifests/ has, and what users write into its
 //! values reaches k6u. `make check-chart` runs it, with HELM_PYTHON being a Python that has helm-python-sdk.
 
+#![allow(clippy::pedantic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;

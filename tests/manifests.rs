@@ -1,6 +1,8 @@
 //! What the manifests promise: the release, what deleting them takes, what the examples refer to, and that the
 //! Helm chart repeats them.
 
+#![allow(clippy::pedantic)]
+
 use std::fs;
 use std::path::Path;
 

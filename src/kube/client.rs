@@ -29,7 +29,7 @@ use crate::time::Timestamp;
 /// can take a second.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// An idle connection is kept for longer than the longest UPDATE_INTERVAL, a day.
-const IDLE: Duration = Duration::from_secs(2 * 86_400);
+const IDLE: Duration = Duration::from_hours(48);
 
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
@@ -94,6 +94,7 @@ impl Client {
     }
 
     /// The same, which tells this redactor its token.
+    #[must_use]
     pub fn with_redactor(mut self, redactor: Redactor) -> Self {
         self.redactor = redactor;
         self
@@ -105,6 +106,7 @@ impl Client {
     }
 
     /// The same, which calls this whenever the API server answered.
+    #[must_use]
     pub fn on_answer(mut self, call: fn()) -> Self {
         self.on_answer = call;
         self

@@ -19,7 +19,7 @@ use serde_json::{Map, Number, Value};
 pub const MAX_KEPT: usize = 6 * 1024 * 1024;
 /// What is kept of one object in a list; more is that object's failure.
 pub const MAX_ITEM: usize = 5 * 1024 * 1024;
-/// A longer text is cut off here: no field that k6u reads may be as long, but for [`with_long_texts`].
+/// A longer text is cut off here: no field that k6u reads may be as long, but for [`Budget::with_long_texts`].
 const MAX_TEXT: usize = 1024;
 /// What k6u writes back is kept whole. The longest are messages in conditions of others, of 32,768 characters at most
 /// (Kubernetes, apimachinery, metav1.Condition).
@@ -42,38 +42,76 @@ const VALUE: usize = 2 * size_of::<Value>();
 const TEXT: usize = 24;
 
 thread_local! {
-    /// How many bytes may still be kept of what is being decoded.
-    static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
-    /// How much is kept of a text in what is being decoded.
-    static TEXT_LIMIT: Cell<usize> = const { Cell::new(MAX_TEXT) };
+    static BUDGET: Cell<Budget> = const { Cell::new(Budget::of(usize::MAX)) };
 }
 
-/// Decodes something whose texts are written back, and so are kept whole.
-pub fn with_long_texts<R>(read: impl FnOnce() -> R) -> R {
-    TEXT_LIMIT.set(MAX_LONG_TEXT);
-    let result = read();
-    TEXT_LIMIT.set(MAX_TEXT);
-    result
+/// What may still be kept of what is being decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// In bytes.
+    left: usize,
+    /// The part of it that is not for elements of lists in the entries of a spec.
+    reserve: usize,
+    /// Of a text, in bytes.
+    max_text: usize,
+    /// Whether something was skipped.
+    is_cut: bool,
+}
+
+impl Budget {
+    /// This many bytes, of which the start of each text is kept.
+    pub const fn of(bytes: usize) -> Self {
+        Budget {
+            left: bytes,
+            reserve: 0,
+            max_text: MAX_TEXT,
+            is_cut: false,
+        }
+    }
+
+    /// As many bytes more for what is not below `ELEMENT_DEPTH`: so a list that is too long is cut before anything else.
+    #[must_use]
+    pub const fn with_reserve(self, reserve: usize) -> Self {
+        let left = self.left + reserve;
+        Budget { left, reserve, ..self }
+    }
+
+    /// For what is written back, and so is kept whole.
+    #[must_use]
+    pub const fn with_long_texts(self) -> Self {
+        let max_text = MAX_LONG_TEXT;
+        Budget { max_text, ..self }
+    }
+
+    /// Decodes with this part of the budget. Returns what that took of it, and whether something was skipped: whoever
+    /// keeps the result has to [`spend`] as much.
+    fn decode<R>(mut self, read: impl FnOnce() -> R) -> (R, usize, bool) {
+        let whole = BUDGET.get();
+        self.left = self.left.min(whole.left);
+        BUDGET.set(self);
+        let result = read();
+        let rest = BUDGET.replace(whole);
+        debug_assert!(rest.left <= self.left, "a budget does not grow");
+        (result, self.left - rest.left, rest.is_cut || rest.left == 0)
+    }
 }
 
 /// Takes from the budget of what is being decoded.
 pub fn spend(bytes: usize) {
-    LEFT.set(LEFT.get().map(|left| left.saturating_sub(bytes)));
+    let budget = BUDGET.get();
+    if budget.left < usize::MAX {
+        let left = budget.left.saturating_sub(bytes);
+        BUDGET.set(Budget { left, ..budget });
+    }
 }
 
-fn is_over() -> bool {
-    LEFT.get() == Some(0)
-}
-
-/// Decodes with a part of the budget, so much at most; says whether that was enough.
-fn with_budget<R>(limit: usize, read: impl FnOnce() -> R) -> (R, bool) {
-    let before = LEFT.get();
-    let share = before.unwrap_or(limit).min(limit);
-    LEFT.set(Some(share));
-    let result = read();
-    let left = LEFT.get().unwrap_or(0);
-    LEFT.set(before.map(|before| before - (share - left)));
-    (result, left > 0)
+/// Whether the budget is spent, so that what is read at this depth of a value is skipped.
+fn is_spent(depth: usize) -> bool {
+    let budget = BUDGET.get();
+    let is_spent = budget.left == 0 || depth >= ELEMENT_DEPTH && budget.left < budget.reserve;
+    let is_cut = budget.is_cut || is_spent;
+    BUDGET.set(Budget { is_cut, ..budget });
+    is_spent
 }
 
 /// Decodes one answer, or any other JSON.
@@ -91,7 +129,7 @@ pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<
         is_escaped: false,
     };
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(4096, guard));
-    let value = with_budget(MAX_KEPT, || T::deserialize(&mut deserializer)).0?;
+    let value = Budget::of(MAX_KEPT).decode(|| T::deserialize(&mut deserializer)).0?;
     deserializer.end()?;
     Ok(value)
 }
@@ -163,7 +201,7 @@ impl std::error::Error for OutOfBounds {}
 
 /// Whether it was not the reader that failed, but [`decode`] that gave up on it.
 pub fn is_out_of_bounds(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<OutOfBounds>())
+    matches!(error.get_ref(), Some(inner) if inner.is::<OutOfBounds>())
 }
 
 /// For a field that may be `null` in place of being absent.
@@ -262,7 +300,7 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for EntriesVisitor<V> {
         while let Some(Text(key)) = map.next_key()? {
             spend(2 * entry);
             let value = map.next_value()?;
-            if !is_over() {
+            if !is_spent(0) {
                 all.insert(key, value);
             }
         }
@@ -321,7 +359,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
         let mut all = Vec::new();
-        while !is_over() {
+        while !is_spent(0) {
             // The vector is full by half at least.
             spend(2 * size_of::<T>());
             match sequence.next_element()? {
@@ -347,7 +385,10 @@ pub struct BadItem {
 
 /// An object that a list may hold.
 pub trait Item: DeserializeOwned {
-    /// Its name, as far as it was read, and what is wrong with its metadata.
+    /// Its name.
+    ///
+    /// # Errors
+    /// What is wrong with its metadata.
     fn name(&self) -> Result<&str, BadItem>;
 }
 
@@ -372,26 +413,26 @@ struct ReadItem<T>(Result<T, BadItem>);
 
 impl<'de, T: Item> Deserialize<'de> for ReadItem<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let before = LEFT.get();
-        let (item, is_whole) = with_budget(MAX_ITEM, || map_only::<D, T>(deserializer));
-        let Some(item) = item? else {
-            return Ok(ReadItem(Err(BadItem {
+        let (item, spent, is_cut) = Budget::of(MAX_ITEM).decode(|| map_only::<D, T>(deserializer));
+        let read = match item? {
+            None => Err(BadItem {
                 name: String::new(),
                 problem: "it is not an object".into(),
-            })));
-        };
-        let bad = match item.name() {
-            Err(bad) => bad,
-            Ok(_) if is_whole => return Ok(ReadItem(Ok(item))),
-            Ok(name) => BadItem {
-                name: name.into(),
-                problem: format!("it is too large: it takes more than {MAX_ITEM} bytes of memory"),
+            }),
+            Some(item) => match item.name() {
+                Err(bad) => Err(bad),
+                Ok(name) if is_cut => Err(BadItem {
+                    name: name.into(),
+                    problem: format!("it is too large: it takes more than {MAX_ITEM} bytes of memory"),
+                }),
+                Ok(_) => Ok(item),
             },
         };
-        // The item itself is not kept.
-        LEFT.set(before);
-        spend(2 * TEXT + bad.name.len() + bad.problem.len());
-        Ok(ReadItem(Err(bad)))
+        spend(match &read {
+            Ok(_) => spent,
+            Err(bad) => 2 * TEXT + bad.name.len() + bad.problem.len(),
+        });
+        Ok(ReadItem(read))
     }
 }
 
@@ -406,78 +447,46 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Reads a value with a share of the budget, and with a reserve for what is not below `ELEMENT_DEPTH`: so a list
-    /// that is too long is cut before anything else. What is cut counts no more, because it is not kept, except for
-    /// what the caller counts with [`spend`].
+    /// Reads a value with this part of the budget. With a reserve, what is cut counts no more, because it is not kept,
+    /// except for what the caller counts with [`spend`].
     ///
     /// # Errors
     /// Those of reading.
-    pub fn within<'de, D: Deserializer<'de>>(share: usize, reserve: usize, deserializer: D) -> Result<Self, D::Error> {
-        let before = LEFT.get();
-        let is_cut = Cell::new(false);
-        let seed = Seed {
-            depth: 0,
-            reserve,
-            is_cut: &is_cut,
-        };
-        let (value, is_whole) = with_budget(share + reserve, || seed.deserialize(deserializer));
-        let bounded = Bounded {
-            value: value?,
-            is_cut: is_cut.get() || !is_whole,
-        };
-        if bounded.is_cut && reserve > 0 {
-            LEFT.set(before);
+    pub fn within<'de, D: Deserializer<'de>>(budget: Budget, deserializer: D) -> Result<Self, D::Error> {
+        let (value, spent, is_cut) = budget.decode(|| Seed(0).deserialize(deserializer));
+        if budget.reserve == 0 || !is_cut {
+            spend(spent);
         }
-        Ok(bounded)
+        let value = value?;
+        Ok(Bounded { value, is_cut })
     }
 }
 
 impl<'de> Deserialize<'de> for Bounded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Bounded::within(MAX_KEPT, 0, deserializer)
+        Bounded::within(Budget::of(MAX_KEPT), deserializer)
     }
 }
 
-/// Reads one value.
+/// Reads one value, at this depth.
 #[derive(Clone, Copy)]
-struct Seed<'a> {
-    depth: usize,
-    reserve: usize,
-    is_cut: &'a Cell<bool>,
-}
+struct Seed(usize);
 
-impl Seed<'_> {
-    fn below(self) -> Self {
-        Seed {
-            depth: self.depth + 1,
-            ..self
-        }
-    }
-
-    /// Whether nothing more is kept at this depth.
-    fn is_full(self) -> bool {
-        let is_element = self.depth >= ELEMENT_DEPTH;
-        is_over() || is_element && LEFT.get().is_some_and(|left| left < self.reserve)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+impl<'de> DeserializeSeed<'de> for Seed {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if self.is_full() {
-            self.is_cut.set(true);
-        } else {
+        if !is_spent(self.0) {
             spend(VALUE);
         }
-        if self.depth > MAX_DEPTH || self.is_full() {
+        if is_spent(self.0) || self.0 > MAX_DEPTH {
             return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null);
         }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for Seed {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -520,8 +529,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(self.below())? {
-            if !self.below().is_full() {
+        let below = self.0 + 1;
+        while let Some(item) = items.next_element_seed(Seed(below))? {
+            if !is_spent(below) {
                 list.push(item);
             }
         }
@@ -533,10 +543,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
         // A node of the map has room for eleven entries.
         let entry = size_of::<String>() + size_of::<Value>();
         spend(11 * entry);
+        let below = self.0 + 1;
         while let Some(Text(key)) = entries.next_key()? {
             spend(entry);
-            let value = entries.next_value_seed(self.below())?;
-            if !self.below().is_full() {
+            let value = entries.next_value_seed(Seed(below))?;
+            if !is_spent(below) {
                 map.insert(key, value);
             }
         }
@@ -546,7 +557,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
 /// What is kept of a text.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_LIMIT.get())]
+    &text[..text.floor_char_boundary(BUDGET.get().max_text)]
 }
 
 #[cfg(test)]
@@ -600,6 +611,30 @@ mod tests {
         }
     }
 
+    /// A value with a share of 10,000 bytes, and a reserve.
+    struct Shared(Bounded);
+
+    impl<'de> Deserialize<'de> for Shared {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Bounded::within(Budget::of(10_000).with_reserve(1_000), deserializer).map(Shared)
+        }
+    }
+
+    #[test]
+    fn no_element_is_lost_in_silence() {
+        let mut cut = 0;
+        for count in 1..200 {
+            let elements = vec![r#""x""#; count].join(",");
+            let text = format!(r#"{{"a":[{{"b":[{elements}]}}],"c":1}}"#);
+            let Shared(read) = decode(&mut text.as_bytes()).unwrap();
+            let list = read.value["a"][0]["b"].as_array().unwrap();
+            assert!(read.is_cut || list.len() == count, "{} of {count}", list.len());
+            assert_eq!(read.value["c"], 1, "the reserve is for it");
+            cut += u32::from(read.is_cut);
+        }
+        assert!((50..150).contains(&cut), "{cut}");
+    }
+
     #[test]
     fn each_value_is_bounded_on_its_own() {
         let text = format!("[[0{0}],[1{0}],2]", ",0".repeat(MAX_KEPT / VALUE * 2 / 3));
@@ -617,7 +652,7 @@ mod tests {
         );
         // The next answer has the whole budget again.
         let one: Bounded = decode(&mut &b"[0]"[..]).unwrap();
-        assert!(!one.is_cut && LEFT.get().is_none());
+        assert!(!one.is_cut && BUDGET.get() == Budget::of(usize::MAX));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 /// The bytes of a refusal's body that are read.
 pub const MAX_REFUSAL: usize = 16 * 1024;
 /// Whatever a server asks for, ask again within this time.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// An answer with a status of 300 or more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

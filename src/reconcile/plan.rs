@@ -226,7 +226,7 @@ fn desire(
 /// vanished entries stand for (I5).
 fn delegated_prefixes(spec: &ConfigSpec, entries: &[Entry], vanished: &BTreeSet<Prefix>) -> (Vec<Prefix>, Vec<Prefix>) {
     let delegated =
-        |prefix: &Prefix| Some(prefix.truncate(spec.delegated_prefix_length)).filter(|p| is_allowed(spec, *p));
+        |prefix: &Prefix| Some(prefix.truncate(spec.delegated_prefix_length.bits())).filter(|p| is_allowed(spec, *p));
     let published = entries.iter().flat_map(|entry| &entry.published.prefixes);
     let published: BTreeSet<Prefix> = published.filter_map(delegated).collect();
     let vanished: BTreeSet<Prefix> = vanished.iter().filter_map(delegated).collect();
@@ -236,7 +236,7 @@ fn delegated_prefixes(spec: &ConfigSpec, entries: &[Entry], vanished: &BTreeSet<
 
 fn is_allowed(spec: &ConfigSpec, prefix: Prefix) -> bool {
     // A published prefix that is too short for the delegated length names nothing inside it.
-    let long_enough = prefix.length() == spec.delegated_prefix_length;
+    let long_enough = prefix.length() == spec.delegated_prefix_length.bits();
     let allowed = &spec.allowed_prefixes;
     long_enough
         && allowed
@@ -252,7 +252,7 @@ fn no_prefix(spec: &ConfigSpec, entries: &[Entry], without_entry: &[String]) -> 
         .copied()
         .collect();
     if !observed.is_empty() {
-        let length = spec.delegated_prefix_length;
+        let length = spec.delegated_prefix_length.bits();
         let allowed = spec.allowed_prefixes.as_deref().unwrap_or_default();
         let delegated: BTreeSet<Prefix> = observed.iter().map(|prefix| prefix.truncate(length)).collect();
         let is_too_long = |range: &&Prefix| delegated.iter().any(|p| range.length() > length && p.contains(**range));

@@ -3,15 +3,19 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::shown;
+use super::field::{Field, Problems};
+use super::prefixes;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
-use crate::kube::decode::{Bounded, Item, spend, with_long_texts};
+use crate::kube::decode::{Bounded, Budget, Item, MAX_KEPT, spend};
 use crate::kube::objects::{BadItem, Condition, Metadata};
-use crate::prefix::{LINK_LENGTH, Prefix};
+use crate::prefix::{Prefix, PrefixLength};
 
 /// The path of the list.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
+
+/// Elements of `spec.allowedPrefixes`.
+const MAX_ALLOWED_PREFIXES: usize = 64;
 
 /// What is kept of a spec. With [`CLAIMS`] it leaves room in [`MAX_ITEM`](crate::kube::decode::MAX_ITEM) for metadata and
 /// status, so that a spec that is larger is reported in the object, which keeps its claims.
@@ -44,8 +48,8 @@ impl Item for Config {
 /// The spec of an IP6UpdateConfig.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpec {
-    /// The length that the provider delegates, 1 to 64.
-    pub delegated_prefix_length: u8,
+    /// The length that the provider delegates.
+    pub delegated_prefix_length: PrefixLength,
     /// Only delegated prefixes inside one of these count; `None` lets all count.
     pub allowed_prefixes: Option<Vec<Prefix>>,
     /// The objects, each once: CiliumCIDRGroups first, then `targets`.
@@ -86,61 +90,33 @@ impl ConfigSpec {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(spec: &Value) -> Result<Self, BadSpec> {
-        let mut bad = BadSpec::default();
-        let length = delegated_prefix_length(&spec["delegatedPrefixLength"], &mut bad.problems);
-        let allowed_prefixes = allowed_prefixes(&spec["allowedPrefixes"], &mut bad.problems);
-        let targets = targets(spec, length, &mut bad.problems);
-        match length {
-            Some(delegated_prefix_length) if bad.problems.is_empty() => Ok(ConfigSpec {
+        let problems = Problems::default();
+        let spec = Field::top("spec", spec, &problems);
+        let length = spec.get("delegatedPrefixLength");
+        let length = length.read(|value| Ok(PrefixLength::try_from(value.as_u64().unwrap_or_default())?));
+        let allowed_prefixes = allowed_prefixes(&spec.get("allowedPrefixes"));
+        let targets = targets(&spec, length);
+        match (length, problems.take()) {
+            (Some(delegated_prefix_length), problems) if problems.is_empty() => Ok(ConfigSpec {
                 delegated_prefix_length,
                 allowed_prefixes,
                 targets,
             }),
-            _ => {
-                bad.claims = targets.into_iter().map(|target| target.key).collect();
-                bad.allowed_prefixes = allowed_prefixes;
-                Err(bad)
-            }
+            (_, problems) => Err(BadSpec {
+                problems,
+                claims: targets.into_iter().map(|target| target.key).collect(),
+                allowed_prefixes,
+            }),
         }
     }
-}
-
-fn delegated_prefix_length(value: &Value, problems: &mut Vec<String>) -> Option<u8> {
-    let length = value.as_u64().and_then(|n| u8::try_from(n).ok());
-    let length = length.filter(|n| (1..=LINK_LENGTH).contains(n));
-    if length.is_none() {
-        problems.push(format!(
-            "spec.delegatedPrefixLength is {}, but it must be a whole number from 1 to 64",
-            shown(value)
-        ));
-    }
-    length
 }
 
 /// The list, if all of it can be read.
-fn allowed_prefixes(value: &Value, problems: &mut Vec<String>) -> Option<Vec<Prefix>> {
-    let items = match value {
-        Value::Null => return None,
-        Value::Array(items) => items,
-        other => {
-            problems.push(format!(
-                "spec.allowedPrefixes is {}, but it must be a list",
-                shown(other)
-            ));
-            return None;
-        }
-    };
-    let mut allowed = Vec::new();
-    for (at, item) in items.iter().enumerate() {
-        match item.as_str().and_then(|text| text.parse().ok()) {
-            Some(prefix) => allowed.push(prefix),
-            None => problems.push(format!(
-                "spec.allowedPrefixes[{at}] is {}, but it must be an IPv6 prefix such as 2001:db8::/32",
-                shown(item)
-            )),
-        }
-    }
-    (allowed.len() == items.len()).then_some(allowed)
+fn allowed_prefixes(field: &Field) -> Option<Vec<Prefix>> {
+    let count = field.value().as_array().map(Vec::len);
+    let allowed = field.list("prefixes", MAX_ALLOWED_PREFIXES);
+    let allowed: Vec<Prefix> = allowed.filter_map(|prefix| prefix.parse()).collect();
+    (count == Some(allowed.len())).then_some(allowed)
 }
 
 /// The allowedPrefixes of all configs together, valid or not: what is outside of them concerns nobody. `None` if one
@@ -162,7 +138,7 @@ fn absent_config_spec() -> Result<ConfigSpec, BadSpec> {
 }
 
 fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<ConfigSpec, BadSpec>, D::Error> {
-    let spec = Bounded::within(MAX_SPEC, CLAIMS, deserializer)?;
+    let spec = Bounded::within(Budget::of(MAX_SPEC).with_reserve(CLAIMS), deserializer)?;
     let read = ConfigSpec::read(&spec.value);
     if !spec.is_cut {
         return Ok(read);
@@ -182,11 +158,11 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
 
 fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {
     // The conditions of others are written back.
-    let status = with_long_texts(|| Bounded::deserialize(deserializer))?.value;
+    let status = Bounded::within(Budget::of(MAX_KEPT).with_long_texts(), deserializer)?.value;
     let conditions = status["conditions"].as_array().into_iter().flatten();
     Ok(ConfigStatus {
         observed_generation: status["observedGeneration"].as_i64(),
-        delegated_prefixes: prefixes(&status["delegatedPrefixes"]),
+        delegated_prefixes: prefixes(&status["delegatedPrefixes"]).collect(),
         prefix: status["prefix"].as_str().map(str::to_string),
         failing: status["failing"].as_array().map(|list| texts(list)),
         conditions: conditions.map(condition).collect(),
@@ -207,10 +183,4 @@ fn condition(value: &Value) -> Condition {
         reason: text("reason"),
         message: text("message"),
     }
-}
-
-/// The prefixes in a list that k6u itself wrote; what is none is not k6u's.
-fn prefixes(list: &Value) -> Vec<Prefix> {
-    let items = list.as_array().into_iter().flatten();
-    items.filter_map(|item| item.as_str()?.parse().ok()).collect()
 }

@@ -18,9 +18,9 @@ const KINDS: [&str; 2] = ["IP6UpdateConfig", "IP6UpdateNodeConfig"];
 /// Which release of k6u applied a CRD.
 const RELEASE: &str = "apps.fuwafuwatime.moe/release";
 /// The pause after a refusal that lasts.
-const REFUSED: Duration = Duration::from_secs(60 * 60);
+const REFUSED: Duration = Duration::from_hours(1);
 /// The pause before CRDs are applied again because something was not stored.
-const SUSPECT: Duration = Duration::from_secs(60);
+const SUSPECT: Duration = Duration::from_mins(1);
 
 /// Whether the CRDs have to be applied, and when.
 #[derive(Clone, Debug, Default)]
@@ -88,16 +88,13 @@ impl Crds {
 
     fn failed(&mut self, error: &Error, now: Duration, random: f64) -> String {
         self.failures = self.failures.saturating_add(1);
-        let (pause, advice) = match error.is_lasting_refusal() {
-            true => (
-                REFUSED,
-                "allow that, or apply those of this release (k6u crds | kubectl apply --server-side --force-conflicts \
-                 -f -). k6u tries again in an hour",
-            ),
-            false => (
-                backoff(self.failures, random).max(error.retry_after().unwrap_or_default()),
-                "k6u tries again",
-            ),
+        let (pause, advice) = if error.is_lasting_refusal() {
+            let advice = "allow that, or apply those of this release (k6u crds | kubectl apply --server-side \
+                          --force-conflicts -f -). k6u tries again in an hour";
+            (REFUSED, advice)
+        } else {
+            let pause = backoff(self.failures, random).max(error.retry_after().unwrap_or_default());
+            (pause, "k6u tries again")
         };
         self.state = State::Retry(now + pause);
         format!(
@@ -200,6 +197,7 @@ fn documents() -> impl Iterator<Item = (&'static str, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prefix::PrefixLength;
     use serde_json::Value;
 
     #[test]
@@ -237,8 +235,8 @@ mod tests {
 
     #[test]
     fn the_schema_lists_the_highest_id_of_every_length() {
-        let highest: Vec<String> = (1..=64)
-            .map(|length| crate::prefix::highest_id(length).unwrap().to_string())
+        let highest: Vec<String> = (1..=64u64)
+            .map(|length| PrefixLength::try_from(length).unwrap().highest_id().to_string())
             .collect();
         let table = format!("[0,{}][int(self.delegatedPrefixLength)]", highest.join(","));
         assert!(MANIFEST.contains(&table), "{table}");

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod crds;
+mod field;
 pub mod node_config;
 pub mod schema;
 pub mod target_spec;
@@ -13,18 +14,15 @@ pub mod targets;
 
 use serde_json::Value;
 
+use crate::prefix::Prefix;
+
 /// The API group of both kinds.
 pub const GROUP: &str = "apps.fuwafuwatime.moe";
 
-/// A value as a message shows it: short, whatever it is.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "missing".into(),
-        Value::Array(_) => "a list".into(),
-        Value::Object(_) => "a map".into(),
-        Value::String(text) if text.len() > 64 => "a long text".into(),
-        other => other.to_string(),
-    }
+/// The prefixes in a list that k6u itself wrote; what is none was not written by k6u.
+fn prefixes(list: &Value) -> impl Iterator<Item = Prefix> {
+    let items = list.as_array().into_iter().flatten();
+    items.filter_map(|item| item.as_str()?.parse().ok())
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::shown;
+use super::field::{Field, Problems};
+use super::prefixes;
 use crate::kube::decode::{Bounded, Item, entries, map_only};
 use crate::kube::objects::{BadItem, Metadata};
 use crate::node::select::{DEFAULT_STALE_AFTER, MAX_PREFIXES, Watch};
@@ -95,46 +96,36 @@ impl NodeSpec {
 
     /// Reads `spec`.
     pub fn read(spec: &Value) -> Self {
-        let selector = match &spec["nodeSelector"] {
-            Value::Null => Some(BTreeMap::new()),
-            Value::Object(map) => {
-                let pair = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
-                map.iter().map(pair).collect()
-            }
-            _ => None,
+        let problems = Problems::default();
+        let spec = Field::top("spec", spec, &problems);
+        let selector = selector(spec.get("nodeSelector").value());
+        let but = format_args!("it must be a name of a network interface, 1 to {MAX_NAME} characters");
+        let interface = spec.get("interface").text(is_interface_name, but);
+        let seconds = |field, max| spec.get(field).number(0..=max, "");
+        let stale_after = seconds("staleAfterSeconds", MAX_STALE_AFTER);
+        let keep_deprecated = seconds("keepDeprecatedSeconds", MAX_KEEP_DEPRECATED);
+        let watch = match (interface, problems.take()) {
+            (Some(interface), problems) if problems.is_empty() => Ok(Watch {
+                interface: interface.into(),
+                stale_after: stale_after.unwrap_or(DEFAULT_STALE_AFTER),
+                keep_deprecated: keep_deprecated.unwrap_or(0),
+            }),
+            (_, problems) => Err(problems.join("; ")),
         };
-        NodeSpec {
-            selector,
-            watch: watch(spec),
+        NodeSpec { selector, watch }
+    }
+}
+
+/// The labels; `None` if they are none.
+fn selector(value: &Value) -> Option<BTreeMap<String, String>> {
+    match value {
+        Value::Null => Some(BTreeMap::new()),
+        Value::Object(map) => {
+            let pair = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
+            map.iter().map(pair).collect()
         }
+        _ => None,
     }
-}
-
-fn watch(spec: &Value) -> Result<Watch, String> {
-    Ok(Watch {
-        interface: interface(&spec["interface"])?,
-        stale_after: seconds(spec, "staleAfterSeconds", MAX_STALE_AFTER, DEFAULT_STALE_AFTER)?,
-        keep_deprecated: seconds(spec, "keepDeprecatedSeconds", MAX_KEEP_DEPRECATED, 0)?,
-    })
-}
-
-fn interface(value: &Value) -> Result<String, String> {
-    let name = value.as_str().filter(|name| is_interface_name(name));
-    name.map(str::to_string).ok_or_else(|| {
-        let found = shown(value);
-        format!("spec.interface is {found}, but it must be a name of a network interface, 1 to {MAX_NAME} characters")
-    })
-}
-
-fn seconds(spec: &Value, field: &str, max: u32, default: u32) -> Result<u32, String> {
-    if spec[field].is_null() {
-        return Ok(default);
-    }
-    let seconds = spec[field].as_u64().and_then(|seconds| u32::try_from(seconds).ok());
-    seconds.filter(|seconds| *seconds <= max).ok_or_else(|| {
-        let found = shown(&spec[field]);
-        format!("spec.{field} is {found}, but it must be a whole number from 0 to {max}")
-    })
 }
 
 /// What the kernel takes for a name (net/core/dev.c `dev_valid_name`), but as long as an alternative one, and without
@@ -171,16 +162,7 @@ impl<'de> Deserialize<'de> for NodeEntry {
         let fields: EntryFields = map_only(deserializer)?.unwrap_or_default();
         let text = |field: &Bounded| field.value.as_str().unwrap_or_default().to_string();
         Ok(NodeEntry {
-            // What is no prefix was not written by k6u.
-            prefixes: fields
-                .prefixes
-                .value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|item| item.as_str()?.parse().ok())
-                .take(MAX_PREFIXES)
-                .collect(),
+            prefixes: prefixes(&fields.prefixes.value).take(MAX_PREFIXES).collect(),
             observed_time: text(&fields.observed_time),
             ignores_routers: fields.ignores_routers.value == Value::Bool(true),
             message: text(&fields.message),

@@ -6,54 +6,52 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::crds::MANIFEST;
-use super::shown;
+use super::field::{Field, Problems};
 
 /// What is wrong with an object of this kind, without its metadata and status.
 pub fn problems(kind: &str, object: &Value) -> Vec<String> {
-    let mut problems = Vec::new();
+    let problems = Problems::default();
     let documents = MANIFEST.split("\n---\n").map(serde_yaml::from_str::<Value>);
-    let Some(crd) = documents.flatten().find(|crd| crd["spec"]["names"]["kind"] == kind) else {
-        return problems;
-    };
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let crd = documents.flatten().find(|crd| crd["spec"]["names"]["kind"] == kind);
+    let schema = crd.map(|mut crd| crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take());
     for (name, value) in object.as_object().into_iter().flatten() {
-        match schema["properties"].get(name) {
-            None => problems.push(format!("{name} is not a field of the object")),
-            Some(_) if name == "metadata" || name == "status" => {}
-            Some(schema) => check(schema, value, name, &mut problems),
+        if let Some(schema) = &schema
+            && name != "metadata"
+            && name != "status"
+        {
+            check(schema["properties"].get(name), &Field::top(name, value, &problems));
         }
     }
-    problems
+    problems.take()
 }
 
-fn check(schema: &Value, value: &Value, field: &str, problems: &mut Vec<String>) {
-    let mut bound = |count: usize, keyword: &str, of: &str| {
+fn check(schema: Option<&Value>, field: &Field) {
+    let Some(schema) = schema else {
+        return field.note("is not a field of the object");
+    };
+    let bound = |count: usize, keyword: &str, of: &str| {
         if let Some(max) = schema[keyword].as_u64().filter(|max| count as u64 > *max) {
-            problems.push(format!("{field} has {count} {of}, but at most {max} are allowed"));
+            field.note(format_args!("has {count} {of}, but at most {max} are allowed"));
         }
     };
-    match value {
+    match field.value() {
         Value::String(text) => bound(text.chars().count(), "maxLength", "characters"),
         Value::Array(items) => {
             bound(items.len(), "maxItems", "entries");
             let is_set = schema["x-kubernetes-list-type"] == "set";
             let mut known = HashSet::new();
-            for (at, item) in items.iter().enumerate() {
-                let field = format!("{field}[{at}]");
-                if is_set && !known.insert(item) {
-                    problems.push(format!("{field} is {}, but the list has it already", shown(item)));
+            for item in field.list("", usize::MAX) {
+                if is_set && !known.insert(item.value()) {
+                    item.refuse("the list has it already");
                 }
-                check(&schema["items"], item, &field, problems);
+                check(schema.get("items"), &item);
             }
         }
         Value::Object(map) => {
             bound(map.len(), "maxProperties", "entries");
-            for (name, value) in map {
+            for name in map.keys() {
                 let inner = schema["properties"].get(name).or(schema.get("additionalProperties"));
-                match inner {
-                    Some(schema) => check(schema, value, &format!("{field}.{name}"), problems),
-                    None => problems.push(format!("{field}.{name} is not a field of the object")),
-                }
+                check(inner, &field.get(name));
             }
         }
         _ => {}

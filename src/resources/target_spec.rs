@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::shown;
+use super::field::{But, Field, parse};
 use super::targets::{CIDR_GROUP, DesiredTarget, KINDS, Kind, Record, TargetKey};
-use crate::cidr::{Cidr, Item, Misfit, RangeMisfit, Suffix, SuffixRange};
-use crate::prefix::{Prefix, highest_id};
+use crate::cidr::{Cidr, Item, Misfit, Suffix, SuffixRange};
+use crate::prefix::{Prefix, PrefixLength};
 use crate::settings::is_subdomain;
 
 /// Entries of `spec.targets`.
@@ -37,6 +37,10 @@ impl TargetSpec {
     /// What the object is to hold with these delegated prefixes, and with others that linger.
     pub fn desired(&self, delegated: &[Prefix], lingering: &[Prefix]) -> DesiredTarget {
         let items = self.parts.of(delegated);
+        debug_assert!(
+            items.len() <= self.parts.count(delegated.len()),
+            "the plan has room for them"
+        );
         let mut lingering = BTreeSet::from_iter(self.parts.of(lingering));
         lingering.retain(|item| items.binary_search(item).is_err());
         DesiredTarget {
@@ -53,12 +57,12 @@ impl TargetSpec {
 pub struct Parts {
     /// Numbers of /64 prefixes inside every delegated prefix.
     pub prefix_ids: BTreeSet<u64>,
-    /// Suffixes of every delegated prefix; each once, as in the lists below.
-    pub suffixes: Vec<Suffix>,
+    /// Suffixes of every delegated prefix.
+    pub suffixes: BTreeSet<Suffix>,
     /// Ranges of suffixes of every delegated prefix.
-    pub ranges: Vec<SuffixRange>,
+    pub ranges: BTreeSet<SuffixRange>,
     /// CIDRs that are always in the list.
-    pub extra: Vec<Cidr>,
+    pub extra: BTreeSet<Cidr>,
 }
 
 impl Parts {
@@ -89,335 +93,189 @@ impl Parts {
     }
 }
 
-/// Reads `ciliumCIDRGroups` and `targets` of a spec, which delegates prefixes of `length`.
-pub fn targets(spec: &Value, length: Option<u8>, problems: &mut Vec<String>) -> Vec<TargetSpec> {
-    let mut reader = Reader {
-        length,
-        problems,
-        targets: Vec::new(),
+/// Reads `ciliumCIDRGroups` and `targets` of a spec that delegates prefixes of this length.
+pub fn targets(spec: &Field, length: Option<PrefixLength>) -> Vec<TargetSpec> {
+    let (groups, others) = (spec.get("ciliumCIDRGroups"), spec.get("targets"));
+    if groups.is_absent() && others.is_absent() {
+        groups.refuse("it must be a list of groups");
+    }
+    let mut targets: Vec<TargetSpec> = Vec::new();
+    let mut add = |entry: &Field, target: TargetSpec, name: String, what: &str| {
+        if targets.iter().any(|known| known.key == target.key) {
+            entry.note(format_args!(
+                "names {name} again, but each {what} may have one entry only"
+            ));
+        } else {
+            targets.push(target);
+        }
     };
-    let (groups, others) = (&spec["ciliumCIDRGroups"], &spec["targets"]);
-    if !groups.is_null() || others.is_null() {
-        reader.groups(groups);
+    for entry in groups.list("groups", usize::MAX) {
+        // An empty list of ids empties the group in every release so far.
+        if entry.get("prefixIds").is_absent() {
+            check_that_parts_are_named(&entry, Some(CIDR_GROUP));
+        }
+        let name = entry
+            .get("ciliumCIDRGroupName")
+            .text(is_subdomain, must_name(CIDR_GROUP));
+        if let Some(target) = target(&entry, Some(CIDR_GROUP), length, |_| Some(TargetKey::group(name?))) {
+            let name = target.key.name.clone();
+            add(&entry, target, name, "group");
+        }
     }
-    if !others.is_null() {
-        reader.others(others);
+    for entry in others.list("targets", MAX_TARGETS) {
+        let kind = entry.get("kind").read(kind);
+        check_that_parts_are_named(&entry, kind);
+        if let Some(target) = target(&entry, kind, length, |kind| key(&entry, kind)) {
+            let name = target.key.to_string();
+            add(&entry, target, name, "object");
+        }
     }
-    reader.targets
+    targets
 }
 
-struct Reader<'a> {
-    length: Option<u8>,
-    problems: &'a mut Vec<String>,
-    targets: Vec<TargetSpec>,
+fn target(
+    entry: &Field,
+    kind: Option<&'static Kind>,
+    length: Option<PrefixLength>,
+    key: impl FnOnce(&'static Kind) -> Option<TargetKey>,
+) -> Option<TargetSpec> {
+    let parts = parts(entry, kind, length);
+    let record = record(entry, kind?);
+    let key = key(kind?)?;
+    Some(TargetSpec { key, parts, record })
 }
 
-impl Reader<'_> {
-    /// Notes what is wrong with a field.
-    fn wrong(&mut self, field: &str, value: &Value, but: &str) {
-        self.problems.push(format!("{field} is {}, but {but}", shown(value)));
-    }
+fn kind(value: &Value) -> Result<&'static Kind, But> {
+    let kind = value.as_str().and_then(Kind::named);
+    Ok(kind.ok_or_else(|| format!("it must be one of {}", kinds_that(|_| true, ", ")))?)
+}
 
-    fn groups(&mut self, value: &Value) {
-        let Some(items) = value.as_array() else {
-            return self.wrong("spec.ciliumCIDRGroups", value, "it must be a list of groups");
-        };
-        for (at, item) in items.iter().enumerate() {
-            let field = format!("spec.ciliumCIDRGroups[{at}]");
-            let parts = self.parts(item, &field, Some(CIDR_GROUP));
-            // An empty list of ids empties the group in every release so far.
-            if item["prefixIds"].is_null() && parts.is_constant() && !names_parts(item) {
-                self.without_part(&field, Some(CIDR_GROUP));
-            }
-            let record = self.record(item, &field, CIDR_GROUP);
-            let name = &item["ciliumCIDRGroupName"];
-            match name.as_str().filter(|name| is_subdomain(name)) {
-                Some(name) => self.add(&field, TargetKey::group(name), parts, record),
-                None => self.wrong(
-                    &format!("{field}.ciliumCIDRGroupName"),
-                    name,
-                    "it must be the name of a CiliumCIDRGroup (lower case letters, digits, '-' and '.')",
-                ),
-            }
-        }
-    }
+fn key(entry: &Field, kind: &'static Kind) -> Option<TargetKey> {
+    let name = entry.get("name").text(is_subdomain, must_name(kind));
+    let namespace = entry.get("namespace");
+    let namespace = if kind.is_namespaced {
+        let but = format_args!("objects of kind {} are in a namespace: name it", kind.name);
+        namespace.text(is_label, but)?
+    } else {
+        namespace.must_be_absent(format_args!("objects of kind {} are in no namespace", kind.name));
+        ""
+    };
+    Some(TargetKey {
+        kind,
+        namespace: namespace.into(),
+        name: name?.into(),
+    })
+}
 
-    fn others(&mut self, value: &Value) {
-        let Some(items) = value.as_array() else {
-            return self.wrong("spec.targets", value, "it must be a list of targets");
-        };
-        self.bound("spec.targets", items.len(), MAX_TARGETS);
-        for (at, item) in items.iter().enumerate().take(MAX_TARGETS) {
-            let field = format!("spec.targets[{at}]");
-            let kind = item["kind"].as_str().and_then(Kind::named);
-            let parts = self.parts(item, &field, kind);
-            if parts.is_constant() && !names_parts(item) {
-                self.without_part(&field, kind);
-            }
-            let Some(kind) = kind else {
-                let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-                let but = format!("it must be one of {}", names.join(", "));
-                self.wrong(&format!("{field}.kind"), &item["kind"], &but);
-                continue;
-            };
-            let record = self.record(item, &field, kind);
-            if let Some(key) = self.key(item, &field, kind) {
-                self.add(&field, key, parts, record);
-            }
-        }
-    }
+fn must_name(kind: &Kind) -> String {
+    format!(
+        "it must be the name of the {} (lower case letters, digits, '-' and '.')",
+        kind.name
+    )
+}
 
-    fn key(&mut self, item: &Value, field: &str, kind: &'static Kind) -> Option<TargetKey> {
-        let name = item["name"].as_str().filter(|name| is_subdomain(name));
-        if name.is_none() {
-            let but = format!(
-                "it must be the name of the {} (lower case letters, digits, '-' and '.')",
-                kind.name
-            );
-            self.wrong(&format!("{field}.name"), &item["name"], &but);
-        }
-        let namespace = match (&item["namespace"], kind.is_namespaced) {
-            (Value::Null, false) => Some(""),
-            (Value::String(text), true) => Some(text.as_str()).filter(|text| is_label(text)),
-            _ => None,
-        };
-        if namespace.is_none() {
-            let but = if kind.is_namespaced {
-                format!("objects of kind {} are in a namespace: name it", kind.name)
-            } else {
-                format!("objects of kind {} are in no namespace: leave it out", kind.name)
-            };
-            self.wrong(&format!("{field}.namespace"), &item["namespace"], &but);
-        }
-        Some(TargetKey {
-            kind,
-            namespace: namespace?.into(),
-            name: name?.into(),
-        })
+/// The record of an entry: `dnsName` and `recordTTL`, which only a kind with records has.
+fn record(entry: &Field, kind: &Kind) -> Option<Record> {
+    let (name, ttl) = (entry.get("dnsName"), entry.get("recordTTL"));
+    if !kind.has_records() {
+        let but = format!("only {} has it", kinds_that(Kind::has_records, " and "));
+        name.must_be_absent(&but);
+        ttl.must_be_absent(&but);
+        return None;
     }
+    let (dns_name, ttl) = (name.read(dns_name), ttl.number(1..=MAX_TTL, " of seconds"));
+    let dns_name = dns_name?.into();
+    Some(Record { dns_name, ttl })
+}
 
-    /// The record of an entry: `dnsName` and `recordTTL`, which only a kind with records has.
-    fn record(&mut self, item: &Value, field: &str, kind: &Kind) -> Option<Record> {
-        let (name_field, ttl_field) = (format!("{field}.dnsName"), format!("{field}.recordTTL"));
-        let (name, ttl) = (&item["dnsName"], &item["recordTTL"]);
-        if !kind.has_records() {
-            let but = format!("only {} has it: leave it out", kinds_that(Kind::has_records));
-            for (field, value) in [(&name_field, name), (&ttl_field, ttl)] {
-                if !value.is_null() {
-                    self.wrong(field, value, &but);
-                }
-            }
-            return None;
-        }
-        let dns_name = name.as_str().filter(|name| is_dns_name(name));
-        if dns_name.is_none() {
-            let labels = name.as_str().unwrap_or_default().split('.');
-            let but = match labels.map(str::len).max() {
-                Some(length @ 64..) => {
-                    format!("a label of a DNS name has at most 63 characters, and one here has {length}")
-                }
-                _ => "it must be a DNS name in lower case such as nas.example.com".into(),
-            };
-            self.wrong(&name_field, name, &but);
-        }
-        let seconds = ttl.as_u64().and_then(|seconds| u32::try_from(seconds).ok());
-        let seconds = seconds.filter(|seconds| (1..=MAX_TTL).contains(seconds));
-        if seconds.is_none() && !ttl.is_null() {
-            let but = format!("it must be a whole number of seconds from 1 to {MAX_TTL}");
-            self.wrong(&ttl_field, ttl, &but);
-        }
-        Some(Record {
-            dns_name: dns_name?.into(),
-            ttl: seconds,
-        })
+fn parts(entry: &Field, kind: Option<&Kind>, length: Option<PrefixLength>) -> Parts {
+    let holds_hosts = kind.is_some_and(Kind::has_records);
+    let (ids, ranges) = (entry.get("prefixIds"), entry.get("ranges"));
+    if holds_hosts && ids.value().as_array().is_some_and(|ids| !ids.is_empty()) {
+        ids.refuse("a DNS record holds hosts only: give their suffixes");
     }
-
-    fn add(&mut self, field: &str, key: TargetKey, parts: Parts, record: Option<Record>) {
-        if self.targets.iter().any(|target| target.key == key) {
-            // As the field names it: a group's entry by its name alone.
-            let (shown, what) = match field.starts_with("spec.targets") {
-                false => (key.name.clone(), "group"),
-                true => (key.to_string(), "object"),
-            };
-            let problem = format!("{field} names {shown} again, but each {what} may have one entry only");
-            self.problems.push(problem);
+    let can_hold_ranges = kind.is_none_or(Kind::has_ranges);
+    if !can_hold_ranges {
+        let kinds = kinds_that(Kind::has_ranges, " and ");
+        ranges.must_be_absent(format_args!("only {kinds} can hold ranges"));
+    }
+    Parts {
+        prefix_ids: set(&ids, "prefix ids", usize::MAX, |value| prefix_id(value, length)),
+        suffixes: set(&entry.get("suffixes"), "suffixes", MAX_SUFFIXES, |value| {
+            suffix(value, length, holds_hosts)
+        }),
+        ranges: if can_hold_ranges {
+            set(&ranges, "ranges", MAX_RANGES, |value| range(value, length))
         } else {
-            self.targets.push(TargetSpec { key, parts, record });
-        }
+            BTreeSet::new()
+        },
+        extra: set(&entry.get("extraCIDRs"), "CIDRs", MAX_EXTRA_CIDRS, |value| {
+            extra_cidr(value, holds_hosts)
+        }),
     }
+}
 
-    fn without_part(&mut self, field: &str, kind: Option<&Kind>) {
-        let fields = match kind {
-            Some(kind) if kind.has_records() => "suffixes",
-            Some(kind) if kind.has_ranges() => "prefixIds, suffixes or ranges",
-            _ => "prefixIds or suffixes",
-        };
-        let problem = format!("{field} names no part of the delegated prefix: give it {fields}");
-        self.problems.push(problem);
-    }
+/// The elements of a list, each once, however often and in whichever spelling it occurs.
+fn set<T: Ord>(list: &Field, of: &str, max: usize, rule: impl Fn(&Value) -> Result<T, But>) -> BTreeSet<T> {
+    list.list(of, max).filter_map(|element| element.read(&rule)).collect()
+}
 
-    fn bound(&mut self, field: &str, count: usize, most: usize) {
-        if count > most {
-            self.problems
-                .push(format!("{field} has {count} entries, but at most {most} are taken"));
-        }
-    }
-
-    fn parts(&mut self, item: &Value, field: &str, kind: Option<&Kind>) -> Parts {
-        let has_records = kind.is_some_and(Kind::has_records);
-        let list = |name: &str| (format!("{field}.{name}"), &item[name]);
-        let mut parts = Parts::default();
-
-        let (name, value) = list("prefixIds");
-        let ids = self.items(&name, value, "prefix ids");
-        if has_records && !ids.is_empty() {
-            self.wrong(&name, value, "a DNS record holds hosts only: give their suffixes");
-        }
-        for (at, id) in ids.iter().enumerate() {
-            parts.prefix_ids.extend(self.prefix_id(id, &format!("{name}[{at}]")));
-        }
-        let (name, value) = list("suffixes");
-        parts.suffixes = self.set(&name, value, "suffixes", MAX_SUFFIXES, |reader, item, field| {
-            reader.suffix(item, field, has_records)
-        });
-        let (name, value) = list("ranges");
-        if !value.is_null() && kind.is_some_and(|kind| !kind.has_ranges()) {
-            let but = format!("only {} can hold ranges: leave it out", kinds_that(Kind::has_ranges));
-            self.wrong(&name, value, &but);
-        } else {
-            parts.ranges = self.set(&name, value, "ranges", MAX_RANGES, Self::range);
-        }
-        let (name, value) = list("extraCIDRs");
-        parts.extra = self.set(&name, value, "CIDRs", MAX_EXTRA_CIDRS, |reader, item, field| {
-            reader.extra(item, field, has_records)
-        });
-        parts
-    }
-
-    /// The elements of a list that may be absent, each once, however often and in whichever spelling it occurs.
-    fn set<T: PartialEq>(
-        &mut self,
-        name: &str,
-        value: &Value,
-        of: &str,
-        most: usize,
-        read: impl Fn(&mut Self, &Value, &str) -> Option<T>,
-    ) -> Vec<T> {
-        let items = self.items(name, value, of);
-        self.bound(name, items.len(), most);
-        let mut set = Vec::new();
-        for (at, item) in items.iter().enumerate().take(most) {
-            let element = read(self, item, &format!("{name}[{at}]"));
-            set.extend(element.filter(|element| !set.contains(element)));
-        }
-        set
-    }
-
-    /// The elements of a list that may be absent.
-    fn items<'a>(&mut self, field: &str, value: &'a Value, of: &str) -> &'a [Value] {
-        if !value.is_null() && !value.is_array() {
-            self.wrong(field, value, &format!("it must be a list of {of}"));
-        }
-        value.as_array().map_or(&[], Vec::as_slice)
-    }
-
-    fn prefix_id(&mut self, item: &Value, field: &str) -> Option<u64> {
-        let Some(id) = item.as_u64() else {
-            self.wrong(field, item, "it must be a whole number from 0");
-            return None;
-        };
-        if let Some((length, highest)) = self.length.and_then(|length| Some((length, highest_id(length)?)))
-            && id > highest
-        {
-            let but = format!("a /{length} holds the prefix ids 0 to {highest} only");
-            self.wrong(field, item, &but);
-            return None;
-        }
-        Some(id)
-    }
-
-    fn suffix(&mut self, item: &Value, field: &str, must_be_host: bool) -> Option<Suffix> {
-        let Some(suffix) = item.as_str().and_then(|text| text.parse::<Suffix>().ok()) else {
-            let but = "it must be an IPv6 address, with or without a length, such as ::1:0:0:0:10 or ::10:0:0:0:0/60";
-            self.wrong(field, item, but);
-            return None;
-        };
-        if must_be_host && !suffix.is_host() {
-            self.wrong(field, item, "a DNS record holds hosts only: give it no length");
-            return None;
+fn prefix_id(value: &Value, length: Option<PrefixLength>) -> Result<u64, But> {
+    let id = value.as_u64().ok_or("it must be a whole number from 0")?;
+    match length.map(|length| (length, length.highest_id())) {
+        Some((length, highest)) if id > highest => {
+            Err(format!("a /{length} holds the prefix ids 0 to {highest} only").into())
         }
         // Without a delegated length there is nothing to compare with.
-        let length = self.length?;
-        let but = match suffix.fits(length) {
-            Ok(()) => return Some(suffix),
-            Err(Misfit::TooShort) => format!("a part of a /{length} has a length from {length} to 128"),
-            Err(Misfit::BitsAbove(fitting)) => bits_above(length, &fitting.to_string()),
-            Err(Misfit::BitsBelow(fitting)) => format!("the bits behind its length must be 0: {fitting} fits"),
-        };
-        self.wrong(field, item, &but);
-        None
-    }
-
-    fn range(&mut self, item: &Value, field: &str) -> Option<SuffixRange> {
-        let Some(range) = item.as_str().and_then(|text| text.parse::<SuffixRange>().ok()) else {
-            let but = "it must be two IPv6 addresses with a hyphen between them, such as ::1:0:0:1:0-::1:0:0:1:ff";
-            self.wrong(field, item, but);
-            return None;
-        };
-        let length = self.length?;
-        let but = match range.fits(length) {
-            Ok(()) => return Some(range),
-            Err(RangeMisfit::BitsAbove(fitting)) => bits_above(length, &fitting.to_string()),
-            Err(RangeMisfit::Reversed) => "it ends before it starts".to_string(),
-        };
-        self.wrong(field, item, &but);
-        None
-    }
-
-    fn extra(&mut self, item: &Value, field: &str, must_be_host: bool) -> Option<Cidr> {
-        let text = item.as_str().unwrap_or_default();
-        let address = text
-            .split('/')
-            .next()
-            .and_then(|address| address.parse::<IpAddr>().ok());
-        // Each reader of a list takes an IPv4-mapped address for something else.
-        let is_mapped = matches!(address, Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
-        let Some(cidr) = text.parse::<Cidr>().ok().filter(|_| !is_mapped) else {
-            self.wrong(
-                field,
-                item,
-                "it must be an IPv4 or IPv6 CIDR such as 192.168.0.0/16 or fd00:1::/48",
-            );
-            return None;
-        };
-        if must_be_host && cidr.host().is_none() {
-            self.wrong(
-                field,
-                item,
-                "a DNS record holds hosts only: its length must be 32 or 128",
-            );
-            return None;
-        }
-        if address != Some(cidr.address()) {
-            self.wrong(
-                field,
-                item,
-                &format!("the bits behind its length must be 0: {cidr} fits"),
-            );
-            return None;
-        }
-        Some(cidr)
+        _ => Ok(id),
     }
 }
 
-fn bits_above(length: u8, fitting: &str) -> String {
-    format!("its first {length} bits come from the delegated prefix and must be 0 here: {fitting} fits")
+fn suffix(value: &Value, length: Option<PrefixLength>, must_be_host: bool) -> Result<Suffix, But> {
+    let suffix: Suffix = parse(value)?;
+    if must_be_host && !suffix.is_host() {
+        return Err("a DNS record holds hosts only: give it no length".into());
+    }
+    length.map_or(Ok(()), |length| suffix.fits(length))?;
+    Ok(suffix)
+}
+
+fn range(value: &Value, length: Option<PrefixLength>) -> Result<SuffixRange, But> {
+    let range: SuffixRange = parse(value)?;
+    length.map_or(Ok(()), |length| range.fits(length))?;
+    Ok(range)
+}
+
+fn extra_cidr(value: &Value, must_be_host: bool) -> Result<Cidr, But> {
+    let text = value.as_str().unwrap_or_default();
+    let address = text.split('/').next().and_then(|address| address.parse().ok());
+    // Each reader of a list takes an IPv4-mapped address for something else.
+    let is_mapped = matches!(address, Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some());
+    let cidr: Cidr = if is_mapped { "" } else { text }.parse()?;
+    if must_be_host && cidr.host().is_none() {
+        return Err("a DNS record holds hosts only: its length must be 32 or 128".into());
+    }
+    if address != Some(cidr.address()) {
+        return Err(Misfit::BitsBelow(cidr).into());
+    }
+    Ok(cidr)
 }
 
 /// The names of the kinds with a property.
-fn kinds_that(has: impl Fn(&Kind) -> bool) -> String {
+fn kinds_that(has: impl Fn(&Kind) -> bool, separator: &str) -> String {
     let names: Vec<&str> = KINDS.iter().filter(|kind| has(kind)).map(|kind| kind.name).collect();
-    names.join(" and ")
+    names.join(separator)
+}
+
+fn dns_name(value: &Value) -> Result<&str, But> {
+    let name = value.as_str().unwrap_or_default();
+    match name.split('.').map(str::len).max() {
+        _ if is_dns_name(name) => Ok(name),
+        Some(length @ 64..) => {
+            Err(format!("a label of a DNS name has at most 63 characters, and one here has {length}").into())
+        }
+        _ => Err("it must be a DNS name in lower case such as nas.example.com".into()),
+    }
 }
 
 /// A name of a DNS record: labels may have underscores, and the first may be an asterisk.
@@ -433,15 +291,21 @@ fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && labels.split('.').all(is_label)
 }
 
-/// Whether an entry names parts of the delegated prefix, right or wrong: what is wrong with them is reported already.
-fn names_parts(item: &Value) -> bool {
-    ["prefixIds", "suffixes", "ranges"]
-        .iter()
-        .any(|name| match &item[*name] {
-            Value::Null => false,
-            Value::Array(items) => !items.is_empty(),
-            _ => true,
-        })
+/// Checks that an entry names parts of the delegated prefix, right or wrong: what is wrong with them is reported anyway.
+fn check_that_parts_are_named(entry: &Field, kind: Option<&Kind>) {
+    let is_named = |name| match entry.get(name).value() {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        _ => true,
+    };
+    if !["prefixIds", "suffixes", "ranges"].into_iter().any(is_named) {
+        let fields = match kind {
+            Some(kind) if kind.has_records() => "suffixes",
+            Some(kind) if kind.has_ranges() => "prefixIds, suffixes or ranges",
+            _ => "prefixIds or suffixes",
+        };
+        entry.note(format_args!("names no part of the delegated prefix: give it {fields}"));
+    }
 }
 
 /// A name of a namespace (RFC 1123 label).

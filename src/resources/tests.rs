@@ -1,5 +1,7 @@
 //! What the fields of k6u's objects may hold, and what is said of those that do not.
 
+mod schema;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use super::node_config::*;
 use super::targets::TargetKey;
 use crate::kube::decode::{Item, decode};
 use crate::kube::objects::{BadItem, List};
-use crate::prefix::{Prefix, highest_id};
+use crate::prefix::{Prefix, PrefixLength};
 
 fn problems(spec: Value) -> Vec<String> {
     ConfigSpec::read(&spec).unwrap_err().problems
@@ -22,7 +24,7 @@ fn one_group(length: Value, ids: Value) -> Value {
 #[test]
 fn the_spec_that_users_have() {
     let spec = ConfigSpec::read(&one_group(json!(60), json!([0, 1, 2]))).unwrap();
-    assert_eq!(spec.delegated_prefix_length, 60);
+    assert_eq!(spec.delegated_prefix_length.bits(), 60);
     assert_eq!(spec.allowed_prefixes, None);
     assert_eq!(spec.targets[0].key, TargetKey::group("lan"));
     assert_eq!(spec.targets[0].parts.prefix_ids, BTreeSet::from([0, 1, 2]));
@@ -30,8 +32,8 @@ fn the_spec_that_users_have() {
 
 #[test]
 fn an_id_that_does_not_fit_is_refused_at_every_length() {
-    for length in 1..=64u8 {
-        let highest = highest_id(length).unwrap();
+    for length in 1..=64u64 {
+        let highest = PrefixLength::try_from(length).unwrap().highest_id();
         assert!(
             ConfigSpec::read(&one_group(json!(length), json!([0, highest]))).is_ok(),
             "/{length}"

@@ -6,6 +6,8 @@
 //! tests are reported as skipped, loudly, and so it is where the kernel lacks something: `make test-clients-vm` has
 //! Debian's kernel. In the end there is a table of what k6u concluded, and when.
 
+#![allow(clippy::pedantic)]
+
 mod rows;
 #[allow(dead_code, reason = "the scenarios use more of it")]
 #[path = "../scenarios/site.rs"]

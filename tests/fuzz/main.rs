@@ -1,6 +1,8 @@
 //! Known inputs for what the fuzz targets do: those to start from, and those that once found something.
 //! `make fuzz` looks for more.
 
+#![allow(clippy::pedantic)]
+
 mod inputs;
 
 use std::fs;

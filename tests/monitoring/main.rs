@@ -3,6 +3,8 @@
 //! k6u's own loop runs on the API server of tests/support in virtual time. Once a minute its objects are what
 //! manifests/monitoring/kube-state-metrics.yaml makes of them; these series become tests for promtool.
 
+#![allow(clippy::pedantic)]
+
 mod rules;
 mod timeline;
 

@@ -3,6 +3,8 @@
 //!
 //! `make test-routers` runs these. Where a program is missing, they are reported as skipped, loudly.
 
+#![allow(clippy::pedantic)]
+
 #[allow(dead_code, reason = "the scenarios use more of it")]
 #[path = "../scenarios/site.rs"]
 mod site;

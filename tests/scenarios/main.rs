@@ -3,6 +3,8 @@
 //!
 //! The process enters a user and network namespace before any thread starts; so this test has its own main.
 
+#![allow(clippy::pedantic)]
+
 /// Scenarios, each under the name of its function.
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {

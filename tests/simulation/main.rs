@@ -4,6 +4,8 @@
 //! `make test` runs one or two random scenarios of each fault and size, `make test-simulation` seven, and large
 //! clusters; `make simulate` runs thousands, of two faults at once, too, and prints the table.
 
+#![allow(clippy::pedantic)]
+
 mod cases;
 mod check;
 mod clock;

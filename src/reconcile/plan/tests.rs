@@ -460,7 +460,7 @@ proptest! {
             }
             Some(Reason::NoPrefix) => prop_assert!(seen.is_empty()),
             Some(Reason::InvalidSpec) => {
-                let highest = crate::prefix::highest_id(length).unwrap();
+                let highest = crate::prefix::PrefixLength::try_from(u64::from(length)).unwrap().highest_id();
                 prop_assert!(ids.iter().any(|id| *id > highest));
             }
             other => prop_assert!(false, "{other:?}"),

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::resources::config::ConfigSpec;
+use crate::resources::field::shown;
 
 fn read(spec: Value) -> Result<Vec<TargetSpec>, Vec<String>> {
     ConfigSpec::read(&spec)

@@ -18,7 +18,7 @@ pub type Api = (&'static str, &'static str);
 const STRICT: &str = "fieldValidation=Strict";
 
 /// How long a version that is served is used before the API server is asked again: a newer one may have come.
-const ASK_AGAIN: Duration = Duration::from_secs(3600);
+const ASK_AGAIN: Duration = Duration::from_hours(1);
 
 /// Which API serves each kind, once that is known.
 #[derive(Debug, Default)]
@@ -79,6 +79,7 @@ impl TargetApi {
         let stored: Stored = match held {
             Some(held) => {
                 // I3: whoever wrote it since it was read makes this a conflict.
+                debug_assert!(!held.metadata.resource_version.is_empty(), "{key} was read without one");
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
                     "spec": desired.spec(),

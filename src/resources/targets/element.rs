@@ -124,6 +124,7 @@ fn record_type(address: IpAddr) -> &'static str {
 
 /// One record for each type.
 fn records(items: &[Item], record: &Record) -> Vec<Value> {
+    debug_assert!(items.iter().all(|item| item.host().is_some()), "a record holds hosts");
     let of_type = |wanted: &str| {
         let hosts = items.iter().filter_map(Item::host);
         let targets: Vec<String> = hosts

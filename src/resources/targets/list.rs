@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{DesiredTarget, Kind, Record};
+use super::{DesiredTarget, Kind, Record, is_set};
 use crate::cidr::Item;
 use crate::kube::decode::{Bounded, MAX_KEPT};
 use crate::kube::objects::{Metadata, whole};
@@ -114,18 +114,13 @@ impl StoredList {
         list
     }
 
-    /// The list after it was written as desired.
-    pub fn of(desired: &DesiredTarget) -> Self {
-        StoredList {
-            items: desired.items.clone(),
-            record: desired.record.clone(),
-            ..StoredList::default()
-        }
-    }
-
     /// Whether it means the same as the desired list: all that is desired is there, and nothing else but what
     /// lingers (I5).
     pub fn matches(&self, desired: &DesiredTarget) -> bool {
+        debug_assert!(
+            is_set(&desired.items) && is_set(&self.items),
+            "both are searched by halves"
+        );
         let is_expected = |item: &Item| desired.lingering.contains(item) || desired.holds(item);
         self.other_count == 0
             && (self.record == desired.record || self.items.is_empty())

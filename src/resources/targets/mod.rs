@@ -176,6 +176,8 @@ impl Kind {
 
     /// The spec with a list of just these items.
     fn spec(&self, items: &[Item], record: Option<&Record>) -> Value {
+        debug_assert!(is_set(items), "a list is written sorted, each item once");
+        debug_assert_eq!(self.has_records(), record.is_some(), "{}", self.name);
         let list = Value::Array(self.shape.write(items, record));
         let fields = self.list.iter().rev();
         fields.fold(list, |value, field| json!({*field: value}))
@@ -259,6 +261,11 @@ pub struct DesiredTarget {
     pub lingering: BTreeSet<Item>,
     /// The record that the items are in, for a kind that has records.
     pub record: Option<Record>,
+}
+
+/// Whether a list is sorted and has each item once, as all lists of the plan do.
+fn is_set(items: &[Item]) -> bool {
+    items.is_sorted_by(|one, next| one < next)
 }
 
 impl DesiredTarget {

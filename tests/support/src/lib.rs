@@ -1,6 +1,8 @@
 //! What k6u's tests, demo and benchmark stand on: a Kubernetes API server, the machine that k6u runs on, and the
 //! example that most of them begin with.
 
+#![allow(clippy::pedantic)]
+
 pub mod apiserver;
 pub mod chart;
 pub mod example;

@@ -1,5 +1,7 @@
 //! Writes the parts of the Helm chart that repeat manifests/: chart-sync REPOSITORY
 
+#![allow(clippy::pedantic)]
+
 use std::path::PathBuf;
 use std::{env, fs};
 

@@ -1,5 +1,7 @@
 //! `make demo`: the main job as a short story, with the real binary given as the argument.
 
+#![allow(clippy::pedantic)]
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

@@ -3,6 +3,8 @@
 //! Arguments: the image, and its k6u binary's version. Needs root (for a network namespace in which
 //! the container can be) and podman; says so loudly where it cannot run.
 
+#![allow(clippy::pedantic)]
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output, Stdio};

@@ -4,6 +4,8 @@
 //! one measurement. The short form leaves out what depends on the machine's speed. `make test-boards` measures with the
 //! binary alone: its memory.
 
+#![allow(clippy::pedantic)]
+
 mod changes;
 mod limits;
 mod load;

@@ -3,6 +3,8 @@
 //! etcd and kube-apiserver come from $KUBEBUILDER_ASSETS (the envtest convention), kubectl from the PATH.
 //! All of it runs in a user and network namespace of its own. The argument is the k6u binary.
 
+#![allow(clippy::pedantic)]
+
 mod api;
 mod chart;
 mod cluster;
