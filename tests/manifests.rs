@@ -48,6 +48,14 @@ fn it_runs_on_control_planes_and_is_evicted_last() {
     }
 }
 
+/// A SIGTERM that comes while the container starts is lost, and the pod hangs for this long.
+#[test]
+fn a_pod_that_misses_its_signal_ends_soon() {
+    assert_eq!(pod()["terminationGracePeriodSeconds"], 5);
+    let reference = include_str!("../docs/reference.md");
+    assert!(reference.contains("the DaemonSet's grace period of 5 s"));
+}
+
 #[test]
 fn events_are_created_in_one_namespace_only() {
     let rights = |kind: &str| -> Vec<(Value, Value)> {
