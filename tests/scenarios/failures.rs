@@ -23,6 +23,8 @@ pub const ALL: &[Scenario] = scenarios![
     a_proxy_in_the_environment_is_ignored,
     connections_that_died_while_idle_cost_a_retry,
     the_api_server_restarts,
+    a_renumbering_during_an_outage_is_logged_when_it_is_seen,
+    a_flood_of_changes_during_an_outage,
     a_right_is_missing_and_named,
     retry_after_is_honoured,
     a_read_that_asks_for_rest,
@@ -115,6 +117,56 @@ fn the_api_server_restarts() {
     site.wait_lan("2001:db8:9876:543");
     node.wait_log("API server: recovered after", SOON);
     node.wait_complaints(1);
+}
+
+/// Each change has one line, which comes when the kernel reports it.
+fn a_renumbering_during_an_outage_is_logged_when_it_is_seen() {
+    let (site, node) = Site::settled(1);
+    site.server.stop();
+    node.wait_log("no response from the API server: connection refused", SOON);
+    move_prefix(&site);
+    node.wait_log(" -> 2001:db8:9876:5431::/64", SOON);
+    site.server.restart().unwrap();
+    site.wait_lan("2001:db8:9876:543");
+    node.wait_log("API server: recovered after", SOON);
+    site.wait_rounds(2);
+    let log = node.log();
+    let changes = log
+        .iter()
+        .filter_map(|line| line.split_once(": prefixes ")?.1.split_once(" -> "));
+    // What is not in use follows in parentheses.
+    let changes: Vec<(&str, &str)> = changes
+        .map(|(from, to)| (from, to.split(" (").next().unwrap()))
+        .collect();
+    let mut seen = "unknown";
+    for (from, to) in &changes {
+        assert!(*from == seen && to != from, "{changes:#?}");
+        seen = to;
+    }
+    assert_eq!(seen, "2001:db8:9876:5431::/64", "{changes:#?}");
+}
+
+/// A line for each change would fill the disk.
+fn a_flood_of_changes_during_an_outage() {
+    let (site, node) = Site::settled(1);
+    site.server.stop();
+    node.wait_log("no response from the API server: connection refused", SOON);
+    let (before, start) = (node.count(": prefixes "), Instant::now());
+    while start.elapsed() < Duration::from_millis(2500) {
+        site.interface.add(NEW_ADDRESS);
+        site.interface.remove(NEW_ADDRESS);
+        site.interface.add(NEW_ADDRESS);
+        std::thread::sleep(Duration::from_millis(5));
+        site.interface.remove(NEW_ADDRESS);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let lines = node.count(": prefixes ") - before;
+    let most = 5 + start.elapsed().as_secs() as usize + 1;
+    assert!(lines <= most, "{lines} lines: {:#?}", node.log());
+    site.interface.add(NEW_ADDRESS);
+    site.server.restart().unwrap();
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some());
 }
 
 fn a_right_is_missing_and_named() {
