@@ -154,7 +154,8 @@ impl Agent {
                 return again;
             }
         };
-        if error.is_initializing() && self.is_within_startup_grace(&error.to_string()) {
+        let is_normal_at_start = error.is_initializing() || error.is_forbidden_by_rbac();
+        if is_normal_at_start && self.is_within_startup_grace(&error.to_string()) {
             return RoundEnd::NotYet(error.retry_after());
         }
         self.reconciler

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
-use k6u_testkit::apiserver::server::{Cilium, TOKEN};
+use k6u_testkit::apiserver::server::{Cilium, TOKEN, cidrs};
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::machine::node::Start;
 use serde_json::{Map, Value, json};
 
 use crate::Scenario;
 use crate::site::{
-    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, RBAC, Running, SOON, Site, follows, refusal,
-    requests,
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, RBAC, Running, SOON, Site, follows, reasons,
+    refusal, requests,
 };
 
 pub const ALL: &[Scenario] = scenarios![
@@ -26,6 +26,8 @@ pub const ALL: &[Scenario] = scenarios![
     a_renumbering_during_an_outage_is_logged_when_it_is_seen,
     a_flood_of_changes_during_an_outage,
     a_right_is_missing_and_named,
+    an_authorizer_that_is_not_ready_yet,
+    a_target_that_is_forbidden_for_a_moment,
     retry_after_is_honoured,
     a_read_that_asks_for_rest,
     a_change_whose_second_list_fails,
@@ -185,6 +187,70 @@ fn a_right_is_missing_and_named() {
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
     node.wait_log("CiliumCIDRGroup ip6-local-lan: recovered after", SOON);
+}
+
+/// Until an API server that starts has read the roles, it refuses whatever they allow.
+fn an_authorizer_that_is_not_ready_yet() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let refused = |store: &Store| store.log.iter().filter(|logged| logged.status == 403).count();
+    let wait_refused = |count: usize| {
+        let before = refused(&site.server.store());
+        let reached = site
+            .server
+            .wait(SOON, |store| (refused(store) >= before + count).then_some(()));
+        assert!(reached.is_some(), "it does not ask");
+    };
+    let text = "\"x\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" cannot get resource \"x\" in API group \
+                \"\" at the cluster scope";
+    // Discovery as well.
+    let forbid_all = || site.server.inject(Plan::always(refusal(403, "Forbidden", text, "")));
+    forbid_all();
+    move_prefix(&site);
+    wait_refused(4);
+    site.server.heal();
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(node.complaints(), [""; 0]);
+    // Also if it starts together with k6u.
+    drop(node);
+    forbid_all();
+    let node = site.run(1);
+    wait_refused(4);
+    site.server.heal();
+    site.interface.add(ADDRESS);
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some());
+    assert_eq!(node.complaints(), [""; 0]);
+    assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"]);
+    assert!(site.events().iter().all(|(reason, _)| reason == "PrefixChanged"));
+    // What lasts is a missing right.
+    forbid_all();
+    node.wait_log(" WARN  API server: GET ", SOON);
+    let complaints = node.complaints();
+    assert!(
+        complaints.iter().all(|line| line.contains("grant k6u this right")),
+        "{complaints:#?}"
+    );
+}
+
+fn a_target_that_is_forbidden_for_a_moment() {
+    for verb in ["get", "patch"] {
+        let (site, node) = Site::settled(1);
+        site.wait_reason(CONFIG_NAME, "Updated");
+        site.revoke(verb, "ciliumcidrgroups");
+        move_prefix(&site);
+        let refused = |store: &Store| {
+            let refused = store.log.iter().filter(|logged| logged.status == 403);
+            (refused.count() >= 2).then_some(())
+        };
+        assert!(site.server.wait(SOON, refused).is_some(), "{verb} is not tried again");
+        site.restore_rights();
+        site.wait_lan("2001:db8:9876:543");
+        site.wait_rounds(2);
+        assert_eq!(node.complaints(), [""; 0]);
+        assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"], "{verb}");
+    }
 }
 
 fn retry_after_is_honoured() {

@@ -143,7 +143,8 @@ fn crd_rights_missing_and_no_crds() {
     site.interface.add("2001:db8:1234:5671::10");
     site.revoke("create", "customresourcedefinitions");
     let node = site.run(1);
-    node.wait_log("grant k6u this right", SOON);
+    let complaint = &node.wait_complaints(1)[0];
+    assert!(complaint.contains("grant k6u this right"), "{complaint}");
     site.install();
     site.wait_lan("2001:db8:1234:567");
     node.wait_log("API server: recovered after", SOON);
