@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::certificates::Certificate;
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
-use k6u_testkit::apiserver::server::{Cilium, TOKEN, cidrs};
+use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs};
 use k6u_testkit::apiserver::store::{Key, Store};
-use k6u_testkit::machine::node::Start;
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::{Account, Start};
 use serde_json::{Map, Value, json};
 
 use crate::Scenario;
@@ -25,6 +27,7 @@ pub const ALL: &[Scenario] = scenarios![
     the_api_server_restarts,
     a_renumbering_during_an_outage_is_logged_when_it_is_seen,
     a_flood_of_changes_during_an_outage,
+    the_api_servers_own_address_in_place_of_the_services,
     a_right_is_missing_and_named,
     an_authorizer_that_is_not_ready_yet,
     a_target_that_is_forbidden_for_a_moment,
@@ -169,6 +172,44 @@ fn a_flood_of_changes_during_an_outage() {
     site.server.restart().unwrap();
     let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(site.server.wait(SOON, both).is_some());
+}
+
+/// kube-proxy may take a minute to let anybody through to the Service again. The certificate is for the own address,
+/// and verified as always.
+fn the_api_servers_own_address_in_place_of_the_services() {
+    let interface = Interface::new();
+    interface.add("fd00:1::10");
+    let server = ApiServer::start("fd00:1::10", Some(Cilium::Both), RBAC).expect("a server");
+    let certificate = |name: &str| Certificate {
+        names: vec![name.into()],
+        ..Certificate::default()
+    };
+    server.set_tls(server.authority.server(&certificate("fd00:1::10")));
+    let account = Account::new(&server);
+    let site = Site {
+        server,
+        account,
+        interface,
+    };
+    site.install();
+    site.interface.add(ADDRESS);
+    let node = Running(site.start().with("UPDATE_INTERVAL", "1").spawn());
+    site.wait_lan("2001:db8:1234:567");
+    // Nobody is behind the Service's address.
+    let through_service = Running(
+        site.start()
+            .with("KUBERNETES_SERVICE_HOST", "127.0.0.96")
+            .with("NODE_NAME", "node2.example.com")
+            .spawn(),
+    );
+    through_service.wait_log("no response from the API server", SOON);
+    move_prefix(&site);
+    site.wait_lan("2001:db8:9876:543");
+    assert_eq!(node.complaints(), [""; 0]);
+    site.server
+        .set_tls(site.server.authority.server(&certificate("fd00:1::11")));
+    site.server.close_connections();
+    node.wait_log("certificate", SOON);
 }
 
 fn a_right_is_missing_and_named() {
