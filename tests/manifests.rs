@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_yaml::Value;
@@ -54,6 +55,43 @@ fn a_pod_that_misses_its_signal_ends_soon() {
     assert_eq!(pod()["terminationGracePeriodSeconds"], 5);
     let reference = include_str!("../docs/reference.md");
     assert!(reference.contains("the DaemonSet's grace period of 5 s"));
+}
+
+/// The last words of `make install`, with these objects in the cluster.
+fn next_steps(objects: &[&str]) -> String {
+    let folder = std::env::temp_dir().join(format!("k6u-next-steps-{}-{}", std::process::id(), objects.len()));
+    fs::create_dir_all(&folder).unwrap();
+    let kubectl = folder.join("kubectl");
+    // kubectl get KIND -o name
+    let list = objects
+        .iter()
+        .map(|name| format!("case {name} in $2*) echo {name};; esac\n"));
+    fs::write(&kubectl, list.collect::<String>()).unwrap();
+    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/next-steps.sh"))
+        .env("KUBECTL", format!("sh {}", kubectl.display()))
+        .output()
+        .unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_next_steps_are_those_that_are_left() {
+    let (config, interface) = ("ip6updateconfigs/a", "ip6updatenodeconfigs/b");
+    for objects in [&[][..], &[config], &[interface], &[config, interface]] {
+        let said = next_steps(objects);
+        let says = |part: &str| said.contains(part);
+        assert_eq!(says("examples/config.yaml"), !objects.contains(&config), "{said}");
+        assert_eq!(
+            says("examples/nodeconfig.yaml"),
+            !objects.contains(&interface),
+            "{said}"
+        );
+        assert_eq!(says("left to do"), objects.len() < 2, "{said}");
+        assert_eq!(says("kubectl apply"), objects.len() < 2, "{said}");
+        assert!(says("kubectl get ip6uc"), "{said}");
+    }
 }
 
 #[test]
