@@ -103,6 +103,8 @@ fn a_group_that_held_something_else() {
     site.wait_reason(CONFIG_NAME, "Updated");
     let history = site.group_history(GROUP);
     assert_eq!(history.len(), 2, "the first write is the right list: {history:?}");
+    // docs/cilium.md says how to label it.
+    assert_eq!(site.group(GROUP).unwrap()["metadata"]["labels"], Value::Null);
 }
 
 fn a_group_that_is_right_gets_no_write() {
