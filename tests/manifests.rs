@@ -57,6 +57,29 @@ fn a_pod_that_misses_its_signal_ends_soon() {
     assert!(reference.contains("the DaemonSet's grace period of 5 s"));
 }
 
+/// Each place that recommends a limit shows the same table.
+#[test]
+fn the_costs_of_the_cpu_limit_are_the_same_everywhere() {
+    let limit = pod()["containers"][0]["resources"]["limits"]["cpu"].clone();
+    let rows = |text: &'static str| -> Vec<&str> {
+        let lines = text.lines().map(|line| line.trim_start_matches("# "));
+        let mut lines = lines.skip_while(|line| !line.starts_with("| CPU limit |"));
+        lines.by_ref().take_while(|line| line.starts_with('|')).collect()
+    };
+    let measured = rows(include_str!("../docs/performance.md"));
+    assert_eq!(measured.len(), 6, "{measured:#?}");
+    let shipped = format!("| {}, as shipped |", limit.as_str().unwrap());
+    assert!(measured[2].starts_with(&shipped), "{measured:#?}");
+    for text in [
+        include_str!("../README.md"),
+        include_str!("../docs/reference.md"),
+        include_str!("../charts/k6u/values.yaml"),
+    ] {
+        assert_eq!(rows(text), measured);
+        assert!(text.contains("50m costs no more at rest"));
+    }
+}
+
 /// The last words of `make install`, with these objects in the cluster.
 fn next_steps(objects: &[&str]) -> String {
     let folder = std::env::temp_dir().join(format!("k6u-next-steps-{}-{}", std::process::id(), objects.len()));
