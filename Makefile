@@ -117,6 +117,8 @@ uninstall: ## remove k6u from the current cluster; CRDs, their objects and the C
 	$(remove-k6u)
 	@echo "Still there: the CRDs with every IP6UpdateConfig and IP6UpdateNodeConfig (make purge deletes them),"
 	@echo "and the CiliumCIDRGroups with what they hold."
+	@echo "READY stays as it is, also if it is True: nobody updates it now. observedTime says when a node last confirmed"
+	@echo "what it sees: kubectl get ip6unc -o yaml"
 
 .PHONY: purge
 purge: ## remove k6u, its CRDs and every object of these kinds; lists them and asks for CONFIRM=yes

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use log::debug;
 
-use crate::limits::{BETWEEN_LOOKS, LOOKS_AT_ONCE, MAX_ROUNDS_OF_ONCE, STARTUP_PAUSE, STARTUP_TRIES};
+use crate::limits::{
+    BETWEEN_LOOKS, BETWEEN_REACTIONS, LOOKS_AT_ONCE, MAX_ROUNDS_OF_ONCE, REACTIONS_AT_ONCE, STARTUP_PAUSE,
+    STARTUP_TRIES,
+};
 use crate::node::Host;
 use crate::node::wait::Woken;
 use crate::reconcile::problems::Subject;
@@ -19,6 +22,8 @@ pub struct Agent {
     reconciler: Reconciler,
     schedule: Schedule,
     looks: Allowance,
+    /// Limits the log lines about changes that no round reacts to.
+    logs: Allowance,
     /// Rounds in a row that ended because something is not served yet.
     startup_tries: u32,
 }
@@ -30,6 +35,7 @@ impl Agent {
             reconciler,
             schedule,
             looks: Allowance::new(LOOKS_AT_ONCE, BETWEEN_LOOKS),
+            logs: Allowance::new(REACTIONS_AT_ONCE, BETWEEN_REACTIONS),
             startup_tries: 0,
         }
     }
@@ -52,6 +58,13 @@ impl Agent {
             let woken = host.wait_for_change(look_at.map_or(due, |at| at.min(due)));
             if woken == Woken::Stop || woken == Woken::Timeout && host.now() >= due {
                 return woken;
+            }
+            if !self.schedule.reacts() {
+                let allowed_at = self.logs.take(host.now());
+                host.sleep(allowed_at.min(due));
+                self.reconciler.log_changes(host);
+                look_at = self.reconciler.look_at();
+                continue;
             }
             let allowed_at = self.looks.take(host.now());
             host.sleep(allowed_at);
@@ -141,7 +154,8 @@ impl Agent {
                 return again;
             }
         };
-        if error.is_initializing() && self.is_within_startup_grace(&error.to_string()) {
+        let is_normal_at_start = error.is_initializing() || error.is_forbidden_by_rbac();
+        if is_normal_at_start && self.is_within_startup_grace(&error.to_string()) {
             return RoundEnd::NotYet(error.retry_after());
         }
         self.reconciler

@@ -45,6 +45,9 @@ pub const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 pub const STARTUP_TRIES: u32 = 10;
 /// Until then, and if the API server does not say otherwise, it is asked again after this time.
 pub const STARTUP_PAUSE: Duration = Duration::from_millis(200);
+/// An API server that starts refuses everything until its authorizer has read the roles. A right that is refused for
+/// this long is a missing right.
+pub const AUTHORIZER_START: Duration = Duration::from_secs(10);
 /// `k6u once` gives up after this many rounds on others that write at the same time, or on CRDs.
 pub const MAX_ROUNDS_OF_ONCE: u32 = 60;
 

@@ -21,6 +21,11 @@ use log::info;
 const TERMINATED: i32 = 128 + libc::SIGTERM;
 
 fn main() -> ExitCode {
+    // Before anything else: as PID 1 of its container k6u loses every signal that it has no handler for.
+    let is_loop = std::env::args_os().len() <= 1;
+    if let Err(e) = wait::exit_on_signals(if is_loop { 0 } else { TERMINATED }) {
+        return cli::failure(&format!("cannot handle signals: {e}"));
+    }
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
         .map(|a| a.to_string_lossy().into_owned())
@@ -44,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    match start(0) {
+    match start() {
         Ok((mut agent, mut node)) => {
             agent.run(&mut node);
             ExitCode::SUCCESS
@@ -54,7 +59,7 @@ fn run() -> ExitCode {
 }
 
 fn once() -> ExitCode {
-    match start(TERMINATED).map(|(mut agent, mut node)| agent.once(&mut node)) {
+    match start().map(|(mut agent, mut node)| agent.once(&mut node)) {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,
         Ok(Err(problem)) => cli::failure(&problem),
@@ -62,12 +67,11 @@ fn once() -> ExitCode {
     }
 }
 
-/// Reads the settings and opens what the loop needs; `on_signal` is the exit status for a signal.
-fn start(on_signal: i32) -> Result<(Agent, ThisNode), ExitCode> {
+/// Reads the settings and opens what the loop needs.
+fn start() -> Result<(Agent, ThisNode), ExitCode> {
     let redactor = Redactor::default();
     let settings = read_settings(&redactor).map_err(|bad| cli::usage(&bad.to_string()))?;
-    let node = wait::exit_on_signals(on_signal).and_then(|()| ThisNode::new());
-    let node = node.map_err(|e| cli::failure(&format!("cannot open a netlink socket or handle signals: {e}")))?;
+    let node = ThisNode::new().map_err(|e| cli::failure(&format!("cannot open a netlink socket: {e}")))?;
     let schedule = Schedule::new(settings.interval);
     info!(
         "k6u {} on node {}, every {} s, API server {}",

@@ -89,7 +89,7 @@ pub struct Schedule {
     reactions: Allowance,
     /// When the round for a change is due.
     reaction: Option<Duration>,
-    /// Whoever waits after a failure is not woken by a change: it would fail again.
+    /// See [`Schedule::reacts`].
     reacts: bool,
     /// Other nodes may have started, or reacted, at the same time.
     is_in_step: bool,
@@ -147,6 +147,11 @@ impl Schedule {
             } => self.pause(is_overloaded, retry_after, random),
         };
         now + pause
+    }
+
+    /// Whether a change of address starts a round: not after a failure, because the round would fail again.
+    pub fn reacts(&self) -> bool {
+        self.reacts
     }
 
     /// The address of an interface changed at `now`. Returns the time of the round for it, or `due` if the next

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_yaml::Value;
@@ -47,6 +48,74 @@ fn it_runs_on_control_planes_and_is_evicted_last() {
     let lines: Vec<&str> = DAEMON_SET.lines().map(str::trim).collect();
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("- key: ")) {
         assert!(lines[at - 1].starts_with("# "), "{line} has no comment");
+    }
+}
+
+/// A SIGTERM that comes while the container starts is lost, and the pod hangs for this long.
+#[test]
+fn a_pod_that_misses_its_signal_ends_soon() {
+    assert_eq!(pod()["terminationGracePeriodSeconds"], 5);
+    let reference = include_str!("../docs/reference.md");
+    assert!(reference.contains("the DaemonSet's grace period of 5 s"));
+}
+
+/// Each place that recommends a limit shows the same table.
+#[test]
+fn the_costs_of_the_cpu_limit_are_the_same_everywhere() {
+    let limit = pod()["containers"][0]["resources"]["limits"]["cpu"].clone();
+    let rows = |text: &'static str| -> Vec<&str> {
+        let lines = text.lines().map(|line| line.trim_start_matches("# "));
+        let mut lines = lines.skip_while(|line| !line.starts_with("| CPU limit |"));
+        lines.by_ref().take_while(|line| line.starts_with('|')).collect()
+    };
+    let measured = rows(include_str!("../docs/performance.md"));
+    assert_eq!(measured.len(), 6, "{measured:#?}");
+    let shipped = format!("| {}, as shipped |", limit.as_str().unwrap());
+    assert!(measured[2].starts_with(&shipped), "{measured:#?}");
+    for text in [
+        include_str!("../README.md"),
+        include_str!("../docs/reference.md"),
+        include_str!("../charts/k6u/values.yaml"),
+    ] {
+        assert_eq!(rows(text), measured);
+        assert!(text.contains("50m costs no more at rest"));
+    }
+}
+
+/// The last words of `make install`, with these objects in the cluster.
+fn next_steps(objects: &[&str]) -> String {
+    let folder = std::env::temp_dir().join(format!("k6u-next-steps-{}-{}", std::process::id(), objects.len()));
+    fs::create_dir_all(&folder).unwrap();
+    let kubectl = folder.join("kubectl");
+    // kubectl get KIND -o name
+    let list = objects
+        .iter()
+        .map(|name| format!("case {name} in $2*) echo {name};; esac\n"));
+    fs::write(&kubectl, list.collect::<String>()).unwrap();
+    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/next-steps.sh"))
+        .env("KUBECTL", format!("sh {}", kubectl.display()))
+        .output()
+        .unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_next_steps_are_those_that_are_left() {
+    let (config, interface) = ("ip6updateconfigs/a", "ip6updatenodeconfigs/b");
+    for objects in [&[][..], &[config], &[interface], &[config, interface]] {
+        let said = next_steps(objects);
+        let says = |part: &str| said.contains(part);
+        assert_eq!(says("examples/config.yaml"), !objects.contains(&config), "{said}");
+        assert_eq!(
+            says("examples/nodeconfig.yaml"),
+            !objects.contains(&interface),
+            "{said}"
+        );
+        assert_eq!(says("left to do"), objects.len() < 2, "{said}");
+        assert_eq!(says("kubectl apply"), objects.len() < 2, "{said}");
+        assert!(says("kubectl get ip6uc"), "{said}");
     }
 }
 

@@ -37,6 +37,15 @@ pub struct Judgement {
     pub failing: Vec<String>,
 }
 
+/// The delegated prefixes of a config.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delegated {
+    /// Those that the targets were last written for.
+    pub written: Vec<Prefix>,
+    /// Those that the nodes see, or saw last.
+    pub observed: Vec<Prefix>,
+}
+
 /// A status that has to be written, and the Events that go with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusChange {
@@ -147,7 +156,12 @@ fn stored_ready(config: &Config) -> Option<&Condition> {
 }
 
 /// The change that the status of `config` needs; `None` if it is equivalent already.
-pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now: Timestamp) -> Option<StatusChange> {
+pub fn change(
+    config: &Config,
+    judgement: &Judgement,
+    Delegated { written, observed }: &Delegated,
+    now: Timestamp,
+) -> Option<StatusChange> {
     let Judgement {
         reason,
         message,
@@ -165,7 +179,7 @@ pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now:
             conditions.push(condition.clone());
         }
     }
-    let prefix = join(delegated);
+    let prefix = join(observed);
     let has_same_words = |old: &Condition| match &stored.failing {
         // The words of a refusal differ from node to node, and from try to try.
         Some(stored) if !failing.is_empty() => stored == failing,
@@ -177,7 +191,7 @@ pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now:
     };
     let same = stored.conditions.len() == conditions.len()
         && old_ready.is_some_and(is_equivalent)
-        && stored.delegated_prefixes == delegated
+        && stored.delegated_prefixes == *written
         && stored.prefix.as_ref().is_none_or(|text| text == cut(&prefix))
         && stored.observed_generation == Some(config.metadata.generation);
     if same {
@@ -185,8 +199,8 @@ pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now:
     }
 
     let mut events = Vec::new();
-    if stored.delegated_prefixes != delegated {
-        let note = format!("{} -> {}", join(&stored.delegated_prefixes), join(delegated));
+    if stored.delegated_prefixes != *written {
+        let note = format!("{} -> {}", join(&stored.delegated_prefixes), join(written));
         events.push(notice("Normal", "PrefixChanged", &note));
     }
     let turned = old_ready.is_none_or(|old| old.status != new_ready.status || old.reason != new_ready.reason);
@@ -197,7 +211,7 @@ pub fn change(config: &Config, judgement: &Judgement, delegated: &[Prefix], now:
         "metadata": {"resourceVersion": config.metadata.resource_version},
         "status": {
             "observedGeneration": config.metadata.generation,
-            "delegatedPrefixes": texts(delegated),
+            "delegatedPrefixes": texts(written),
             "prefix": cut(&prefix),
             "failing": (!failing.is_empty()).then_some(failing),
             "conditions": conditions,

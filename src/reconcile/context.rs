@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::debug;
 
 use super::Failure;
-use super::problems::{Problem, Problems, Subject};
+use super::problems::{Passing, Problem, Problems, Subject};
 use crate::kube::{Client, Error};
 use crate::limits::STEP_TIME;
 use crate::node::Host;
@@ -41,7 +41,8 @@ impl fmt::Debug for Context<'_> {
 pub enum Tried<T> {
     /// The API server did it.
     Done(T),
-    /// The object changed since it was read, or is gone: read it again (404, 409).
+    /// The object changed since it was read, or is gone: read it again (404, 409). Or the API server may not have read
+    /// the roles yet: try again soon (403).
     Overtaken,
     /// The request failed, and is tried again after a pause.
     Refused(Refused),
@@ -87,8 +88,14 @@ impl Context<'_> {
         if error.is_unreachable() {
             return Err(error.into());
         }
-        let is_overtaken = error.is_conflict() || error.is_absent_object();
-        if is_overtaken && !self.problems.overtaken(subject) {
+        let passing = match &error {
+            e if e.is_conflict() || e.is_absent_object() => Some(Passing::Overtaken),
+            // An Event is not sent again, and comes last in a round: all else was allowed.
+            e if e.is_forbidden_by_rbac() && *subject != Subject::Events => Some(Passing::Forbidden),
+            _ => None,
+        };
+        let now = self.host.now();
+        if passing.is_some_and(|failure| !self.problems.has_lasted(subject, failure, now)) {
             debug!("{error}");
             return Ok(Tried::Overtaken);
         }
@@ -96,7 +103,7 @@ impl Context<'_> {
             kind: format!("{} {}", error.verb, error.kind()),
             text: explain(&error),
         };
-        let (now, random) = (self.host.now(), self.host.random());
+        let random = self.host.random();
         let is_new = self
             .problems
             .backs_off(subject, &problem, error.retry_after(), now, random);

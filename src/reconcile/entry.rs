@@ -144,6 +144,23 @@ impl Entry {
         false
     }
 
+    /// Logs how the interfaces look now, if that differs from before: for the time in which no round would.
+    pub fn log_changes(&mut self, host: &mut dyn Host) {
+        self.look_at = None;
+        for (watch, before) in &mut self.seen {
+            // If the kernel does not answer, the round says so.
+            let Ok(seen) = observe(host, watch, self.allowed.as_deref()) else {
+                continue;
+            };
+            log_change(&watch.interface, Some(before), &seen);
+            if !seen.is_like(before) {
+                self.changed_at = Some(host.now());
+            }
+            self.look_at = [self.look_at, seen.until].into_iter().flatten().min();
+            *before = seen;
+        }
+    }
+
     /// When the interfaces have to be looked at again though nothing changes, in steady time.
     pub fn look_at(&self) -> Option<Duration> {
         self.look_at

@@ -152,6 +152,11 @@ impl Reconciler {
         self.memory.entry.sees_change(host)
     }
 
+    /// Logs how the interfaces look now, if that differs from before.
+    pub fn log_changes(&mut self, host: &mut dyn Host) {
+        self.memory.entry.log_changes(host);
+    }
+
     /// When the interfaces have to be looked at again though nothing changes, in steady time.
     pub fn look_at(&self) -> Option<Duration> {
         self.memory.entry.look_at()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::limits::MAX_CONFLICTS;
+use crate::limits::{AUTHORIZER_START, MAX_CONFLICTS};
 use crate::resources::targets::TargetKey;
 use crate::schedule::backoff;
 
@@ -70,8 +70,17 @@ pub struct Problem {
 #[derive(Debug, Default)]
 pub struct Problems {
     current: BTreeMap<Subject, Lasting>,
-    /// Writes in a row that met a conflict.
-    conflicts: BTreeMap<Subject, u32>,
+    /// Failures in a row that are normal for a moment: how many, and since when, in steady time.
+    passing: BTreeMap<Subject, (u32, Duration)>,
+}
+
+/// A failure that is normal for a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// Somebody else wrote the object at the same time.
+    Overtaken,
+    /// The right is missing, or the API server has not read the roles yet.
+    Forbidden,
 }
 
 #[derive(Debug)]
@@ -137,17 +146,20 @@ impl Problems {
         self.current.contains_key(subject)
     }
 
-    /// Records that somebody else wrote the object at the same time. Returns whether that happened so often in a
-    /// row that it is a refusal in other words.
-    pub fn overtaken(&mut self, subject: &Subject) -> bool {
-        let conflicts = self.conflicts.entry(subject.clone()).or_default();
-        *conflicts = conflicts.saturating_add(1);
-        *conflicts > MAX_CONFLICTS
+    /// Records a failure that is normal for a moment, at `now` in steady time. Returns whether it has lasted for so long
+    /// that it is a refusal.
+    pub fn has_lasted(&mut self, subject: &Subject, failure: Passing, now: Duration) -> bool {
+        let (count, since) = self.passing.entry(subject.clone()).or_insert((0, now));
+        *count = count.saturating_add(1);
+        match failure {
+            Passing::Overtaken => *count > MAX_CONFLICTS,
+            Passing::Forbidden => now.saturating_sub(*since) >= AUTHORIZER_START,
+        }
     }
 
     /// Records that `subject` works. Logged if it did not before.
     pub fn works(&mut self, subject: &Subject) {
-        self.conflicts.remove(subject);
+        self.passing.remove(subject);
         if let Some(Lasting { problem, failures, .. }) = self.current.remove(subject) {
             let plural = if failures == 1 { "failure" } else { "failures" };
             info!("{subject}: recovered after {failures} {plural}: {}", problem.text);
@@ -157,7 +169,7 @@ impl Problems {
     /// Forgets, without a word, what concerns subjects that are gone.
     pub fn retain(&mut self, is_there: impl Fn(&Subject) -> bool) {
         self.current.retain(|subject, _| is_there(subject));
-        self.conflicts.retain(|subject, _| is_there(subject));
+        self.passing.retain(|subject, _| is_there(subject));
     }
 
     /// The subjects that have a problem.
@@ -228,11 +240,23 @@ mod tests {
     #[test]
     fn twenty_conflicts_in_a_row_are_a_refusal() {
         let mut problems = Problems::default();
-        let overtaken = |problems: &mut Problems| problems.overtaken(&Subject::Events);
+        let overtaken = |problems: &mut Problems| problems.has_lasted(&Subject::Events, Passing::Overtaken, NOW);
         assert!((0..20).all(|_| !overtaken(&mut problems)));
         assert!(overtaken(&mut problems));
         problems.works(&Subject::Events);
         assert!(!overtaken(&mut problems));
+    }
+
+    #[test]
+    fn a_right_that_is_refused_for_ten_seconds_is_missing() {
+        let mut problems = Problems::default();
+        let has_lasted = |problems: &mut Problems, seconds| {
+            problems.has_lasted(&Subject::Events, Passing::Forbidden, NOW + Duration::from_secs(seconds))
+        };
+        assert!([0, 1, 9].iter().all(|seconds| !has_lasted(&mut problems, *seconds)));
+        assert!(has_lasted(&mut problems, 10));
+        problems.works(&Subject::Events);
+        assert!(!has_lasted(&mut problems, 20));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use log::{info, warn};
 
-use super::condition::{self, Judgement, Notice};
+use super::condition::{self, Delegated, Judgement, Notice};
 use super::context::{Context, Tried};
 use super::entry::Published;
 use super::events;
@@ -136,19 +136,24 @@ fn names_node_config(config: &Config) -> bool {
     failing.any(|what| what.starts_with("IP6UpdateNodeConfig "))
 }
 
-/// The delegated prefixes that the targets were written for: what lingers stays if it is there, and all stay when
-/// nothing was written.
-fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Vec<Prefix> {
+/// The delegated prefixes: what lingers stays if it is there. Those that the targets were written for stay when nothing
+/// was written.
+fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Delegated {
     let stored = &config.status.delegated_prefixes;
+    let lingering = verdict.lingering.iter().filter(|prefix| stored.contains(prefix));
+    let mut observed: Vec<Prefix> = verdict.delegated.iter().chain(lingering).copied().collect();
+    observed.sort();
     let has_written = verdict.targets.iter().any(|desired| targets.is_right(&desired.key));
     let is_settled = verdict.targets.is_empty() && verdict.oversized.is_empty();
-    if verdict.keep.is_some() || !has_written && !is_settled {
-        return stored.clone();
+    let is_written = verdict.keep.is_none() && (has_written || is_settled);
+    Delegated {
+        written: if is_written { observed.clone() } else { stored.clone() },
+        observed: if verdict.keep.is_none() {
+            observed
+        } else {
+            stored.clone()
+        },
     }
-    let lingering = verdict.lingering.iter().filter(|prefix| stored.contains(prefix));
-    let mut all: Vec<Prefix> = verdict.delegated.iter().chain(lingering).copied().collect();
-    all.sort();
-    all
 }
 
 /// The Event in place of a status that cannot be written.

@@ -94,7 +94,11 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
             assert_eq!(target.key.kind.has_records(), target.record.is_some());
         }
         let judgement = condition::judge(verdict, &[], &planned.remarks());
-        if let Some(change) = condition::change(config, &judgement, delegated, NOW) {
+        let shown = condition::Delegated {
+            written: delegated.clone(),
+            observed: delegated.clone(),
+        };
+        if let Some(change) = condition::change(config, &judgement, &shown, NOW) {
             assert!(change.events.iter().all(|event| event.note.len() <= 1024));
             change.patch.to_string();
         }

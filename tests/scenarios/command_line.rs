@@ -5,7 +5,10 @@ use std::process::{Command, Output};
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::machine::init::stopped_at;
 use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::Node;
+use k6u_testkit::skip::skip;
 
 use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site};
 use crate::{Scenario, binary};
@@ -21,6 +24,7 @@ pub const ALL: &[Scenario] = scenarios![
     once_says_by_its_status_whether_all_is_well,
     sigterm_and_sigint_end_it_while_idle,
     sigterm_ends_it_while_a_request_hangs,
+    sigterm_ends_it_while_it_starts_as_pid_1,
     the_readme_shows_what_is_shipped_and_what_works,
     once_without_the_right_to_crds,
     once_without_the_right_to_events,
@@ -242,6 +246,31 @@ fn sigterm_ends_it_while_a_request_hangs() {
     assert_eq!(node.wait(SOON).expect("it ends").code(), Some(0));
     assert_eq!(node.complaints(), [""; 0], "it waited until the request was given up");
     assert!(site.group(GROUP).is_none());
+}
+
+/// The kernel drops a signal to PID 1 that has no handler: a pod that is deleted right after its creation would hang for
+/// the whole grace period.
+fn sigterm_ends_it_while_it_starts_as_pid_1() {
+    let site = Site::new();
+    // Settings are the first thing that the loop reads, and without POD_NAME it asks the kernel for the hostname.
+    let start = site.start().without("POD_NAME");
+    for further in 0..12 {
+        let child = match stopped_at(start.command(), libc::SYS_uname, further) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return skip(&format!("this machine forbids PID namespaces or ptrace ({e})"));
+            }
+            child => child.expect("k6u stops at a system call"),
+        };
+        let mut node = Running(Node::of(child));
+        node.signal(libc::SIGTERM);
+        node.signal(libc::SIGCONT);
+        let ended = node.wait(SOON);
+        assert_eq!(
+            ended.and_then(|status| status.code()),
+            Some(0),
+            "SIGTERM {further} system calls after uname: {ended:?}"
+        );
+    }
 }
 
 /// The indented blocks of the README, without their indentation.

@@ -11,6 +11,7 @@ use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, GROUP, NEW_ADDRESS, NODE_CONFIGS
 use crate::trio::Trio;
 
 pub const ALL: &[Scenario] = scenarios![
+    the_readme_shows_events_as_they_are_stored,
     events_of_one_node_are_in_order,
     events_of_three_nodes_are_in_order,
     events_that_hang,
@@ -59,6 +60,41 @@ fn prefix(number: usize) -> String {
 
 fn address(number: usize, node: usize) -> String {
     format!("2001:db8:{number}:567{node}::10")
+}
+
+/// The columns of the table in the README are those of kubectl (k8s.io/kubectl, pkg/describe/describe.go).
+fn the_readme_shows_events_as_they_are_stored() {
+    let (site, _node) = Site::settled(1);
+    wait_chain(&site, "2001:db8:1234:5670::/60");
+    let store = site.server.store();
+    let event = &described(&store)[0];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let from = match text(&event["source"]["component"]) {
+        component if component.is_empty() => text(&event["reportingComponent"]),
+        component => component,
+    };
+    let readme = include_str!("../../README.md").lines();
+    let rows: Vec<Vec<&str>> = readme
+        .filter(|line| line.contains("  PrefixChanged  "))
+        .map(|line| {
+            line.split("  ")
+                .filter(|part| !part.is_empty())
+                .map(str::trim)
+                .collect()
+        })
+        .collect();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    for row in &rows {
+        assert_eq!(
+            (row[0], row[1], row[3]),
+            (
+                text(&event["type"]).as_str(),
+                text(&event["reason"]).as_str(),
+                from.as_str()
+            )
+        );
+    }
+    assert_eq!(rows[0][4], text(&event["message"]));
 }
 
 fn events_of_one_node_are_in_order() {

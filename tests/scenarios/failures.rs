@@ -2,18 +2,20 @@
 
 use std::time::{Duration, Instant};
 
+use k6u_testkit::apiserver::certificates::Certificate;
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
-use k6u_testkit::apiserver::server::{Cilium, TOKEN};
+use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs};
 use k6u_testkit::apiserver::store::{Key, Store};
-use k6u_testkit::machine::node::Start;
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::machine::node::{Account, Start};
 use serde_json::{Map, Value, json};
 
 use crate::Scenario;
 use crate::site::{
-    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, RBAC, Running, SOON, Site, follows, refusal,
-    requests,
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, RBAC, Running, SOON, Site, follows, reasons,
+    refusal, requests,
 };
 
 pub const ALL: &[Scenario] = scenarios![
@@ -23,7 +25,12 @@ pub const ALL: &[Scenario] = scenarios![
     a_proxy_in_the_environment_is_ignored,
     connections_that_died_while_idle_cost_a_retry,
     the_api_server_restarts,
+    a_renumbering_during_an_outage_is_logged_when_it_is_seen,
+    a_flood_of_changes_during_an_outage,
+    the_api_servers_own_address_in_place_of_the_services,
     a_right_is_missing_and_named,
+    an_authorizer_that_is_not_ready_yet,
+    a_target_that_is_forbidden_for_a_moment,
     retry_after_is_honoured,
     a_read_that_asks_for_rest,
     a_change_whose_second_list_fails,
@@ -117,6 +124,94 @@ fn the_api_server_restarts() {
     node.wait_complaints(1);
 }
 
+/// Each change has one line, which comes when the kernel reports it.
+fn a_renumbering_during_an_outage_is_logged_when_it_is_seen() {
+    let (site, node) = Site::settled(1);
+    site.server.stop();
+    node.wait_log("no response from the API server: connection refused", SOON);
+    move_prefix(&site);
+    node.wait_log(" -> 2001:db8:9876:5431::/64", SOON);
+    site.server.restart().unwrap();
+    site.wait_lan("2001:db8:9876:543");
+    node.wait_log("API server: recovered after", SOON);
+    site.wait_rounds(2);
+    let log = node.log();
+    let changes = log
+        .iter()
+        .filter_map(|line| line.split_once(": prefixes ")?.1.split_once(" -> "));
+    // What is not in use follows in parentheses.
+    let changes: Vec<(&str, &str)> = changes
+        .map(|(from, to)| (from, to.split(" (").next().unwrap()))
+        .collect();
+    let mut seen = "unknown";
+    for (from, to) in &changes {
+        assert!(*from == seen && to != from, "{changes:#?}");
+        seen = to;
+    }
+    assert_eq!(seen, "2001:db8:9876:5431::/64", "{changes:#?}");
+}
+
+/// A line for each change would fill the disk.
+fn a_flood_of_changes_during_an_outage() {
+    let (site, node) = Site::settled(1);
+    site.server.stop();
+    node.wait_log("no response from the API server: connection refused", SOON);
+    let (before, start) = (node.count(": prefixes "), Instant::now());
+    while start.elapsed() < Duration::from_millis(2500) {
+        site.interface.add(NEW_ADDRESS);
+        site.interface.remove(NEW_ADDRESS);
+        site.interface.add(NEW_ADDRESS);
+        std::thread::sleep(Duration::from_millis(5));
+        site.interface.remove(NEW_ADDRESS);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let lines = node.count(": prefixes ") - before;
+    let most = 5 + start.elapsed().as_secs() as usize + 1;
+    assert!(lines <= most, "{lines} lines: {:#?}", node.log());
+    site.interface.add(NEW_ADDRESS);
+    site.server.restart().unwrap();
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some());
+}
+
+/// kube-proxy may take a minute to let anybody through to the Service again. The certificate is for the own address,
+/// and verified as always.
+fn the_api_servers_own_address_in_place_of_the_services() {
+    let interface = Interface::new();
+    interface.add("fd00:1::10");
+    let server = ApiServer::start("fd00:1::10", Some(Cilium::Both), RBAC).expect("a server");
+    let certificate = |name: &str| Certificate {
+        names: vec![name.into()],
+        ..Certificate::default()
+    };
+    server.set_tls(server.authority.server(&certificate("fd00:1::10")));
+    let account = Account::new(&server);
+    let site = Site {
+        server,
+        account,
+        interface,
+    };
+    site.install();
+    site.interface.add(ADDRESS);
+    let node = Running(site.start().with("UPDATE_INTERVAL", "1").spawn());
+    site.wait_lan("2001:db8:1234:567");
+    // Nobody is behind the Service's address.
+    let through_service = Running(
+        site.start()
+            .with("KUBERNETES_SERVICE_HOST", "127.0.0.96")
+            .with("NODE_NAME", "node2.example.com")
+            .spawn(),
+    );
+    through_service.wait_log("no response from the API server", SOON);
+    move_prefix(&site);
+    site.wait_lan("2001:db8:9876:543");
+    assert_eq!(node.complaints(), [""; 0]);
+    site.server
+        .set_tls(site.server.authority.server(&certificate("fd00:1::11")));
+    site.server.close_connections();
+    node.wait_log("certificate", SOON);
+}
+
 fn a_right_is_missing_and_named() {
     let (site, node) = Site::settled(1);
     site.revoke("patch", "ciliumcidrgroups");
@@ -133,6 +228,70 @@ fn a_right_is_missing_and_named() {
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
     node.wait_log("CiliumCIDRGroup ip6-local-lan: recovered after", SOON);
+}
+
+/// Until an API server that starts has read the roles, it refuses whatever they allow.
+fn an_authorizer_that_is_not_ready_yet() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let refused = |store: &Store| store.log.iter().filter(|logged| logged.status == 403).count();
+    let wait_refused = |count: usize| {
+        let before = refused(&site.server.store());
+        let reached = site
+            .server
+            .wait(SOON, |store| (refused(store) >= before + count).then_some(()));
+        assert!(reached.is_some(), "it does not ask");
+    };
+    let text = "\"x\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" cannot get resource \"x\" in API group \
+                \"\" at the cluster scope";
+    // Discovery as well.
+    let forbid_all = || site.server.inject(Plan::always(refusal(403, "Forbidden", text, "")));
+    forbid_all();
+    move_prefix(&site);
+    wait_refused(4);
+    site.server.heal();
+    site.wait_lan("2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(node.complaints(), [""; 0]);
+    // Also if it starts together with k6u.
+    drop(node);
+    forbid_all();
+    let node = site.run(1);
+    wait_refused(4);
+    site.server.heal();
+    site.interface.add(ADDRESS);
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    assert!(site.server.wait(SOON, both).is_some());
+    assert_eq!(node.complaints(), [""; 0]);
+    assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"]);
+    assert!(site.events().iter().all(|(reason, _)| reason == "PrefixChanged"));
+    // What lasts is a missing right.
+    forbid_all();
+    node.wait_log(" WARN  API server: GET ", SOON);
+    let complaints = node.complaints();
+    assert!(
+        complaints.iter().all(|line| line.contains("grant k6u this right")),
+        "{complaints:#?}"
+    );
+}
+
+fn a_target_that_is_forbidden_for_a_moment() {
+    for verb in ["get", "patch"] {
+        let (site, node) = Site::settled(1);
+        site.wait_reason(CONFIG_NAME, "Updated");
+        site.revoke(verb, "ciliumcidrgroups");
+        move_prefix(&site);
+        let refused = |store: &Store| {
+            let refused = store.log.iter().filter(|logged| logged.status == 403);
+            (refused.count() >= 2).then_some(())
+        };
+        assert!(site.server.wait(SOON, refused).is_some(), "{verb} is not tried again");
+        site.restore_rights();
+        site.wait_lan("2001:db8:9876:543");
+        site.wait_rounds(2);
+        assert_eq!(node.complaints(), [""; 0]);
+        assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"], "{verb}");
+    }
 }
 
 fn retry_after_is_honoured() {

@@ -33,6 +33,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_long_message_end_to_end,
     conflicts_for_ever_on_a_target,
     prefixes_that_were_not_written,
+    a_prefix_that_was_never_written_is_shown,
     ready_after_a_webhook_was_down,
     conflicts_for_ever_on_a_status,
     conflicts_for_ever_on_a_publication,
@@ -474,6 +475,33 @@ fn prefixes_that_were_not_written() {
         json!(["2001:db8:1234:5670::/60"]),
         "the only group holds {held:?}; {events:?}"
     );
+    assert_eq!(
+        config["status"]["prefix"], "2001:db8:9876:5430::/60",
+        "what the node sees"
+    );
+}
+
+/// `kubectl get ip6uc` shows it in the column PREFIX.
+fn a_prefix_that_was_never_written_is_shown() {
+    let site = Site::with_address(ADDRESS);
+    let create = "POST /apis/cilium.io/v2/ciliumcidrgroups";
+    let refused = refusal(500, "InternalError", WEBHOOK, GROUP);
+    site.server.inject(Plan::on(create, usize::MAX, refused));
+    let _node = site.run(1);
+    let shown = |expected: &str| {
+        site.wait_reason(CONFIG_NAME, "UpdateFailed");
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+        let is_shown = |store: &Store| (store.objects[&key]["status"]["prefix"] == expected).then_some(());
+        let reached = site.server.wait(SOON, is_shown);
+        let status = site.server.store().objects[&key]["status"].clone();
+        assert!(reached.is_some(), "{status}");
+        assert_eq!(status["delegatedPrefixes"], json!([]), "nothing holds it");
+    };
+    shown("2001:db8:1234:5670::/60");
+    site.renumber();
+    shown("2001:db8:9876:5430::/60");
+    let events = site.events();
+    assert!(events.iter().all(|(reason, _)| reason == "UpdateFailed"), "{events:?}");
 }
 
 /// A webhook was down while the provider renumbered; it is back, and the group is right.

@@ -1,18 +1,22 @@
 //! Starting: on an empty cluster, on one that was used before, after an older release.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::server::Cilium;
 use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::example::cidrs_for;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests};
+use crate::site::{
+    CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, ready, requests,
+};
 
 pub const ALL: &[Scenario] = scenarios![
     first_start_on_an_empty_cluster,
     as_the_daemonset_runs_it,
     a_group_that_held_something_else,
+    objects_that_are_applied_later,
     a_group_that_is_right_gets_no_write,
     crd_rights_missing_but_crds_installed,
     crd_rights_missing_and_no_crds,
@@ -103,6 +107,44 @@ fn a_group_that_held_something_else() {
     site.wait_reason(CONFIG_NAME, "Updated");
     let history = site.group_history(GROUP);
     assert_eq!(history.len(), 2, "the first write is the right list: {history:?}");
+    // docs/cilium.md says how to label it.
+    assert_eq!(site.group(GROUP).unwrap()["metadata"]["labels"], Value::Null);
+}
+
+/// The first round that reads an object does all that follows from it, and the next one would come an interval later.
+fn objects_that_are_applied_later() {
+    const INTERVAL: Duration = Duration::from_secs(3);
+    let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+    site.interface.add("2001:db8:1234:5671::10");
+    let node = site.run(3);
+    node.wait_log("DEBUG round: ", SOON);
+    let is_followed = |group: &str, config: &str, apply: &dyn Fn()| {
+        site.create_group(group, &["192.0.2.0/24"]);
+        apply();
+        let applied = Instant::now();
+        let expected = cidrs_for("2001:db8:1234:567");
+        site.wait_group(group, &expected.each_ref().map(String::as_str));
+        site.wait_reason(config, "Updated");
+        let store = site.server.store();
+        let first = |line: &str| {
+            let mut log = store.log.iter();
+            let request = log.find(|logged| logged.at >= applied && logged.line == line);
+            request.expect("the request").at
+        };
+        let read = first(&format!("GET {CONFIGS}"));
+        for line in [
+            format!("PATCH /apis/cilium.io/v2/ciliumcidrgroups/{group}"),
+            format!("PATCH {CONFIGS}/{config}/status"),
+        ] {
+            let (round, all) = (first(&line) - read, first(&line) - applied);
+            assert!(round < INTERVAL && all < 2 * INTERVAL, "{line}: {round:?}, {all:?}");
+        }
+    };
+    is_followed(GROUP, CONFIG_NAME, &|| site.install());
+    let second = CONFIG.replace(CONFIG_NAME, "second").replace(GROUP, "second");
+    is_followed("second", "second", &|| {
+        site.server.create(&second);
+    });
 }
 
 fn a_group_that_is_right_gets_no_write() {
@@ -143,7 +185,8 @@ fn crd_rights_missing_and_no_crds() {
     site.interface.add("2001:db8:1234:5671::10");
     site.revoke("create", "customresourcedefinitions");
     let node = site.run(1);
-    node.wait_log("grant k6u this right", SOON);
+    let complaint = &node.wait_complaints(1)[0];
+    assert!(complaint.contains("grant k6u this right"), "{complaint}");
     site.install();
     site.wait_lan("2001:db8:1234:567");
     node.wait_log("API server: recovered after", SOON);

@@ -61,7 +61,15 @@ fn changed(
         message: message.into(),
         failing: Vec::new(),
     };
-    change(config, &judgement, delegated, now)
+    change(config, &judgement, &written(delegated), now)
+}
+
+/// Prefixes that the nodes see, and that the targets were written for.
+fn written(prefixes: &[Prefix]) -> Delegated {
+    Delegated {
+        written: prefixes.to_vec(),
+        observed: prefixes.to_vec(),
+    }
 }
 
 /// The status after a change, as the next round reads it.
@@ -191,7 +199,7 @@ fn a_column_that_is_wrong_is_written_one_that_the_schema_drops_is_not() {
 /// A message of more than 1024 bytes is cut when it is written.
 #[test]
 fn a_long_message_is_written_once() {
-    let delegated = prefixes(&["2001:db8:10::/60"]);
+    let delegated = written(&prefixes(&["2001:db8:10::/60"]));
     let failure = "CiliumCIDRGroup ip6-local-lan: PATCH /apis/cilium.io/v2/ciliumcidrgroups/ip6-local-lan: 403 Forbidden \
          ciliumcidrgroups.cilium.io \"ip6-local-lan\" is forbidden: User \"system:serviceaccount:kube-system:k6u\" \
          cannot patch resource \"ciliumcidrgroups\" in API group \"cilium.io\" at the cluster scope; k6u lacks the \
@@ -212,8 +220,9 @@ fn the_same_failures_in_other_words_are_written_once() {
     let delegated = prefixes(&["2001:db8:10::/60"]);
     let judgement = |what: &str, text: &str| judge(&write(&[], &[]), &[failing(what, text)], &[]);
     let first = judgement("lan: 500 InternalError", "dial tcp 10.0.0.1:40001: refused");
-    let mut config = stored(&change(&config(Value::Null), &first, &delegated, NOW).unwrap());
-    let again = |config: &Config, what: &str, text: &str| change(config, &judgement(what, text), &delegated, NOW);
+    let both = written(&delegated);
+    let mut config = stored(&change(&config(Value::Null), &first, &both, NOW).unwrap());
+    let again = |config: &Config, what: &str, text: &str| change(config, &judgement(what, text), &both, NOW);
     let other_port = "dial tcp 10.0.0.1:40002: refused";
     assert_eq!(again(&config, "lan: 500 InternalError", other_port), None);
     assert!(
@@ -225,6 +234,27 @@ fn the_same_failures_in_other_words_are_written_once() {
     // Where the schema drops the field only the words are left to go by.
     config.status.failing = None;
     assert!(again(&config, "lan: 500 InternalError", other_port).is_some());
+}
+
+#[test]
+fn what_is_observed_is_shown_before_it_is_written() {
+    let judgement = judge(&write(&[], &[]), &[failing("lan: 500", "webhook")], &[]);
+    let mut delegated = Delegated {
+        observed: prefixes(&["2001:db8:10::/60"]),
+        ..Delegated::default()
+    };
+    let first = change(&config(Value::Null), &judgement, &delegated, NOW).unwrap();
+    assert_eq!(first.patch["status"]["prefix"], "2001:db8:10::/60");
+    assert_eq!(first.patch["status"]["delegatedPrefixes"], json!([]));
+    assert_eq!(change(&stored(&first), &judgement, &delegated, NOW), None);
+    delegated.observed = prefixes(&["2001:db8:20::/60"]);
+    let moved = change(&stored(&first), &judgement, &delegated, NOW).unwrap();
+    assert_eq!(moved.patch["status"]["prefix"], "2001:db8:20::/60");
+    assert_eq!(
+        (moved.events, moved.transition),
+        (Vec::new(), None),
+        "nothing was written"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod advertisement;
 pub mod client;
 pub mod confine;
+pub mod init;
 pub mod link;
 pub mod namespace;
 pub mod node;
