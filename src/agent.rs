@@ -22,8 +22,8 @@ pub struct Agent {
     reconciler: Reconciler,
     schedule: Schedule,
     looks: Allowance,
-    /// Limits the log lines about changes that no round reacts to.
-    logs: Allowance,
+    /// While no round reacts to a change, each look may log one.
+    idle_looks: Allowance,
     /// Rounds in a row that ended because something is not served yet.
     startup_tries: u32,
 }
@@ -35,7 +35,7 @@ impl Agent {
             reconciler,
             schedule,
             looks: Allowance::new(LOOKS_AT_ONCE, BETWEEN_LOOKS),
-            logs: Allowance::new(REACTIONS_AT_ONCE, BETWEEN_REACTIONS),
+            idle_looks: Allowance::new(REACTIONS_AT_ONCE, BETWEEN_REACTIONS),
             startup_tries: 0,
         }
     }
@@ -59,16 +59,11 @@ impl Agent {
             if woken == Woken::Stop || woken == Woken::Timeout && host.now() >= due {
                 return woken;
             }
-            if !self.schedule.reacts() {
-                let allowed_at = self.logs.take(host.now());
-                host.sleep(allowed_at.min(due));
-                self.reconciler.log_changes(host);
-                look_at = self.reconciler.look_at();
-                continue;
-            }
-            let allowed_at = self.looks.take(host.now());
-            host.sleep(allowed_at);
-            if self.reconciler.sees_change(host) {
+            let reacts = self.schedule.reacts();
+            let looks = if reacts { &mut self.looks } else { &mut self.idle_looks };
+            let allowed_at = looks.take(host.now());
+            host.sleep(allowed_at.min(due));
+            if self.reconciler.look(host, reacts) && reacts {
                 due = self.schedule.after_change(host.now(), due, host.random());
                 let pause = due.saturating_sub(host.now());
                 debug!("the addresses changed: next round in {} ms", pause.as_millis());

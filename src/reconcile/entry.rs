@@ -127,38 +127,28 @@ impl Entry {
         Ok(entries)
     }
 
-    /// Whether the interfaces look other than in the last round.
-    pub fn sees_change(&mut self, host: &mut dyn Host) -> bool {
+    /// Looks at the interfaces again. Returns whether they differ from what was last logged. If a round follows, that
+    /// logs the difference; else it is logged here, when it is seen.
+    pub fn look(&mut self, host: &mut dyn Host, round_follows: bool) -> bool {
         self.look_at = None;
+        let mut is_changed = false;
         for (watch, before) in &mut self.seen {
             // If the kernel does not answer, the round says so.
-            let Ok(seen) = observe(host, watch, self.allowed.as_deref()) else {
-                return true;
-            };
-            if !seen.is_like(before) {
-                return true;
-            }
-            self.look_at = [self.look_at, seen.until].into_iter().flatten().min();
-            *before = seen;
-        }
-        false
-    }
-
-    /// Logs how the interfaces look now, if that differs from before: for the time in which no round would.
-    pub fn log_changes(&mut self, host: &mut dyn Host) {
-        self.look_at = None;
-        for (watch, before) in &mut self.seen {
-            // If the kernel does not answer, the round says so.
-            let Ok(seen) = observe(host, watch, self.allowed.as_deref()) else {
+            let seen = observe(host, watch, self.allowed.as_deref()).ok();
+            let seen = seen.filter(|seen| !round_follows || seen.is_like(before));
+            let Some(seen) = seen else {
+                is_changed = true;
                 continue;
             };
-            log_change(&watch.interface, Some(before), &seen);
             if !seen.is_like(before) {
+                log_change(&watch.interface, Some(before), &seen);
                 self.changed_at = Some(host.now());
+                is_changed = true;
             }
             self.look_at = [self.look_at, seen.until].into_iter().flatten().min();
             *before = seen;
         }
+        is_changed
     }
 
     /// When the interfaces have to be looked at again though nothing changes, in steady time.

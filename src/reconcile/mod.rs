@@ -147,14 +147,10 @@ impl Reconciler {
         self.memory.nodes
     }
 
-    /// Whether the interfaces look other than in the last round.
-    pub fn sees_change(&mut self, host: &mut dyn Host) -> bool {
-        self.memory.entry.sees_change(host)
-    }
-
-    /// Logs how the interfaces look now, if that differs from before.
-    pub fn log_changes(&mut self, host: &mut dyn Host) {
-        self.memory.entry.log_changes(host);
+    /// Looks at the interfaces again. Returns whether they differ from what was last logged. If a round follows, that
+    /// logs the difference; else it is logged here, when it is seen.
+    pub fn look(&mut self, host: &mut dyn Host, round_follows: bool) -> bool {
+        self.memory.entry.look(host, round_follows)
     }
 
     /// When the interfaces have to be looked at again though nothing changes, in steady time.
