@@ -92,7 +92,7 @@ impl Prefix {
     #[must_use]
     pub fn part(self, bits: u128, length: u8) -> Option<Prefix> {
         let fits = (self.length..=128).contains(&length) && bits & (mask(self.length) | !mask(length)) == 0;
-        fits.then_some(Prefix::from_bits(self.bits() | bits, length))
+        fits.then(|| Prefix::from_bits(self.bits() | bits, length))
     }
 }
 
