@@ -1,5 +1,5 @@
-//! The items of a list of addresses, CIDRs of both families and ranges, and the suffixes that name parts of a
-//! delegated prefix.
+//! The items of lists: CIDRs of both families and ranges of addresses. And suffixes, which name parts of a delegated
+//! prefix.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -173,7 +173,7 @@ pub struct Suffix {
     length: u8,
 }
 
-/// Why a suffix or a range of suffixes names no part of a delegated prefix, with what would.
+/// Why a suffix or a range of suffixes names no part of a delegated prefix, and the nearest one that does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit<T> {
     /// It is shorter than the delegated prefix.
@@ -216,7 +216,7 @@ impl Suffix {
     /// Checks that it names a part of each delegated prefix of this length.
     ///
     /// # Errors
-    /// Why not, and what would fit.
+    /// The reason why it does not, and the nearest suffix that does.
     pub fn fits(self, delegated: PrefixLength) -> Result<(), Misfit<Self>> {
         let (above, own) = (mask(delegated.bits()), mask(self.length));
         let fitting = Suffix {
@@ -289,7 +289,7 @@ impl SuffixRange {
     /// Checks that it names addresses of each delegated prefix of this length.
     ///
     /// # Errors
-    /// Why not, and what would fit.
+    /// The reason why it does not, and the nearest range that does.
     pub fn fits(self, delegated: PrefixLength) -> Result<(), Misfit<Self>> {
         let above = mask(delegated.bits());
         if (self.first | self.last) & above != 0 {
@@ -495,7 +495,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is accepted lies inside the delegated prefix.
+        /// An accepted range lies inside the delegated prefix.
         #[test]
         fn an_accepted_range_stays_inside(first: u128, last: u128, by in 0u32..128, address: u128, delegated in 1u8..=64) {
             let range = SuffixRange { first: first >> by, last: last >> by };
@@ -514,7 +514,7 @@ mod tests {
             }
         }
 
-        /// What is accepted lies inside the delegated prefix, and the bits that were written stay.
+        /// An accepted suffix lies inside the delegated prefix, and keeps its bits.
         #[test]
         fn an_accepted_suffix_stays_inside(bits: u128, address: u128, cut in 0u8..=128, length in 0u8..=128, delegated in 1u8..=64) {
             // Every other time one that has a chance to fit.

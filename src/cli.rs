@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::preview::File;
 
-/// What `k6u --help` prints.
+/// The text of `k6u --help`.
 pub const HELP: &str = "\
 k6u keeps Kubernetes objects in step with the IPv6 prefix that the internet provider delegates.
 
@@ -23,10 +23,10 @@ Environment variables, with their defaults:
   POD_NAMESPACE (kube-system), SERVICE_ACCOUNT_DIR, KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT
 ";
 
-/// Bad settings or arguments.
+/// The exit status for bad settings or arguments.
 const USAGE: u8 = 2;
 
-/// What is to be done.
+/// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// The loop.
@@ -47,7 +47,7 @@ impl Command {
     /// Reads the arguments.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// Which argument is wrong, and why.
     pub fn read(arguments: &[&str]) -> Result<Self, String> {
         match *arguments {
             [] => Ok(Command::Run),
@@ -99,13 +99,13 @@ pub fn note(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Says what is wrong with arguments or settings.
+/// Reports bad arguments or settings.
 pub fn usage(problem: &str) -> ExitCode {
     note(&format!("k6u: {problem}\n"));
     ExitCode::from(USAGE)
 }
 
-/// Says what failed.
+/// Reports a failure.
 pub fn failure(problem: &str) -> ExitCode {
     note(&format!("k6u: {problem}\n"));
     ExitCode::FAILURE
@@ -124,14 +124,14 @@ pub fn read_files(names: Vec<String>) -> Result<Vec<File>, String> {
 }
 
 fn read_file(name: &str) -> io::Result<String> {
-    const MOST: u64 = 4 * 1024 * 1024;
+    const MAX_FILE: u64 = 4 * 1024 * 1024;
     let reader: Box<dyn Read> = if name == "-" {
         Box::new(io::stdin())
     } else {
         Box::new(std::fs::File::open(name)?)
     };
     let mut text = String::new();
-    if reader.take(MOST).read_to_string(&mut text)? as u64 == MOST {
+    if reader.take(MAX_FILE).read_to_string(&mut text)? as u64 == MAX_FILE {
         return Err(io::Error::other("it is longer than 4 MiB"));
     }
     Ok(text)

@@ -26,14 +26,13 @@
 //!   the prefix.
 //! - [`kube`] is the client of the API server. It knows nothing of prefixes.
 //! - [`prefix`], [`cidr`] and [`time`] are values; [`limits`] are the numbers, each with its reason.
-//! - [`preview`] makes the same plan without a cluster. [`cli`], [`settings`] and [`logging`] are what a program needs.
+//! - [`preview`] makes the same plan without a cluster. [`cli`], [`settings`] and [`logging`] make it a program.
 //!
 //! The rules are pure functions: begin with [`reconcile::plan::plan`] and [`node::select`], then read the round in
 //! [`reconcile`]. docs/design.md says why nodes agree, in eight invariants (I1 to I8) that the code cites, and has the
 //! code map: what each file does, and who may use whom.
 //!
-//! The library is there for k6u's own binary, tests and fuzz targets; it promises nobody else a stable
-//! interface.
+//! The library is for k6u's own binary, tests and fuzz targets: its interface is not stable.
 
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::pedantic))]

@@ -11,7 +11,7 @@ pub fn start(filter: &str, redactor: Redactor) {
     env_logger::Builder::new()
         .parse_filters(filter)
         .format(move |line, record| {
-            // Other crates log what is sent, and so the token: no level may show that.
+            // Other crates log requests, with the token in them: their lines are never written.
             if record.target() != "k6u" && !record.target().starts_with("k6u::") {
                 return Ok(());
             }

@@ -2,7 +2,7 @@
 //!
 //! Four kinds of prefix occur in k6u and all are a [`Prefix`]: the /64 of an address on an
 //! interface, the delegated prefix that it is part of, the /64 that a prefix id names in that, and
-//! what a [`Suffix`](crate::cidr::Suffix) makes of it.
+//! the part that a [`Suffix`](crate::cidr::Suffix) names in it.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -92,7 +92,7 @@ impl Prefix {
     #[must_use]
     pub fn part(self, bits: u128, length: u8) -> Option<Prefix> {
         let fits = (self.length..=128).contains(&length) && bits & (mask(self.length) | !mask(length)) == 0;
-        fits.then_some(Prefix::from_bits(self.bits() | bits, length))
+        fits.then(|| Prefix::from_bits(self.bits() | bits, length))
     }
 }
 
@@ -144,7 +144,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// What a text or a number must be and is not, with an example.
+/// The form that a text or a number does not have, with an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseError(pub &'static str);
 

@@ -24,15 +24,15 @@ use crate::resources::node_config::{NodeConfig, NodeConfigStatus, NodeEntry};
 use crate::resources::schema;
 use crate::resources::targets::DesiredTarget;
 
-/// What this machine's interfaces show.
+/// The network interfaces of this machine.
 pub trait Interfaces {
-    /// What is on one interface, as in [`Host::observe`](crate::node::Host::observe).
+    /// Observes one interface, as [`Host::observe`](crate::node::Host::observe) does.
     ///
     /// # Errors
     /// When the kernel does not answer.
     fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation>;
 
-    /// The interfaces that show a prefix.
+    /// The names of the interfaces with a prefix.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -52,12 +52,12 @@ impl Interfaces for Observer {
 /// A file's name and text.
 pub type File = (String, String);
 
-/// What would be done.
+/// The result of a preview.
 #[derive(Debug, Default)]
 pub struct Preview {
     /// The targets as YAML documents.
     pub yaml: String,
-    /// What was found and why, a line each.
+    /// Notes on how it came about, one a line.
     pub notes: String,
     /// Whether the API server would accept every object, and every config would be Ready.
     pub ready: bool,
@@ -89,7 +89,7 @@ pub fn preview(files: &[File], addresses: &[Ipv6Addr], interfaces: &mut dyn Inte
         BTreeMap::from([("command-line".to_string(), ("command-line".to_string(), seen))])
     };
 
-    // Whatever the nodes of a cluster published, it is this machine that is asked.
+    // This machine stands in for the nodes: entries in the files do not count.
     let mut node_configs = Vec::new();
     for (name, (interface, observation)) in &seen {
         let stand_in = json!({"metadata": {"name": name}, "spec": {"interface": interface}});
@@ -157,7 +157,7 @@ impl Objects {
         if value.is_null() {
             return Ok(());
         }
-        // What `kubectl get -o yaml` writes for more than one object.
+        // `kubectl get -o yaml` writes this for more than one object.
         if let (Some("List"), Value::Array(items)) = (value["kind"].as_str(), &value["items"]) {
             for (at, item) in items.iter().enumerate() {
                 self.take(&format!("{place}, items[{at}]"), item)?;
@@ -211,15 +211,15 @@ impl Objects {
     }
 }
 
-/// The object in a value, by way of its text: so it is read just as an answer of the API server.
+/// Decodes an object from the text of a value, exactly as from a response of the API server.
 fn decoded<T: DeserializeOwned>(object: &str, value: &Value) -> Result<T, String> {
     decode(&mut value.to_string().as_bytes()).map_err(|e| format!("{object}: {e}"))
 }
 
-/// By the name of the node config: the interface, and what is seen on it.
+/// Interface and observation, by the name of the node config.
 type Seen = BTreeMap<String, (String, Observation)>;
 
-/// What an interface shows that has these addresses.
+/// The observation of an interface with these addresses.
 fn given(addresses: &[Ipv6Addr], allowed: Option<&[Prefix]>) -> Observation {
     let addresses: Vec<Address> = addresses.iter().map(|ip| Address::permanent(*ip)).collect();
     let mut past = Announcements::default();
@@ -233,7 +233,7 @@ fn given(addresses: &[Ipv6Addr], allowed: Option<&[Prefix]>) -> Observation {
     look.select(&look.judge(&past.subnets), Vec::new())
 }
 
-/// How an interface is looked at that no IP6UpdateNodeConfig names.
+/// The rules for an interface that no IP6UpdateNodeConfig names.
 fn watch_of(interface: &str) -> Watch {
     Watch {
         interface: interface.into(),
@@ -242,7 +242,7 @@ fn watch_of(interface: &str) -> Watch {
     }
 }
 
-/// What the interfaces show that the node configs name.
+/// Observes the interfaces that the node configs name.
 fn look_around(
     node_configs: &[NodeConfig],
     allowed: Option<&[Prefix]>,
@@ -281,7 +281,7 @@ fn look_around(
     Ok(seen)
 }
 
-/// The first interface that shows a prefix, in place of one that is not there.
+/// Observes the first interface with a prefix, in place of one that does not exist.
 fn some_interface(
     allowed: Option<&[Prefix]>,
     interfaces: &mut dyn Interfaces,
@@ -305,7 +305,7 @@ fn some_interface(
     Ok((name.clone(), seen))
 }
 
-/// Which addresses count, and why the others do not.
+/// Notes which addresses count, and why the others do not.
 fn explain(place: &str, seen: &Observation, notes: &mut String) {
     line(notes, &format!("{place}: prefixes {}", join(&seen.prefixes)));
     for (address, why) in &seen.rejected {

@@ -10,7 +10,7 @@ use log::LevelFilter;
 /// Where the kubelet mounts the service account (Kubernetes, "Accessing the API from a Pod").
 const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// What the environment says, checked.
+/// The settings, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `NODE_NAME`: the name of this node's Node object.
@@ -25,7 +25,7 @@ pub struct Settings {
     pub service_account: PathBuf,
 }
 
-/// A variable that is missing or holds what is not accepted.
+/// A variable that is missing or has a bad value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadSetting {
     name: &'static str,
@@ -137,7 +137,7 @@ fn is_log_directive(part: &str) -> bool {
     level.parse::<LevelFilter>().is_ok()
 }
 
-/// A variable's value. Empty is what a manifest with a forgotten value gives: as if not set.
+/// The value of a variable. An empty one counts as not set: a manifest with a forgotten value has that.
 fn set(variable: &impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     variable(name).filter(|value| !value.is_empty())
 }

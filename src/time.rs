@@ -19,7 +19,7 @@ const MONTHS: [&str; 12] = [
 ];
 
 impl Timestamp {
-    /// What this machine's clock says: for log lines only. Decisions use the API server's clock.
+    /// The time of this machine, for log lines only: decisions use the API server's clock.
     #[must_use]
     pub fn of_this_machine() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, PemItem, parse_pem};
 const MAX_TOKEN: u64 = 12 * 1024;
 /// A bundle of CAs is some KiB; more is some other file.
 const MAX_CA: u64 = 512 * 1024;
-/// Most are no longer, and so read by one call.
+/// The usual size of such a file, which is read by one call.
 const USUAL: usize = 4 * 1024;
 
 /// The folder that the kubelet mounts.
@@ -32,7 +32,7 @@ impl Account {
         if token.is_empty() {
             return Err(format!("{} is empty", path.display()));
         }
-        // What RFC 6750 section 2.1 allows is visible ASCII; anything else breaks the header.
+        // RFC 6750 section 2.1 allows visible ASCII; anything else breaks the header.
         if !token.iter().all(u8::is_ascii_graphic) {
             return Err(format!(
                 "{} holds no token: a byte in it is not visible ASCII",
@@ -68,13 +68,13 @@ impl Account {
     }
 }
 
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(USUAL);
     let file = File::open(path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
-    let read = file.take(most + 1).read_to_end(&mut bytes);
+    let read = file.take(max + 1).read_to_end(&mut bytes);
     read.map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    if bytes.len() as u64 > most {
-        return Err(format!("{} is longer than {most} bytes", path.display()));
+    if bytes.len() as u64 > max {
+        return Err(format!("{} is longer than {max} bytes", path.display()));
     }
     Ok(bytes)
 }

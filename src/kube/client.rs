@@ -1,4 +1,4 @@
-//! Requests and answers.
+//! Requests and responses.
 
 use std::fmt::Display;
 use std::io::{self, Read};
@@ -35,7 +35,7 @@ const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// How the body of a PATCH is meant.
+/// The format of the body of a PATCH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
     /// JSON merge patch (RFC 7396).
@@ -93,26 +93,26 @@ impl Client {
         }
     }
 
-    /// The same, which tells this redactor its token.
+    /// Adds a redactor, which gets to know the token.
     #[must_use]
     pub fn with_redactor(mut self, redactor: Redactor) -> Self {
         self.redactor = redactor;
         self
     }
 
-    /// Takes the token out of texts.
+    /// The redactor, which removes the token from texts.
     pub fn redactor(&self) -> &Redactor {
         &self.redactor
     }
 
-    /// The same, which calls this whenever the API server answered.
+    /// Sets a function that is called after each response of the API server.
     #[must_use]
     pub fn on_answer(mut self, call: fn()) -> Self {
         self.on_answer = call;
         self
     }
 
-    /// The same over another transport than TCP and TLS, such as a simulation's, as long as `ca.crt` stays.
+    /// Replaces TCP and TLS by another transport, such as a simulation's, until `ca.crt` changes.
     ///
     /// # Errors
     /// [`Cause::Account`] if `ca.crt` cannot be read.
@@ -126,7 +126,7 @@ impl Client {
     /// Reads the token, which rotates, and the CA; a new CA starts a new connection.
     ///
     /// # Errors
-    /// [`Cause::Account`] if a file is missing or is not what it should be.
+    /// [`Cause::Account`] if a file is missing or malformed.
     pub fn read_account(&mut self) -> Result<(), Error> {
         self.token = self.account.token().map_err(account_error)?;
         self.redactor.set_token(&self.token);
@@ -176,7 +176,7 @@ impl Client {
             .map(drop)
     }
 
-    /// The same, which gives the object as it was stored.
+    /// Creates an object and returns it as it is stored.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -194,7 +194,7 @@ impl Client {
         self.patch(path, ContentType::MergePatch, &body)
     }
 
-    /// The same, which gives the object as it is stored then.
+    /// Changes an object by a merge patch and returns it as it is stored.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -207,7 +207,7 @@ impl Client {
         self.write("PATCH", path, JSON, (ContentType::MergePatch.header(), &body))
     }
 
-    /// Changes an object by a patch that is already written.
+    /// Changes an object by a patch that is already encoded.
     ///
     /// # Errors
     /// See [`Cause`].
@@ -216,7 +216,7 @@ impl Client {
             .map(drop)
     }
 
-    /// Does requests each of which has no more time than this. Without time left nothing is sent.
+    /// Limits the time of each request that `requests` makes. Without time left nothing is sent.
     pub fn within<R>(&mut self, limit: Duration, requests: impl FnOnce(&mut Self) -> R) -> R {
         let before = self.time_limit;
         self.time_limit = before.min(limit);
@@ -225,23 +225,23 @@ impl Client {
         result
     }
 
-    /// The clock of the API server, from its last answer; `None` before the first.
+    /// The API server's time in its last response; `None` before the first.
     pub fn server_time(&self) -> Option<Timestamp> {
         self.server_time
     }
 
-    /// How many requests were sent so far, tries of the same request included.
+    /// The number of requests sent so far, repeated ones included.
     pub fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// How many connections were opened so far.
+    /// The number of connections opened so far.
     pub fn connections(&self) -> u64 {
         self.link.opened()
     }
 
-    /// A write asks the API server to give up after half of the request's time: then a write that k6u takes for
-    /// failed is not carried out later.
+    /// Sends a write. It asks the API server to give up after half of the request's time, so that a write that k6u
+    /// takes for failed is not carried out later.
     fn write<T: DeserializeOwned>(
         &mut self,
         verb: &'static str,
@@ -268,8 +268,8 @@ impl Client {
         let first = self.try_once(call, deadline);
         let on_old_connection = opened > 0 && self.link.opened() == opened;
         match first {
-            // An idle connection may die unnoticed; one that lives but does not answer is another matter.
-            // A POST might have been carried out, so is not sent twice.
+            // An idle connection may have been closed unnoticed. One that is open but does not answer is a failure, and
+            // a POST may have been carried out: neither is sent twice.
             Err(Error {
                 cause: Cause::NoAnswer(_),
                 ..
@@ -284,7 +284,7 @@ impl Client {
         decode(&mut reader).map_err(|e| self.unusable(call, e))
     }
 
-    /// Sends a request; gives what is not an error's answer.
+    /// Sends a request and returns the response, if its status is no error.
     fn send(&mut self, call: Call, deadline: Instant) -> Result<Response<Body>, Error> {
         let clean = |what: &dyn Display| excerpt(&self.redactor.clean(&what.to_string()));
         let malformed = |what: &dyn Display| call.failed(Cause::Malformed(clean(what)));
@@ -332,7 +332,7 @@ impl Client {
         Ok(response)
     }
 
-    /// What an error answer says.
+    /// Reads a response whose status is an error.
     fn refusal(&self, response: &mut Response<Body>) -> Refusal {
         let status = response.status().as_u16();
         let wait = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, self.server_time));
@@ -370,7 +370,7 @@ struct Call<'a> {
     /// With the query.
     path: &'a str,
     accept: &'static str,
-    /// And its type.
+    /// The content type, and the body.
     body: Option<(&'static str, &'a [u8])>,
 }
 
@@ -393,7 +393,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// ring, without what only a peer with a private key needs: k6u has none.
+/// ring, without the part that loads private keys: k6u has none.
 fn crypto_provider() -> CryptoProvider {
     CryptoProvider {
         key_provider: &NoKeys,
@@ -464,12 +464,12 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(source, Some(ureq::Error::Timeout(_)))
 }
 
-/// Whether nobody listens, which a transport without connections finds out later.
+/// Whether nothing listens there. A transport without connections notices that only when it sends.
 fn is_refused(error: &ureq::Error) -> bool {
     matches!(error, ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// What a failed connection means, in words that help.
+/// Describes a failed connection, and what to check.
 fn explain(error: &ureq::Error) -> String {
     match error {
         ureq::Error::HostNotFound => "the host name of KUBERNETES_SERVICE_HOST cannot be resolved".into(),

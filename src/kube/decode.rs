@@ -1,8 +1,8 @@
-//! Decoding with bounds: whatever an answer holds, what is kept of it is small.
+//! Decoding with bounds: only a limited part of a response is kept in memory.
 //!
-//! Answers are decoded straight from the connection. Unknown fields are skipped as they come by, so
-//! they cost time and no memory. What is kept is counted against a budget, in bytes as the allocator gives them:
-//! [`MAX_KEPT`] for an answer, [`MAX_ITEM`] for one object of a list.
+//! Responses are decoded straight from the connection. Unknown fields are skipped as they come by, so
+//! they cost time and no memory. The rest is counted against a budget, in bytes as the allocator gives them:
+//! [`MAX_KEPT`] for a response, [`MAX_ITEM`] for one object of a list.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,25 +15,25 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// What is kept of one answer: the lists of a cluster with a thousand nodes, or an object with 50,000 CIDRs.
+/// Bytes kept of one response: the lists of a cluster with a thousand nodes, or an object with 50,000 CIDRs.
 pub const MAX_KEPT: usize = 6 * 1024 * 1024;
-/// What is kept of one object in a list; more is that object's failure.
+/// Bytes kept of one object in a list; a larger one is that object's failure.
 pub const MAX_ITEM: usize = 5 * 1024 * 1024;
-/// A longer text is cut off here: no field that k6u reads may be as long, but for [`Budget::with_long_texts`].
+/// Bytes kept of a text: no field that k6u reads may be longer, but for [`Budget::with_long_texts`].
 const MAX_TEXT: usize = 1024;
-/// What k6u writes back is kept whole. The longest are messages in conditions of others, of 32,768 characters at most
-/// (Kubernetes, apimachinery, metav1.Condition).
+/// Bytes kept of a text that k6u writes back. The longest are messages in conditions of others, of 32,768 characters at
+/// most (Kubernetes, apimachinery, metav1.Condition).
 const MAX_LONG_TEXT: usize = 4 * 32_768;
 /// Nesting beyond this is skipped: no field that k6u reads is as deep.
 const MAX_DEPTH: usize = 8;
 /// The depth of the elements of lists in the entries of a spec: `spec.targets[].suffixes[]`.
 const ELEMENT_DEPTH: usize = 4;
 
-/// A longer answer is an error. Decoding keeps little of it; this bounds the time that it takes.
+/// Bytes of a response; a longer one is an error. This bounds the time of decoding, which keeps little of it.
 const MAX_ANSWER: u64 = 32 * 1024 * 1024;
-/// A text is in memory as a whole while it is read, also one that is skipped; etcd takes no objects of this size.
+/// Bytes of a text that is read: it is in memory as a whole, even if it is skipped. etcd takes no objects of this size.
 const MAX_TEXT_READ: usize = 1024 * 1024;
-/// Each level takes a byte while it is read. Kubernetes' own decoder takes as many.
+/// Levels of nesting that are read: each takes a byte. Kubernetes' own decoder has the same limit.
 const MAX_DEPTH_READ: usize = 10_000;
 
 /// A slot in a `Vec<Value>`, which is full by half at least.
@@ -45,7 +45,7 @@ thread_local! {
     static BUDGET: Cell<Budget> = const { Cell::new(Budget::of(usize::MAX)) };
 }
 
-/// What may still be kept of what is being decoded.
+/// The rest of what may be kept of the response that is being decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// In bytes.
@@ -69,22 +69,22 @@ impl Budget {
         }
     }
 
-    /// As many bytes more for what is not below `ELEMENT_DEPTH`: so a list that is too long is cut before anything else.
+    /// Adds bytes for all values above `ELEMENT_DEPTH`: so a list that is too long is cut before anything else.
     #[must_use]
     pub const fn with_reserve(self, reserve: usize) -> Self {
         let left = self.left + reserve;
         Budget { left, reserve, ..self }
     }
 
-    /// For what is written back, and so is kept whole.
+    /// Keeps texts whole, because they are written back.
     #[must_use]
     pub const fn with_long_texts(self) -> Self {
         let max_text = MAX_LONG_TEXT;
         Budget { max_text, ..self }
     }
 
-    /// Decodes with this part of the budget. Returns what that took of it, and whether something was skipped: whoever
-    /// keeps the result has to [`spend`] as much.
+    /// Decodes with this part of the budget. Returns how much of it that took, and whether something was skipped. A
+    /// caller that keeps the result has to [`spend`] as much.
     fn decode<R>(mut self, read: impl FnOnce() -> R) -> (R, usize, bool) {
         let whole = BUDGET.get();
         self.left = self.left.min(whole.left);
@@ -96,7 +96,7 @@ impl Budget {
     }
 }
 
-/// Takes from the budget of what is being decoded.
+/// Takes bytes from the budget of the response that is being decoded.
 pub fn spend(bytes: usize) {
     let budget = BUDGET.get();
     if budget.left < usize::MAX {
@@ -105,7 +105,7 @@ pub fn spend(bytes: usize) {
     }
 }
 
-/// Whether the budget is spent, so that what is read at this depth of a value is skipped.
+/// Whether the budget is spent for values at this depth. They are skipped then.
 fn is_spent(depth: usize) -> bool {
     let budget = BUDGET.get();
     let is_spent = budget.left == 0 || depth >= ELEMENT_DEPTH && budget.left < budget.reserve;
@@ -114,12 +114,12 @@ fn is_spent(depth: usize) -> bool {
     is_spent
 }
 
-/// Decodes one answer, or any other JSON.
+/// Decodes one response, or any other JSON.
 ///
 /// The reader is of one type for all, so that each decoder is in the binary once.
 ///
 /// # Errors
-/// Those of reading, what is no JSON, what is of another type than `T`, and what is too large.
+/// The errors of reading. An error as well if it is not JSON, of another type than `T`, or too large.
 pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
     let guard = Guard {
         reader,
@@ -134,12 +134,12 @@ pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<
     Ok(value)
 }
 
-/// Watches what is read: the decoder keeps texts and nesting in memory, of what it skips, too.
+/// Checks the bytes that are read: the decoder keeps texts and nesting in memory, even those that it skips.
 struct Guard<'a> {
     reader: &'a mut dyn Read,
     read: u64,
     depth: usize,
-    /// Inside a text: how many bytes of it were read.
+    /// Inside a text: the number of its bytes that were read.
     text: Option<usize>,
     is_escaped: bool,
 }
@@ -187,7 +187,7 @@ impl Read for Guard<'_> {
     }
 }
 
-/// Too large to be read.
+/// A bound that a response exceeds.
 #[derive(Debug)]
 struct OutOfBounds(&'static str);
 
@@ -199,25 +199,25 @@ impl fmt::Display for OutOfBounds {
 
 impl std::error::Error for OutOfBounds {}
 
-/// Whether it was not the reader that failed, but [`decode`] that gave up on it.
+/// Whether the error is not the reader's, but a bound of [`decode`].
 pub fn is_out_of_bounds(error: &io::Error) -> bool {
     matches!(error.get_ref(), Some(inner) if inner.is::<OutOfBounds>())
 }
 
-/// For a field that may be `null` in place of being absent.
+/// Reads a field that may be `null` instead of absent.
 ///
 /// # Errors
-/// Those of `T`.
+/// The errors of `T`.
 pub fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A map as `T`; `None` for anything else.
+/// Reads a map as `T`; `None` for anything else.
 ///
 /// # Errors
-/// Those of `T`.
+/// The errors of `T`.
 pub fn map_only<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     deserializer.deserialize_any(MapOnly(PhantomData))
 }
@@ -265,10 +265,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for MapOnly<T> {
     }
 }
 
-/// For a field with a map by name, of as many entries as the budget allows; anything else is an empty one.
+/// Reads a map by name, with as many entries as the budget allows; anything else is an empty map.
 ///
 /// # Errors
-/// Those of `V`.
+/// The errors of `V`.
 pub fn entries<'de, D: Deserializer<'de>, V: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, V>, D::Error> {
@@ -332,10 +332,10 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// For a text of which only the start is kept.
+/// Reads a text and keeps its start.
 ///
 /// # Errors
-/// If it is none.
+/// If it is not a text.
 pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Text::deserialize(deserializer)?.0)
 }
@@ -343,7 +343,7 @@ pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Err
 /// Reads a list as a whole.
 ///
 /// # Errors
-/// Those of `T`, and if the list is larger than the budget.
+/// The errors of `T`. An error as well if the list is larger than the budget.
 pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     deserializer.deserialize_seq(ListVisitor(PhantomData))
 }
@@ -379,7 +379,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
 pub struct BadItem {
     /// Its name; empty if that cannot be read either.
     pub name: String,
-    /// Why.
+    /// Why it cannot be read.
     pub problem: String,
 }
 
@@ -388,7 +388,7 @@ pub trait Item: DeserializeOwned {
     /// Its name.
     ///
     /// # Errors
-    /// What is wrong with its metadata.
+    /// Why its metadata cannot be read.
     fn name(&self) -> Result<&str, BadItem>;
 }
 
@@ -436,22 +436,22 @@ impl<'de, T: Item> Deserialize<'de> for ReadItem<T> {
     }
 }
 
-/// A value of whatever type, bounded in size and depth: for fields that are checked by hand, because
+/// A value of any type, bounded in size and depth: for fields that are checked by hand, because
 /// an object may be older than its schema.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bounded {
-    /// What was read.
+    /// The value, as far as it was read.
     pub value: Value,
     /// It is larger than the budget, and the rest was skipped.
     pub is_cut: bool,
 }
 
 impl Bounded {
-    /// Reads a value with this part of the budget. With a reserve, what is cut counts no more, because it is not kept,
-    /// except for what the caller counts with [`spend`].
+    /// Reads a value with this part of the budget. With a reserve, a value that is cut is not counted: the caller keeps
+    /// only parts of it, and counts these with [`spend`].
     ///
     /// # Errors
-    /// Those of reading.
+    /// The errors of reading.
     pub fn within<'de, D: Deserializer<'de>>(budget: Budget, deserializer: D) -> Result<Self, D::Error> {
         let (value, spent, is_cut) = budget.decode(|| Seed(0).deserialize(deserializer));
         if budget.reserve == 0 || !is_cut {
@@ -555,7 +555,7 @@ impl<'de> Visitor<'de> for Seed {
     }
 }
 
-/// What is kept of a text.
+/// The part of a text that is kept.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(BUDGET.get().max_text)]
 }

@@ -1,18 +1,18 @@
-//! What went wrong with a request: what was asked, what came back, whether to try again.
+//! Failed requests: the request, the reason, and whether to try again.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::refusal::Refusal;
 
-/// A request that did not do what it should.
+/// A failed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// The method.
     pub verb: &'static str,
     /// The path, without the query.
     pub path: String,
-    /// What came back.
+    /// The reason.
     pub cause: Cause,
 }
 
@@ -25,15 +25,15 @@ pub enum Cause {
     Unreachable(String),
     /// The request was sent, but its response broke off.
     NoAnswer(String),
-    /// The request was sent, but no whole response came in time.
+    /// The request was sent, but no complete response came in time.
     TimedOut(String),
-    /// The response is not what the API answers.
+    /// The response makes no sense.
     Malformed(String),
     /// The API server refused.
     Refused(Refusal),
 }
 
-/// What an error is about, without what differs between nodes and between tries: ports, times, request ids.
+/// The part of an error that is the same on all nodes and in all tries: no ports, times or request ids.
 /// Its text is part of the text of every error of this kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorKind {
@@ -41,7 +41,7 @@ pub enum ErrorKind {
     Account(String),
     /// No connection, because of a certificate.
     Certificate,
-    /// No connection, or no whole response, for whatever reason.
+    /// No connection or no complete response, for any other reason.
     NoResponse,
     /// [`Cause::Malformed`].
     Malformed,
@@ -49,7 +49,7 @@ pub enum ErrorKind {
     Refused(u16, String),
 }
 
-/// What Go's net/http answers for a path that nobody handles.
+/// The body that Go's net/http sends for a path without a handler.
 const NOT_SERVED: &str = "404 page not found";
 
 impl fmt::Display for ErrorKind {
@@ -75,7 +75,7 @@ impl Error {
         }
     }
 
-    /// As if the API server had answered that it does not serve this.
+    /// The error of an API server that does not serve this path.
     pub fn absent_api(verb: &'static str, path: &str) -> Self {
         Error {
             verb,
@@ -101,8 +101,8 @@ impl Error {
 
     /// 404 for one object of an API that is served, by the API server itself.
     ///
-    /// The API server answers in plain text where an API is not served, and with a Status object where it is,
-    /// which names the object, but need not if an aggregated API server made it.
+    /// The API server answers in plain text where an API is not served, and with a Status object where it is. That
+    /// names the object, unless an aggregated API server made it.
     pub fn is_absent_object(&self) -> bool {
         let is_object = |r: &Refusal| r.is_status && !r.is_denied_by_webhook() && !r.names_namespace;
         self.has_status(404) && self.refusal().is_some_and(is_object)
@@ -113,7 +113,7 @@ impl Error {
         self.has_status(404) && self.refusal().is_some_and(|r| r.names_namespace)
     }
 
-    /// 404 for the whole resource: its API is not served. A body that broke off does not say so.
+    /// 404 for the whole resource: its API is not served. An incomplete body does not count.
     pub fn is_absent_api(&self) -> bool {
         let is_api = |r: &Refusal| !r.is_status && r.message.starts_with(NOT_SERVED);
         self.has_status(404) && self.refusal().is_some_and(is_api)
@@ -134,30 +134,30 @@ impl Error {
         matches!(self.cause, Cause::TimedOut(_))
     }
 
-    /// No connection can be made, so no other request would do better.
+    /// No connection can be made, so that other requests would fail as well.
     pub fn is_unreachable(&self) -> bool {
         matches!(self.cause, Cause::Account(_) | Cause::Unreachable(_))
     }
 
-    /// 403 by RBAC. Webhooks and admission policies refuse by 403 as well, in other words (Kubernetes,
+    /// 403 by RBAC. Webhooks and admission policies answer 403 with other messages (Kubernetes,
     /// apimachinery/pkg/api/errors `NewForbidden`, apiserver/pkg/endpoints/handlers/responsewriters).
     pub fn is_forbidden_by_rbac(&self) -> bool {
         let says_so = |r: &Refusal| r.message.contains("is forbidden: User ") && r.message.contains(" cannot ");
         self.has_status(403) && self.refusal().is_some_and(says_so)
     }
 
-    /// The API server just learned of a CRD and sets up its storage: normal right after that.
+    /// 429 while the API server sets up the storage of a new CRD, which is normal.
     pub fn is_initializing(&self) -> bool {
         self.has_status(429) && self.refusal().is_some_and(|r| r.message.contains("(re)initializing"))
     }
 
-    /// Whether the server is overloaded or broken, and must not be asked again soon.
+    /// Whether the server is overloaded or broken, so that the next request has to wait.
     pub fn is_overloaded(&self) -> bool {
         self.refusal().is_some_and(|r| r.status == 429 || r.status >= 500)
     }
 
-    /// Whether the answer stays the same until somebody changes rights, rules or the object: 4xx, but for what
-    /// is over by itself (401, 404, 408, 409, 425, 429). A webhook's no is lasting with 401 and 404 as well.
+    /// Whether the refusal lasts until somebody changes rights, rules or the object: 4xx without those that pass by
+    /// themselves (401, 404, 408, 409, 425, 429). A webhook's refusal lasts with 401 and 404 as well.
     pub fn is_lasting_refusal(&self) -> bool {
         let is_lasting = |r: &Refusal| match r.status {
             401 | 404 => r.is_denied_by_webhook(),
@@ -167,7 +167,7 @@ impl Error {
         self.refusal().is_some_and(is_lasting)
     }
 
-    /// What this error is about, for comparing it with another one of the same request.
+    /// The kind of this error, for comparing it with another one of the same request.
     pub fn kind(&self) -> ErrorKind {
         match &self.cause {
             Cause::Account(what) => ErrorKind::Account(what.clone()),
@@ -178,7 +178,7 @@ impl Error {
         }
     }
 
-    /// How long the server asks to wait, a minute at most.
+    /// The pause that the server asks for, a minute at most.
     pub fn retry_after(&self) -> Option<Duration> {
         self.refusal().and_then(|r| r.retry_after)
     }
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    /// The answer of an API server, as it is read.
+    /// A response of an API server, as it is read.
     fn answered(status: u16, body: &str) -> Error {
         Error {
             verb: "GET",

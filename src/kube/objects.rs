@@ -1,4 +1,4 @@
-//! What every Kubernetes object has, and the types that are not k6u's own.
+//! Metadata, which every Kubernetes object has, and types that are not k6u's own.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ pub struct Metadata {
     pub name: String,
     /// Unique for ever.
     pub uid: String,
-    /// What a write has to name to be refused if the object changed meanwhile.
+    /// A write that names it is a conflict if the object has changed since.
     pub resource_version: String,
     /// Counts changes of the spec.
     pub generation: i64,
     /// RFC 3339 with whole seconds: its order as text is its order in time.
     pub creation_timestamp: String,
-    /// For selectors.
+    /// Labels, for selectors.
     pub labels: Option<BTreeMap<String, String>>,
-    /// Why a field cannot be read; it is as if absent then.
+    /// Why a field cannot be read, if there is one: it counts as absent.
     pub problem: Option<String>,
 }
 
@@ -100,10 +100,10 @@ impl<'de> Deserialize<'de> for Metadata {
 }
 
 impl Metadata {
-    /// The name, if the metadata could be read, and there is one.
+    /// The name.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Which field cannot be read, or that there is no name.
     pub fn check(&self) -> Result<&str, BadItem> {
         match &self.problem {
             None if !self.name.is_empty() => Ok(&self.name),
@@ -115,10 +115,10 @@ impl Metadata {
     }
 }
 
-/// For the metadata of an object that is read by itself: if they cannot be read, it cannot.
+/// Reads the metadata of an object that is not an item of a list: if they cannot be read, the object cannot.
 ///
 /// # Errors
-/// What is wrong with them.
+/// As [`Metadata::check`].
 pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
     let metadata = Metadata::deserialize(deserializer)?;
     match metadata.check() {
@@ -127,7 +127,7 @@ pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::
     }
 }
 
-/// A list as the API gives it, whole; `null` is an empty one.
+/// A list as the API returns it, with all its objects; `null` is an empty list.
 #[derive(Debug, Deserialize)]
 pub struct List<T: Item> {
     /// The objects, each as far as it can be read.
@@ -159,7 +159,7 @@ pub struct Crd {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct CrdMetadata {
-    /// Another one after each change.
+    /// Changes with each write.
     pub resource_version: Text,
     /// For tools.
     #[serde(deserialize_with = "entries")]
@@ -186,12 +186,12 @@ impl Crd {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What it is about; `type` in JSON.
+    /// The subject; `type` in JSON.
     #[serde(rename = "type")]
     pub kind: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// The generation of the object that it speaks of.
+    /// The generation of the object that it describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// When `status` last changed, RFC 3339.
@@ -261,7 +261,7 @@ mod tests {
         }
     }
 
-    /// Whatever an answer holds, what is kept of it is bounded.
+    /// However large a response is, the part that is kept is bounded.
     #[test]
     fn answers_of_any_size() {
         fn kept<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, String> {

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
-/// This many of the first bytes of the token, and what follows of it, are taken out: a text may be cut within it.
+/// A text may end within the token: its beginning is removed as well, from this many bytes on.
 const MIN_MATCH: usize = 16;
-/// The characters of an excerpt.
+/// Characters of an excerpt.
 const MAX_EXCERPT: usize = 512;
 
-/// Takes the token out of texts, whoever they are from.
+/// Removes the token from texts.
 ///
 /// The client keeps it up to date: clones know the same token.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +16,7 @@ pub struct Redactor(Arc<Mutex<Tokens>>);
 #[derive(Default)]
 struct Tokens {
     current: String,
-    /// A text may have come while that was the current one.
+    /// The one before: a text may be older than the current one.
     previous: String,
 }
 

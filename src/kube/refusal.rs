@@ -1,4 +1,4 @@
-//! What the API server, or something between, says when it refuses.
+//! Responses with an error status, of the API server or of a proxy in between.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use crate::time::Timestamp;
 
 /// The bytes of a refusal's body that are read.
 pub const MAX_REFUSAL: usize = 16 * 1024;
-/// Whatever a server asks for, ask again within this time.
+/// The longest pause that a server can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
-/// An answer with a status of 300 or more.
+/// A response with a status of 300 or more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
     /// The machine-readable reason of the Status object; empty if the body was none.
     pub reason: String,
-    /// The message of the Status object, or the start of whatever the body was.
+    /// The message of the Status object, or the start of the body if that was none.
     pub message: String,
     /// How long to wait, if the server says so (RFC 9110 section 10.2.3); a minute at most.
     pub retry_after: Option<Duration>,
     /// Whether the body was a Status object: then the API is served.
     pub is_status: bool,
-    /// Whether the Status object speaks of a namespace.
+    /// Whether the Status object is about a namespace.
     pub names_namespace: bool,
 }
 
@@ -43,7 +43,7 @@ struct Status {
     details: Details,
 }
 
-/// What the error is about.
+/// The subject of the error.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Details {
@@ -52,8 +52,7 @@ struct Details {
 }
 
 impl Refusal {
-    /// Reads the start of a body, which is a Status object, or whatever something in between sends. The
-    /// token does not get into the message, whoever sent it back.
+    /// Reads the start of a body, which is a Status object or any text. The token is removed from it.
     pub fn read(status: u16, body: &[u8], retry_after: Option<Duration>, redactor: &Redactor) -> Self {
         let text = |text: &str| excerpt(&redactor.clean(text));
         let retry_after = retry_after.map(|time| time.min(MAX_RETRY_AFTER));
@@ -75,14 +74,14 @@ impl Refusal {
         }
     }
 
-    /// Whether an admission webhook said no, with whichever status (Kubernetes,
+    /// Whether an admission webhook refused, with any status (Kubernetes,
     /// apiserver/pkg/admission/plugin/webhook/errors `ToStatusErr`).
     pub fn is_denied_by_webhook(&self) -> bool {
         self.message.starts_with("admission webhook ") && self.message.contains(" denied the request")
     }
 }
 
-/// Seconds, or a date (RFC 9110 section 10.2.3).
+/// Reads Retry-After: seconds, or a date (RFC 9110 section 10.2.3).
 pub fn retry_after(value: &str, now: Option<Timestamp>) -> Option<Duration> {
     let value = value.trim();
     let seconds = match value.parse::<u64>() {

@@ -18,12 +18,12 @@ use ureq::{Timeout, config::Config};
 
 /// Socket timeout: how often a blocked read or write checks the request's deadline.
 const TICK: Duration = Duration::from_millis(200);
-/// Of more addresses than this the others are not tried.
+/// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 16;
 /// Stack of the thread that resolves a name.
 const LOOKUP_STACK: usize = 256 * 1024;
 
-/// What the client tells its connections, and learns from them.
+/// The state that the client shares with its connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Link(Arc<Shared>);
 
@@ -53,7 +53,7 @@ impl Link {
         self.0.connecting.load(Ordering::Relaxed)
     }
 
-    /// What is left of the request's time; an error if that is over.
+    /// The rest of the request's time; an error if that is over.
     fn left(&self) -> Result<Duration, ureq::Error> {
         let deadline = self.0.deadline.lock().ok().and_then(|current| *current);
         let left = deadline.map_or(Duration::ZERO, |d| d.saturating_duration_since(Instant::now()));
@@ -64,7 +64,7 @@ impl Link {
     }
 }
 
-/// Resolves nothing: [`TcpConnector`] does, which is not asked while a connection is open.
+/// Resolves nothing: [`TcpConnector`] looks up names, and only when it has to connect.
 #[derive(Debug, Default)]
 pub(super) struct NoResolver;
 
@@ -124,7 +124,7 @@ impl Connector<()> for TcpConnector {
     }
 }
 
-/// The end of a chain of connectors: notes that the connection is there, TLS and all.
+/// The last connector of the chain: records that the connection is complete, with TLS.
 #[derive(Debug)]
 pub(super) struct Connected(pub(super) Link);
 
@@ -183,7 +183,7 @@ impl Lookup {
         let (sender, receiver) = sync_channel(1);
         let (resolve, host) = (self.resolve, host.to_string());
         let thread = thread::Builder::new().name("lookup".into()).stack_size(LOOKUP_STACK);
-        // Nobody may wait for the result any more.
+        // The request that waited for the result may be over.
         thread.spawn(move || drop(sender.send(resolve(&host, port))))?;
         Ok(receiver)
     }
@@ -240,7 +240,7 @@ impl Transport for Tcp {
     }
 }
 
-/// A read or write that only waited is tried again: the deadline decides when that is over.
+/// Lets a read or write that only waited be tried again: the deadline decides for how long.
 fn waiting(error: io::Error) -> Result<(), ureq::Error> {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(()),

@@ -17,12 +17,12 @@ pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
 /// Elements of `spec.allowedPrefixes`.
 const MAX_ALLOWED_PREFIXES: usize = 64;
 
-/// What is kept of a spec. With [`CLAIMS`] it leaves room in [`MAX_ITEM`](crate::kube::decode::MAX_ITEM) for metadata and
-/// status, so that a spec that is larger is reported in the object, which keeps its claims.
+/// Bytes kept of a spec. With [`CLAIMS`] that leaves room in [`MAX_ITEM`](crate::kube::decode::MAX_ITEM) for metadata
+/// and status: so a larger spec is reported in the object, which keeps its claims.
 const MAX_SPEC: usize = 4 * 1024 * 1024;
-/// What is kept beyond that of all but the lists of the entries.
+/// Further bytes for all of a spec but the lists of its entries.
 const CLAIMS: usize = 512 * 1024;
-/// The memory of a claim, with the longest names.
+/// Bytes of a claim with the longest names.
 const MAX_CLAIM: usize = 512;
 
 /// IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
@@ -31,10 +31,10 @@ pub struct Config {
     /// Its metadata.
     #[serde(default)]
     pub metadata: Metadata,
-    /// What it asks for, or why that cannot be done.
+    /// The spec, or why it is refused.
     #[serde(default = "absent_config_spec", deserialize_with = "config_spec")]
     pub spec: Result<ConfigSpec, BadSpec>,
-    /// What was last reported.
+    /// The status, as last written.
     #[serde(default, deserialize_with = "config_status")]
     pub status: ConfigStatus,
 }
@@ -56,15 +56,15 @@ pub struct ConfigSpec {
     pub targets: Vec<TargetSpec>,
 }
 
-/// Why a spec is refused.
+/// A spec that is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BadSpec {
-    /// One sentence for each thing that is wrong.
+    /// The problems, one sentence each.
     pub problems: Vec<String>,
-    /// The objects that it names all the same: nobody else takes them over because of a typing error.
+    /// The objects that it names. A typing error does not hand them over to another config.
     pub claims: Vec<TargetKey>,
-    /// As in [`ConfigSpec`], so that a typing error elsewhere does not change what nodes publish; `None` also if the
-    /// list cannot be read.
+    /// As in [`ConfigSpec`], so that a typing error in another field does not change the nodes' entries; `None` also if
+    /// the list cannot be read.
     pub allowed_prefixes: Option<Vec<Prefix>>,
 }
 
@@ -88,7 +88,7 @@ impl ConfigSpec {
     /// Reads and checks `spec`.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All its problems.
     pub fn read(spec: &Value) -> Result<Self, BadSpec> {
         let problems = Problems::default();
         let spec = Field::top("spec", spec, &problems);
@@ -119,7 +119,7 @@ fn allowed_prefixes(field: &Field) -> Option<Vec<Prefix>> {
     (count == Some(allowed.len())).then_some(allowed)
 }
 
-/// The allowedPrefixes of all configs together, valid or not: what is outside of them concerns nobody. `None` if one
+/// The allowedPrefixes of all configs together, valid or not: no config uses a prefix outside of them. `None` if one
 /// config allows everything, or there is none.
 pub fn all_allowed_prefixes(configs: &[Config]) -> Option<Vec<Prefix>> {
     if configs.is_empty() {
@@ -143,7 +143,7 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
     if !spec.is_cut {
         return Ok(read);
     }
-    // What it claims, as far as it was read, stays claimed. Its other lists may have lost elements.
+    // It keeps its claims, as far as they were read. Its other lists may have lost elements.
     let claims: Vec<TargetKey> = match read {
         Ok(spec) => spec.targets.into_iter().map(|target| target.key).collect(),
         Err(bad) => bad.claims,

@@ -15,7 +15,7 @@ const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const SERVED: &str = "/apis/apps.fuwafuwatime.moe/v1";
 const PLURALS: [&str; 2] = ["ip6updateconfigs", "ip6updatenodeconfigs"];
 const KINDS: [&str; 2] = ["IP6UpdateConfig", "IP6UpdateNodeConfig"];
-/// Which release of k6u applied a CRD.
+/// The annotation with the release of k6u that applied a CRD.
 const RELEASE: &str = "apps.fuwafuwatime.moe/release";
 /// The pause after a refusal that lasts.
 const REFUSED: Duration = Duration::from_hours(1);
@@ -34,18 +34,18 @@ enum State {
     /// They have to be applied now.
     #[default]
     Due,
-    /// They are served, but may be another release's: not to be tried before this steady time.
+    /// They are served, but may be another release's: the next try is at this steady time.
     Retry(Duration),
-    /// Those of this release or a newer one were served at this steady time.
+    /// CRDs of this release or a newer one were served at this steady time.
     Established { at: Duration, is_suspect: bool },
 }
 
-/// What came of it.
+/// The result of [`Crds::deploy`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deployment {
-    /// Nothing had to be done.
+    /// There was nothing to do.
     Unchanged,
-    /// Those of this release or a newer one are served now.
+    /// CRDs of this release or a newer one are served now.
     Established,
     /// Both are served, but could not be applied: why, and what to do.
     Served(String),
@@ -57,7 +57,7 @@ impl Crds {
     /// Applies both CRDs, if that is due at `now`, and checks that they are served. `random` is in 0..1.
     ///
     /// # Errors
-    /// What the API server answered, if a CRD could not be applied and both are not served either.
+    /// The API server's error, if a CRD could not be applied and not both are served.
     pub fn deploy(&mut self, client: &mut Client, now: Duration, random: f64) -> Result<Deployment, Error> {
         let was_established = matches!(self.state, State::Established { .. });
         let is_due = match self.state {
@@ -102,13 +102,13 @@ impl Crds {
         )
     }
 
-    /// Somebody deleted them, or the cluster is a new one: they are applied at the next chance.
+    /// Applies them at the next chance: they were deleted, or the cluster is a new one.
     pub fn forget(&mut self) {
         self.state = State::Due;
     }
 
-    /// Something was not stored as it was sent, so they may be another release's by now: they are applied again, once
-    /// a minute at most.
+    /// Applies them again, once a minute at most: something was not stored as it was sent, so they may be those of
+    /// another release.
     pub fn suspect(&mut self) {
         if let State::Established { is_suspect, .. } = &mut self.state {
             *is_suspect = true;
@@ -116,7 +116,7 @@ impl Crds {
     }
 }
 
-/// Applies both, unless a newer release did; gives the name of one that is not served yet.
+/// Applies both, unless a newer release did. Returns the name of one that is not served yet.
 fn apply(client: &mut Client, was_established: bool) -> Result<Option<String>, Error> {
     let (mut pending, mut is_changed) = (None, false);
     for (plural, document) in documents() {
@@ -137,7 +137,7 @@ fn apply(client: &mut Client, was_established: bool) -> Result<Option<String>, E
             None => {
                 let apply = format!("{path}?fieldManager=k6u&force=true");
                 client.patch(&apply, ContentType::Apply, document.as_bytes())?;
-                // Reading comes second: it must wait for what the API server makes of the patch.
+                // Read after the patch, to see its result.
                 after = client.get::<Crd>(&path)?;
             }
         }
@@ -174,7 +174,7 @@ fn version(text: &str) -> Option<([u64; 3], bool)> {
 /// The kinds that the API server does not serve.
 ///
 /// # Errors
-/// What the API server answered.
+/// The API server's error.
 pub fn missing(client: &mut Client) -> Result<Vec<&'static str>, Error> {
     let served = match client.get::<ApiResources>(SERVED) {
         Ok(served) => served.resources,

@@ -8,12 +8,12 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-/// What is wrong with an object: one sentence for each field.
+/// The problems of an object, one sentence each.
 #[derive(Debug, Default)]
 pub struct Problems(RefCell<Vec<String>>);
 
 impl Problems {
-    /// All of them, in the order of the checks.
+    /// Takes all of them, in the order of the checks.
     pub fn take(&self) -> Vec<String> {
         self.0.take()
     }
@@ -27,7 +27,7 @@ pub struct Field<'a> {
     problems: &'a Problems,
 }
 
-/// The path of a field. It becomes a text only if something is wrong.
+/// The path of a field. It becomes a text only in a message.
 #[derive(Clone, Copy, Debug)]
 enum Path<'a> {
     Top(&'a str),
@@ -45,7 +45,7 @@ impl Display for Path<'_> {
     }
 }
 
-/// What a value must be and is not.
+/// The end of a message: why a value is refused.
 #[derive(Debug)]
 pub struct But(String);
 
@@ -56,7 +56,7 @@ impl<E: Display> From<E> for But {
 }
 
 impl<'a> Field<'a> {
-    /// The field with this name at the top of an object. What is wrong with it, or inside it, is added to `problems`.
+    /// The field with this name at the top of an object. Problems with it and inside it are added to `problems`.
     pub fn top(name: &'a str, value: &'a Value, problems: &'a Problems) -> Self {
         Field {
             value,
@@ -147,7 +147,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Says what is wrong with it.
+    /// Adds a problem with it.
     pub fn note(&self, what: impl Display) {
         self.problems.0.borrow_mut().push(format!("{} {what}", self.path));
     }
@@ -156,12 +156,12 @@ impl<'a> Field<'a> {
 /// Reads a text in the form of `T`.
 ///
 /// # Errors
-/// Those of `T`, which does not take an empty text: so a value of another type gets the same.
+/// The error of `T`, for values of other types as well: no `T` takes the empty text that stands for them.
 pub fn parse<T: FromStr<Err: Display>>(value: &Value) -> Result<T, But> {
     Ok(value.as_str().unwrap_or_default().parse()?)
 }
 
-/// A value as a message shows it: short, whatever it is.
+/// A value as a message shows it, which is short.
 pub fn shown(value: &Value) -> String {
     match value {
         Value::Null => "missing".into(),

@@ -1,4 +1,4 @@
-//! IP6UpdateNodeConfig: which interface to watch on which nodes, and what each node published.
+//! IP6UpdateNodeConfig: which interface to watch on which nodes, and the entry of each node.
 
 use std::collections::BTreeMap;
 
@@ -28,10 +28,10 @@ pub struct NodeConfig {
     /// Its metadata.
     #[serde(default)]
     pub metadata: Metadata,
-    /// What it asks for.
+    /// The spec.
     #[serde(default = "absent_node_spec", deserialize_with = "node_spec")]
     pub spec: NodeSpec,
-    /// What each node published.
+    /// The status.
     #[serde(default, deserialize_with = "node_status")]
     pub status: NodeConfigStatus,
 }
@@ -47,7 +47,7 @@ impl Item for NodeConfig {
 pub struct NodeSpec {
     /// Labels that a node must have; `None` if unreadable, which no node matches.
     pub selector: Option<BTreeMap<String, String>>,
-    /// The interface and the rules for prefixes on it, or what is wrong with that.
+    /// The interface and the rules for prefixes on it, or why they are refused.
     pub watch: Result<Watch, String>,
 }
 
@@ -55,33 +55,33 @@ pub struct NodeSpec {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct NodeConfigStatus {
-    /// By node name.
+    /// The entries, by node name.
     #[serde(deserialize_with = "entries")]
     pub nodes: BTreeMap<String, NodeEntry>,
 }
 
-/// What one node published.
+/// The entry of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeEntry {
-    /// The /64 prefixes that it saw, at most [`MAX_PREFIXES`].
+    /// The /64 prefixes that it sees, at most [`MAX_PREFIXES`].
     pub prefixes: Vec<Prefix>,
-    /// The heartbeat: another text at each publication. For people it is a time in RFC 3339.
+    /// The heartbeat: it differs from the one before. For people it is a time in RFC 3339.
     pub observed_time: String,
     /// Its interface ignores routers, so it does not notice when the prefix changes.
     pub ignores_routers: bool,
-    /// Why there is no prefix, when there is none, and which prefixes were left out.
+    /// Why there is no prefix, or which prefixes do not count.
     pub message: String,
 }
 
 impl NodeConfig {
-    /// What the nodes published.
+    /// The entries, by node name.
     pub fn nodes(&self) -> &BTreeMap<String, NodeEntry> {
         &self.status.nodes
     }
 }
 
 impl NodeSpec {
-    /// Whether a node with these labels is meant; an empty selector means every node.
+    /// Whether it selects a node with these labels; an empty selector selects every node.
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         let Some(selector) = &self.selector else {
             return false;
@@ -89,7 +89,7 @@ impl NodeSpec {
         selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
-    /// Whether labels matter at all.
+    /// Whether the selection depends on labels.
     pub fn needs_labels(&self) -> bool {
         self.selector.as_ref().is_some_and(|selector| !selector.is_empty())
     }
@@ -116,7 +116,7 @@ impl NodeSpec {
     }
 }
 
-/// The labels; `None` if they are none.
+/// Reads labels; `None` if they are not a map of texts.
 fn selector(value: &Value) -> Option<BTreeMap<String, String>> {
     match value {
         Value::Null => Some(BTreeMap::new()),
@@ -128,8 +128,8 @@ fn selector(value: &Value) -> Option<BTreeMap<String, String>> {
     }
 }
 
-/// What the kernel takes for a name (net/core/dev.c `dev_valid_name`), but as long as an alternative one, and without
-/// control characters: it is written to logs.
+/// Whether the kernel takes this as a name (net/core/dev.c `dev_valid_name`) or an alternative name. Control characters
+/// are refused: the name is written to logs.
 fn is_interface_name(name: &str) -> bool {
     let is_odd = |c: char| "/:".contains(c) || c.is_whitespace() || c.is_control();
     (1..=MAX_NAME).contains(&name.len()) && ![".", ".."].contains(&name) && !name.contains(is_odd)
@@ -147,7 +147,7 @@ fn node_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeConfigS
     Ok(map_only(deserializer)?.unwrap_or_default())
 }
 
-/// The fields of an entry as they come.
+/// The fields of an entry, of any type.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct EntryFields {

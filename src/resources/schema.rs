@@ -1,5 +1,5 @@
-//! What the API server refuses by the schema alone: fields that it does not know, and what is beyond its bounds. What
-//! the values mean is checked by the readers of the objects.
+//! Objects that the API server refuses by their schema: unknown fields, and bounds that are exceeded. The values are
+//! checked by the readers of the objects.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::crds::MANIFEST;
 use super::field::{Field, Problems};
 
-/// What is wrong with an object of this kind, without its metadata and status.
+/// The problems of an object of this kind, without its metadata and status.
 pub fn problems(kind: &str, object: &Value) -> Vec<String> {
     let problems = Problems::default();
     let documents = MANIFEST.split("\n---\n").map(serde_yaml::from_str::<Value>);

@@ -34,7 +34,7 @@ pub struct TargetSpec {
 }
 
 impl TargetSpec {
-    /// What the object is to hold with these delegated prefixes, and with others that linger.
+    /// The desired content with these delegated prefixes, and with others that linger.
     pub fn desired(&self, delegated: &[Prefix], lingering: &[Prefix]) -> DesiredTarget {
         let items = self.parts.of(delegated);
         debug_assert!(
@@ -291,7 +291,7 @@ fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && labels.split('.').all(is_label)
 }
 
-/// Checks that an entry names parts of the delegated prefix, right or wrong: what is wrong with them is reported anyway.
+/// Checks that an entry names parts of the delegated prefix. Wrong ones count: they have messages of their own.
 fn check_that_parts_are_named(entry: &Field, kind: Option<&Kind>) {
     let is_named = |name| match entry.get(name).value() {
         Value::Null => false,

@@ -38,7 +38,7 @@ impl TargetApi {
     /// Reads an object; `None` if there is none of that name. `now` is a steady clock.
     ///
     /// # Errors
-    /// What the API server answered. An absent API means that the kind is not installed.
+    /// The API server's error. An absent API means that the kind is not installed.
     pub fn read(&mut self, client: &mut Client, key: &TargetKey, now: Duration) -> Result<Option<Held>, Error> {
         let was_known = self.known.contains_key(key.kind.name);
         let api = self.api(client, key.kind, now)?;
@@ -62,8 +62,8 @@ impl TargetApi {
     /// is the object as it was read, `None` creates it. Returns the list as it is stored.
     ///
     /// # Errors
-    /// What the API server answered: a conflict if the object has changed since it was read. An error as well if the
-    /// list is not stored as it was sent.
+    /// The API server's error: a conflict if the object has changed since it was read. An error as well if the list is
+    /// not stored as it was sent.
     pub fn write(
         &mut self,
         client: &mut Client,
@@ -78,7 +78,7 @@ impl TargetApi {
         };
         let stored: Stored = match held {
             Some(held) => {
-                // I3: whoever wrote it since it was read makes this a conflict.
+                // I3: this is a conflict if the object was written since it was read.
                 debug_assert!(!held.metadata.resource_version.is_empty(), "{key} was read without one");
                 let patch = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
@@ -112,7 +112,7 @@ impl TargetApi {
         }
         let api = match (find_api(client, kind), known) {
             (Ok(found), _) => found,
-            // What was served may be served still, and whoever reads will see.
+            // The version that was served may be served still; reading shows it.
             (Err(_), Some(known)) => known.api,
             (Err(e), None) => return Err(e),
         };

@@ -1,4 +1,4 @@
-//! The elements of a list: how each kind writes an item, and what a stored element means.
+//! The elements of a list: how each kind writes an item and reads a stored element.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Record;
 use crate::cidr::{Cidr, Item};
 
-/// What the elements of a list are.
+/// The form of the elements of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     /// A CIDR, as text.
@@ -22,7 +22,7 @@ pub(super) enum Shape {
     Record,
 }
 
-/// What an element means.
+/// The meaning of an element.
 pub(super) struct Element {
     pub items: Vec<Item>,
     /// For a record: its name and TTL, and its type.
@@ -58,7 +58,7 @@ impl Shape {
         }
     }
 
-    /// What a stored element means; `None` if it is nothing that k6u writes.
+    /// Reads a stored element; `None` if k6u does not write its like.
     pub fn read(self, element: &Value) -> Option<Element> {
         if self == Shape::Record {
             return read_record(element);

@@ -1,4 +1,4 @@
-//! The list that an object holds, and what k6u wants it to hold.
+//! The list that an object holds, and how it compares with the desired one.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,7 +43,7 @@ pub struct StoredList {
     items: Vec<Item>,
     /// Name and TTL of the records that the items are in; `None` for all other lists.
     record: Option<Record>,
-    /// The number of elements that k6u does not write like this.
+    /// The number of elements that k6u would write in another way, or not at all.
     other_count: usize,
     /// The first of them, for log lines.
     others: Vec<String>,
@@ -53,7 +53,7 @@ pub struct StoredList {
 const MAX_SHOWN: usize = 16;
 
 impl Held {
-    /// Reads what an object of this kind holds.
+    /// Reads an object of this kind.
     ///
     /// # Errors
     /// If there is something else in the place of the list, or the object is too large.
@@ -114,8 +114,7 @@ impl StoredList {
         list
     }
 
-    /// Whether it means the same as the desired list: all that is desired is there, and nothing else but what
-    /// lingers (I5).
+    /// Whether it is as desired: it has all desired items, and others only if they linger (I5).
     pub fn matches(&self, desired: &DesiredTarget) -> bool {
         debug_assert!(
             is_set(&desired.items) && is_set(&self.items),
@@ -128,7 +127,7 @@ impl StoredList {
             && self.items.iter().all(is_expected)
     }
 
-    /// The list to write: what is desired, and what lingers and is in this one. Sorted, each once.
+    /// The list to write: the desired items, and those of this list that linger. Sorted, each once.
     pub fn with_lingering(&self, desired: &DesiredTarget) -> Vec<Item> {
         let kept = self.items.iter().filter(|item| desired.lingering.contains(item));
         let all: BTreeSet<Item> = desired.items.iter().chain(kept).copied().collect();

@@ -1,7 +1,7 @@
 //! The objects that hold the prefix: which kinds there are, and how each is read and written.
 //!
-//! The table of kinds is closed. A free path into any object would turn whoever may write an
-//! IP6UpdateConfig into one who may write everything that k6u may patch.
+//! The table of kinds is closed. A free path into any object would let everyone who may write an
+//! IP6UpdateConfig write everything that k6u may patch.
 
 mod api;
 mod element;
@@ -31,13 +31,13 @@ pub struct Kind {
     pub is_namespaced: bool,
     /// The path of the list inside the spec.
     list: &'static [&'static str],
-    /// What an element of the list is.
+    /// The form of its elements.
     shape: Shape,
     /// Whether k6u creates one that is missing.
     pub is_created: bool,
     /// The folder in manifests/components with the rights; empty if k6u has them always.
     component: &'static str,
-    /// What serves it, since which version.
+    /// The software that serves it, and its oldest version.
     source: &'static str,
 }
 
@@ -212,13 +212,13 @@ impl TargetKey {
         }
     }
 
-    /// What to do about an object that lacks the map that the list would be in.
+    /// Advice about an object that lacks the map that the list would be in.
     pub fn lacks_list(&self) -> String {
         let map = self.kind.list[..self.kind.list.len() - 1].join(".");
         format!("it has no spec.{map}; name a {} that has one", self.kind.name)
     }
 
-    /// What an error about this object means, and what to do.
+    /// Explains an error about this object, with advice.
     pub fn explain(&self, error: &Error) -> String {
         let Kind {
             plural,
@@ -250,14 +250,14 @@ pub struct Record {
     pub ttl: Option<u32>,
 }
 
-/// What a target is to hold.
+/// The desired content of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredTarget {
     /// Which object.
     pub key: TargetKey,
     /// Sorted, each once.
     pub items: Vec<Item>,
-    /// What is neither put into the list nor taken out.
+    /// Items that are neither added nor removed (I5).
     pub lingering: BTreeSet<Item>,
     /// The record that the items are in, for a kind that has records.
     pub record: Option<Record>,
@@ -301,8 +301,8 @@ impl DesiredTarget {
         self.object(self.key.kind.apis[0])
     }
 
-    /// What to do about an object that is missing: a line of JSON that creates it, because kubectl takes whatever
-    /// starts with a brace for JSON. Its list holds one item; k6u writes the others.
+    /// Advice about an object that is missing: a line of JSON that creates it, because kubectl takes a text that starts
+    /// with a brace for JSON. Its list holds one item; k6u writes the others.
     pub fn create_first(&self, api: Api) -> String {
         let first = DesiredTarget {
             items: self.items.iter().take(1).copied().collect(),
