@@ -52,7 +52,8 @@ pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
     assert_eq!(cnp["spec"]["ingress"][0]["fromCIDRSet"][0]["cidrGroupRef"], GROUP);
     let described = cluster.kubectl(&["describe", "ip6uc", "ip6-update-config"]);
     assert!(
-        described.contains("2001:db8:1234:5670::/60 -> 2001:db8:9876:5430::/60"),
+        // As the README shows it, with the column From.
+        described.contains("  k6u   2001:db8:1234:5670::/60 -> 2001:db8:9876:5430::/60"),
         "{described}"
     );
     for field in [
