@@ -195,6 +195,8 @@ fn the_api_servers_own_address_in_place_of_the_services() {
     site.interface.add(ADDRESS);
     let node = Running(site.start().with("UPDATE_INTERVAL", "1").spawn());
     site.wait_lan("2001:db8:1234:567");
+    // An address that is new may have no route for a moment.
+    let at_start = node.complaints();
     // Nobody is behind the Service's address.
     let through_service = Running(
         site.start()
@@ -205,7 +207,7 @@ fn the_api_servers_own_address_in_place_of_the_services() {
     through_service.wait_log("no response from the API server", SOON);
     move_prefix(&site);
     site.wait_lan("2001:db8:9876:543");
-    assert_eq!(node.complaints(), [""; 0]);
+    assert_eq!(node.complaints(), at_start);
     site.server
         .set_tls(site.server.authority.server(&certificate("fd00:1::11")));
     site.server.close_connections();

@@ -592,7 +592,8 @@ fn a_read_that_is_refused_for_ever() {
     let (site, mut node) = Clockwork::settled();
     site.wait_reason(CONFIG_NAME, "Updated");
     site.revoke("get", "ciliumcidrgroups");
-    node.run(Duration::from_secs(1));
+    // A right that is refused for ten seconds is missing.
+    node.run(Duration::from_secs(15));
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
     let asked = || requests(&site.server.store(), "GET /apis/cilium.io/v2/ciliumcidrgroups/").len();
     let before = asked();
