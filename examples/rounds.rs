@@ -11,7 +11,7 @@ use k6u::agent::Agent;
 use k6u::kube::Client;
 use k6u::node::host::ThisNode;
 use k6u::node::observe::hostname;
-use k6u::node::wait;
+use k6u::node::watchdog;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::{RoundEnd, Schedule};
 use k6u::settings::Settings;
@@ -27,7 +27,7 @@ fn main() -> Result<(), String> {
     let settings = Settings::read(|name| std::env::var(name).ok(), hostname).map_err(|e| e.to_string())?;
     let mut node = ThisNode::new().map_err(|e| e.to_string())?;
     let schedule = Schedule::new(settings.interval);
-    let client = Client::new(settings.api_server, settings.service_account).on_answer(wait::start_alarm);
+    let client = Client::new(settings.api_server, settings.service_account).on_answer(watchdog::restart);
     let reconciler = Reconciler::new(
         client,
         settings.node_name,

@@ -9,7 +9,7 @@ use k6u::cli::{self, Command};
 use k6u::kube::{Client, Redactor};
 use k6u::node::host::ThisNode;
 use k6u::node::observe::{Observer, hostname};
-use k6u::node::wait;
+use k6u::node::watchdog;
 use k6u::reconcile::Reconciler;
 use k6u::resources::crds;
 use k6u::schedule::Schedule;
@@ -23,7 +23,7 @@ const TERMINATED: i32 = 128 + libc::SIGTERM;
 fn main() -> ExitCode {
     // Before anything else: as PID 1 of its container k6u loses every signal that it has no handler for.
     let is_loop = std::env::args_os().len() <= 1;
-    if let Err(e) = wait::exit_on_signals(if is_loop { 0 } else { TERMINATED }) {
+    if let Err(e) = watchdog::exit_on_signals(if is_loop { 0 } else { TERMINATED }) {
         return cli::failure(&format!("cannot handle signals: {e}"));
     }
     let arguments: Vec<String> = std::env::args_os()
@@ -82,7 +82,7 @@ fn start() -> Result<(Agent, ThisNode), ExitCode> {
     );
     let client = Client::new(settings.api_server, settings.service_account)
         .with_redactor(redactor)
-        .on_answer(wait::start_alarm);
+        .on_answer(watchdog::restart);
     let reconciler = Reconciler::new(
         client,
         settings.node_name,

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::Host;
 use super::observe::Observer;
 use super::select::{Observation, Watch};
-use super::wait::{self, Sleeper, Woken};
+use super::wait::{Sleeper, Woken};
+use super::watchdog;
 use crate::prefix::Prefix;
 use crate::schedule::random;
 
@@ -24,7 +25,7 @@ impl ThisNode {
     /// # Errors
     /// The errors of opening netlink sockets.
     pub fn new() -> io::Result<Self> {
-        wait::start_alarm();
+        watchdog::restart();
         Ok(ThisNode {
             started: Instant::now(),
             observer: Observer::new()?,
@@ -47,15 +48,15 @@ impl Host for ThisNode {
     }
 
     fn sleep(&mut self, until: Duration) {
-        wait::stop_alarm();
+        watchdog::stop();
         std::thread::sleep(until.saturating_sub(self.now()));
-        wait::start_alarm();
+        watchdog::restart();
     }
 
     fn wait_for_change(&mut self, until: Duration) -> Woken {
-        wait::stop_alarm();
+        watchdog::stop();
         let woken = self.sleeper.sleep_until(self.started + until);
-        wait::start_alarm();
+        watchdog::restart();
         woken
     }
 }

@@ -8,6 +8,7 @@ pub mod netlink;
 pub mod observe;
 pub mod select;
 pub mod wait;
+pub mod watchdog;
 
 use std::io;
 use std::time::Duration;
