@@ -11,14 +11,13 @@ use super::context::{Context, Tried};
 use super::events::warn_of_node_config;
 use super::problems::{Problem, Subject};
 use super::selection::Wanted;
-use super::silent::remove;
 use super::{Failure, Objects, Outcome, status_path};
 use crate::kube::{Client, Error};
 use crate::limits::{HEARTBEAT, STILL};
 use crate::node::Host;
 use crate::node::select::{Observation, Watch};
 use crate::prefix::{Prefix, join, texts};
-use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
+use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry, remove_entries};
 use crate::schedule::RoundEnd;
 use crate::time::Timestamp;
 
@@ -265,7 +264,7 @@ fn send(
     let path = status_path(NODE_CONFIGS, name);
     let write = |client: &mut Client| match entry {
         Some(_) => client.merge_patch(&path, &body),
-        None => remove(client, &path, &body, std::iter::once(&node.to_string())),
+        None => remove_entries(client, &path, &body, std::iter::once(&node.to_string())),
     };
     match cx.attempt(&subject, explain, write)? {
         Tried::Done(()) => return Ok(true),

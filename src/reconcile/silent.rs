@@ -8,8 +8,8 @@ use super::events::warn_of_node_config;
 use super::peers::Peers;
 use super::problems::Subject;
 use super::{Failure, Outcome, status_path};
-use crate::kube::{Client, Error};
-use crate::resources::node_config::{NODE_CONFIGS, NodeConfig};
+use crate::kube::Client;
+use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, remove_entries};
 use crate::schedule::RoundEnd;
 
 /// Removes the entries of nodes that are silent. Only a node that publishes may: it knows that one can.
@@ -43,7 +43,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         let subject = Subject::Removal(name.clone());
         let explain = |e: &_| format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
         let path = status_path(NODE_CONFIGS, name);
-        let remove = |client: &mut Client| remove(client, &path, &patch, nodes.keys());
+        let remove = |client: &mut Client| remove_entries(client, &path, &patch, nodes.keys());
         match cx.attempt(&subject, explain, remove)? {
             Tried::Done(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
             Tried::Overtaken => {}
@@ -58,24 +58,4 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         outcome.end = RoundEnd::Soon;
     }
     Ok(outcome)
-}
-
-/// Removes entries by a patch of the status of an IP6UpdateNodeConfig.
-///
-/// # Errors
-/// If the API server refuses, and if an entry is still there afterwards.
-pub fn remove<'a>(
-    client: &mut Client,
-    path: &str,
-    patch: &Value,
-    mut nodes: impl Iterator<Item = &'a String>,
-) -> Result<(), Error> {
-    let stored: NodeConfig = client.merge_patch_returning(path, patch)?;
-    match nodes.find(|node| stored.nodes().contains_key(*node)) {
-        Some(node) => {
-            let what = format!("the entry of {node} is still there: an admission webhook keeps it");
-            Err(Error::malformed("PATCH", path, what))
-        }
-        None => Ok(()),
-    }
 }

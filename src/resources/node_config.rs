@@ -9,6 +9,7 @@ use super::field::{Field, Problems};
 use super::prefixes;
 use crate::kube::decode::{Bounded, Item, entries, map_only};
 use crate::kube::objects::{BadItem, Metadata};
+use crate::kube::{Client, Error};
 use crate::node::select::{DEFAULT_STALE_AFTER, MAX_PREFIXES, Watch};
 use crate::prefix::Prefix;
 
@@ -167,5 +168,25 @@ impl<'de> Deserialize<'de> for NodeEntry {
             ignores_routers: fields.ignores_routers.value == Value::Bool(true),
             message: text(&fields.message),
         })
+    }
+}
+
+/// Removes entries by a patch of the status of an IP6UpdateNodeConfig.
+///
+/// # Errors
+/// If the API server refuses, and if an entry is still there afterwards.
+pub fn remove_entries<'a>(
+    client: &mut Client,
+    path: &str,
+    patch: &Value,
+    mut nodes: impl Iterator<Item = &'a String>,
+) -> Result<(), Error> {
+    let stored: NodeConfig = client.merge_patch_returning(path, patch)?;
+    match nodes.find(|node| stored.nodes().contains_key(*node)) {
+        Some(node) => {
+            let what = format!("the entry of {node} is still there: an admission webhook keeps it");
+            Err(Error::malformed("PATCH", path, what))
+        }
+        None => Ok(()),
     }
 }
