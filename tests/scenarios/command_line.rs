@@ -4,7 +4,9 @@ use std::fs;
 use std::process::{Command, Output};
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::kinds::KINDS;
 use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::golden;
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::site::{
     ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site, binary,
@@ -18,6 +20,7 @@ pub const ALL: &[Scenario] = scenarios![
     the_daemonset_of_0_3_sets_less,
     help_version_and_crds,
     preview_prints_groups,
+    preview_prints_each_kind_as_yaml,
     preview_says_what_is_wrong,
     a_standard_error_that_takes_nothing,
     the_first_line_says_the_interval_that_counts,
@@ -151,6 +154,21 @@ fn preview_prints_groups() {
     let (status, stdout, _) = preview(&["--address", "2001:db8:0:56::1", "config.yaml"]);
     assert_eq!(status, Some(0));
     assert!(stdout.contains("  - 2001:db8:0:50::/64\n"), "{stdout}");
+}
+
+fn preview_prints_each_kind_as_yaml() {
+    let site = Site::new();
+    let targets: String = KINDS
+        .iter()
+        .map(|kind| format!("  - {}\n", kind.target(kind.suffix())))
+        .collect();
+    let config = site.account.folder.join("config.yaml");
+    fs::write(&config, format!("{CONFIG}  targets:\n{targets}")).expect("a file");
+    let mut preview = Command::new(binary());
+    let preview = preview.env_clear().args(["preview", "--address", ADDRESS]).arg(&config);
+    let (status, stdout, stderr) = output(preview);
+    assert_eq!(status, Some(0), "{stderr}");
+    golden::check("preview.yaml", &stdout, &[]);
 }
 
 fn preview_says_what_is_wrong() {

@@ -7,6 +7,7 @@ use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::kinds::KINDS;
 use k6u_testkit::apiserver::server::{TOKEN, cidrs};
 use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::golden;
 use k6u_testkit::site::{
     ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIGS, SOON, Site, at_once,
     follows, message, name_groups, ready, reasons, refusal, refusals, requests,
@@ -18,6 +19,8 @@ use crate::Scenario;
 use crate::clockwork::{self, Clockwork, INTERVAL, rounds_of_all};
 
 pub const ALL: &[Scenario] = scenarios![
+    conditions_as_users_read_them,
+    events_as_kubectl_describe_prints_them,
     a_status_that_an_older_server_refuses,
     events_of_one_node_are_in_order,
     events_of_three_nodes_are_in_order,
@@ -36,6 +39,85 @@ pub const ALL: &[Scenario] = scenarios![
     refusals_whose_text_differs_each_time,
     as_the_daemonset_runs_it,
 ];
+
+/// A golden file for each reason of Ready.
+fn conditions_as_users_read_them() {
+    type Case = (&'static str, &'static str, fn(&Site));
+    let with_address: fn(&Site) = |site| site.interface.add(ADDRESS);
+    let cases: [Case; 5] = [
+        ("Updated", CONFIG_NAME, with_address),
+        ("NoPrefix", CONFIG_NAME, |site| site.interface.add("fd12:3456:789a::10")),
+        ("InvalidSpec", CONFIG_NAME, |site| {
+            let group = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 200]});
+            site.force_spec(json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group]}));
+        }),
+        ("GroupConflict", "younger", |site| {
+            site.interface.add(ADDRESS);
+            site.server.advance_clock(Duration::from_secs(1));
+            site.server.create(&CONFIG.replace(CONFIG_NAME, "younger"));
+        }),
+        ("UpdateFailed", CONFIG_NAME, |site| {
+            site.interface.add(ADDRESS);
+            site.create_group(GROUP, &["2001:db8:1::/64"]);
+            site.revoke("patch", "ciliumcidrgroups");
+        }),
+    ];
+    at_once(cases, |(reason, config, begin)| {
+        let site = Site::new();
+        begin(&site);
+        let mut node = Clockwork::start(&site);
+        node.rounds(2);
+        let condition = ready(&site.server.store(), config).expect("a condition");
+        assert_eq!(condition["reason"], reason);
+        let text = serde_yaml::to_string(&condition).expect("YAML");
+        let interface = (site.interface.name.as_str(), "<interface>");
+        golden::check(
+            &format!("ready-{}.yaml", reason.to_lowercase()),
+            &text,
+            &[golden::TIME, golden::LINK_LOCAL, interface],
+        );
+    });
+}
+
+/// The Events of a config, as `kubectl describe ip6updateconfig` prints them, which puts two spaces between columns.
+fn events_as_kubectl_describe_prints_them() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(1);
+    site.interface.remove(ADDRESS);
+    site.interface.add("fd12:3456:789a::10");
+    node.rounds(2);
+    site.interface.add(NEW_ADDRESS);
+    node.rounds(2);
+    site.revoke("patch", "ciliumcidrgroups");
+    site.interface.add("2001:db8:aaaa:bbb1::10");
+    node.rounds(2);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let mut rows = vec![
+        ["Type", "Reason", "Age", "From", "Message"].map(String::from),
+        ["----", "------", "----", "----", "-------"].map(String::from),
+    ];
+    for event in described(&site.server.store()) {
+        let age = "<age>".to_string();
+        let from = text(&event["source"]["component"]);
+        rows.push([
+            text(&event["type"]),
+            text(&event["reason"]),
+            age,
+            from,
+            text(&event["message"]),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0) + 2;
+    let widths = [0, 1, 2, 3].map(width);
+    let mut printed = "Events:\n".to_string();
+    for [kind, reason, age, from, message] in &rows {
+        let [a, b, c, d] = widths;
+        printed += &format!("  {kind:a$}{reason:b$}{age:c$}{from:d$}{message}\n");
+    }
+    let interface = (site.interface.name.as_str(), "<interface>");
+    golden::check("events.txt", &printed, &[golden::LINK_LOCAL, interface]);
+}
 
 fn a_status_that_an_older_server_refuses() {
     let (site, node) = Site::settled(1);

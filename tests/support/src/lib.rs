@@ -4,6 +4,7 @@
 pub mod apiserver;
 pub mod chart;
 pub mod example;
+pub mod golden;
 pub mod machine;
 pub mod site;
 pub mod skip;
