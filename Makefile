@@ -26,7 +26,11 @@ build: ## build the release binary, target/release/k6u
 
 .PHONY: demo
 demo: build ## show the main job on an embedded API server (20 s, no root)
-	@$(CARGO) run --quiet --locked -p k6u-testkit --bin demo -- $(TARGET)/release/k6u
+	@$(CARGO) run --quiet --locked -p k6u-testkit --bin demo -- $(TARGET)/release/k6u $(DEMO_ARGS)
+
+.PHONY: check-demo
+check-demo: DEMO_ARGS := --check
+check-demo: demo ## run the demo, and compare its log with tests/golden/demo.log (radvd)
 
 .PHONY: test
 test: ## run all tests that need no root, no network and no cluster
@@ -88,7 +92,7 @@ check-monitoring: ## check the alert rules, on series made of what k6u writes (p
 	else scripts/skip.sh "promtool (Debian: prometheus) is needed to check the alert rules"; fi
 
 .PHONY: ci
-ci: lint deny test test-long test-simulation test-confined test-routers demo test-image check-install check-chart check-monitoring bench-short ## run everything that a change has to pass; scripts/ci-tools.sh installs what it needs
+ci: lint deny test test-long test-simulation test-confined test-routers check-demo test-image check-install check-chart check-monitoring bench-short ## run everything that a change has to pass; scripts/ci-tools.sh installs what it needs
 
 PODS := -n kube-system -l app.kubernetes.io/name=k6u
 

@@ -9,10 +9,6 @@
 #![allow(clippy::pedantic)]
 
 mod rows;
-#[allow(dead_code, reason = "the scenarios use more of it")]
-#[path = "../scenarios/site.rs"]
-mod site;
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -21,6 +17,7 @@ use std::sync::Mutex;
 
 use k6u_testkit::machine::client::Client;
 use k6u_testkit::machine::router::is_installed;
+use k6u_testkit::site::use_binary;
 use k6u_testkit::skip::{skip, skip_impossible};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -42,11 +39,8 @@ const RESULT: &str = "RESULT ";
 
 static RESULTS: Mutex<BTreeMap<(usize, usize), String>> = Mutex::new(BTreeMap::new());
 
-fn binary() -> PathBuf {
-    std::env::var_os("K6U_BIN").map_or_else(|| env!("CARGO_BIN_EXE_k6u").into(), PathBuf::from)
-}
-
 fn main() -> ExitCode {
+    use_binary(env!("CARGO_BIN_EXE_k6u"));
     let given: Vec<String> = std::env::args().collect();
     if let [_, flag, row, client] = &given[..]
         && flag == "--alone"

@@ -12,7 +12,7 @@ use k6u_testkit::machine::router::{Announced, Radvd, Router};
 use serde_json::json;
 
 use crate::RESULT;
-use crate::site::{CONFIG_NAME, GROUP, NODE_CONFIGS, Running, Site, ready};
+use k6u_testkit::site::{CONFIG_NAME, GROUP, NODE_CONFIGS, Running, Site, ready};
 
 /// A kind of interface that not every kernel has.
 #[derive(Clone, Copy, Debug)]
@@ -255,7 +255,7 @@ fn kernel_listens_on() -> Vec<String> {
 }
 
 /// Puts a line into the table.
-fn tell(text: &str) {
+fn report(text: &str) {
     println!("{RESULT}{text}");
 }
 
@@ -268,7 +268,7 @@ fn by_the_book_radvd(client: Client) {
     radvd.announce(&[gone(FIRST), alive(SECOND)]);
     let took = home.wait(&[SECOND], changed);
     home.stays(4);
-    tell(&format!("only the new one after {took:.1} s"));
+    report(&format!("only the new one after {took:.1} s"));
 }
 
 fn by_the_book_dnsmasq(client: Client) {
@@ -281,7 +281,7 @@ fn by_the_book_dnsmasq(client: Client) {
     let _dnsmasq = home.router.dnsmasq(&[gone(FIRST), alive(SECOND)]);
     let took = home.wait(&[SECOND], changed);
     home.stays(6);
-    tell(&format!("only the new one after {took:.1} s"));
+    report(&format!("only the new one after {took:.1} s"));
 }
 
 fn flash_radvd(client: Client) {
@@ -300,7 +300,7 @@ fn flash(home: &Home) {
     home.wait(&[FIRST, SECOND], changed);
     let took = home.wait(&[SECOND], changed);
     home.stays(8);
-    tell(&format!("both, then only the new one after {took:.1} s"));
+    report(&format!("both, then only the new one after {took:.1} s"));
 }
 
 fn flash_dnsmasq(client: Client) {
@@ -313,7 +313,7 @@ fn flash_dnsmasq(client: Client) {
     let _dnsmasq = home.router.dnsmasq(&[alive(SECOND)]);
     let took = home.wait(&[SECOND], changed);
     home.stays(10);
-    tell(&format!("only the new one after {took:.1} s (staleAfterSeconds 8)"));
+    report(&format!("only the new one after {took:.1} s (staleAfterSeconds 8)"));
 }
 
 /// Once more: does the client write the prefix again that is stale already?
@@ -333,7 +333,7 @@ fn flash_twice_radvd(client: Client) {
     home.stays(8);
     let both = cidrs_for(&[SECOND, THIRD]);
     assert_eq!(home.history_since(before), [both, cidrs_for(&[THIRD])]);
-    tell(&format!(
+    report(&format!(
         "both, then only the newest after {took:.1} s; never the oldest"
     ));
 }
@@ -356,7 +356,7 @@ fn router_restart_radvd(client: Client) {
     home.wait(&[FIRST], Instant::now());
     home.stays(6);
     assert_eq!(home.writes(), before, "{:?}", home.site.group_history(GROUP));
-    tell("the group kept what it held");
+    report("the group kept what it held");
 }
 
 /// Two routers announce at different intervals; later, one of them no longer does.
@@ -369,7 +369,7 @@ fn two_uplinks_radvd(client: Client) {
     home.stays(14);
     seldom.crash();
     let took = home.wait(&[FIRST], Instant::now());
-    tell(&format!(
+    report(&format!(
         "both; after one went silent, the other one alone after {took:.1} s (staleAfterSeconds 6)"
     ));
 }
@@ -384,7 +384,7 @@ fn quiet_radvd(client: Client) {
     one.crash();
     other.crash();
     home.stays(5 * STALE_AFTER as usize);
-    tell("both stay");
+    report("both stay");
 }
 
 fn dhcpv6_beside_slaac_dnsmasq(client: Client) {
@@ -400,7 +400,7 @@ fn dhcpv6_beside_slaac_dnsmasq(client: Client) {
     let took = home.wait(&[SECOND], changed);
     home.stays(12);
     let lease = lease_is(FIRST);
-    tell(&format!(
+    report(&format!(
         "only the new one after {took:.1} s (staleAfterSeconds 8); the old lease is {lease}"
     ));
 }
@@ -418,7 +418,7 @@ fn by_the_book_beside_a_lease(client: Client) {
     let took = home.wait(&[SECOND], changed);
     home.stays(6);
     let lease = lease_is(FIRST);
-    tell(&format!("only the new one after {took:.1} s; the old lease is {lease}"));
+    report(&format!("only the new one after {took:.1} s; the old lease is {lease}"));
 }
 
 fn has_lease(delegated: &str) -> bool {
@@ -507,7 +507,7 @@ fn delegated_renewed_kea(client: Client) {
     let _kea = own.home.router.kea(&site_of(FIRST), 12, 24);
     own.home.wait(&[FIRST], Instant::now());
     own.home.stays(20);
-    tell("the prefix, through five renewals");
+    report("the prefix, through five renewals");
 }
 
 /// The server lost its state and delegates another prefix.
@@ -523,18 +523,18 @@ fn delegated_flash_kea(client: Client) {
     own.home.stays(10);
     let both = own.home.history_since(before).contains(&cidrs_for(&[FIRST, SECOND]));
     let both = if both { "both, then " } else { "" };
-    tell(&format!(
+    report(&format!(
         "{both}only the new one after {took:.1} s (renewal after 6 s, rebinding after 12 s)"
     ));
 }
 
 /// On its LAN the node has a delegated prefix, renewed now and then, and one that another router announces
-/// often. Nobody can tell the first from one that is announced no longer.
+/// often. Nobody can distinguish the first from one that is announced no longer.
 fn delegated_beside_announced(client: Client) {
     let own = own_lan(client, STALE_AFTER);
     let _kea = own.home.router.kea(&site_of(FIRST), 80, 160);
     own.home.wait(&[FIRST], Instant::now());
-    // As another router on the LAN would: with each announcement the address is written anew.
+    // As another router on the LAN would: with each announcement the address is rewritten.
     let announce = || own.lan.set("2001:db8:2:5671::2", 64, 600, 7200);
     let changed = Instant::now();
     while cidrs(&own.home.site.server.store(), GROUP) != Some(cidrs_for(&[SECOND])) {
@@ -545,7 +545,7 @@ fn delegated_beside_announced(client: Client) {
     own.home.watch("home0", 0);
     let took = changed.elapsed().as_secs_f64();
     own.home.wait(&[FIRST, SECOND], Instant::now());
-    tell(&format!(
+    report(&format!(
         "the delegated one is taken for stale after {took:.1} s; staleAfterSeconds 0 keeps both"
     ));
 }

@@ -56,7 +56,7 @@ pub fn answers(body: &[u8]) {
     refusal(body);
 }
 
-/// Plans for whatever was read, and tells of it.
+/// Plans for whatever was read, and reports it.
 fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
     let observed = plan::Observed {
         node_configs,

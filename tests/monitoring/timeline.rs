@@ -1,4 +1,4 @@
-//! What kube-state-metrics tells of a cluster, once a minute.
+//! What kube-state-metrics exports of a cluster, once a minute.
 
 use std::collections::BTreeMap;
 

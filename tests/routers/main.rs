@@ -5,10 +5,6 @@
 
 #![allow(clippy::pedantic)]
 
-#[allow(dead_code, reason = "the scenarios use more of it")]
-#[path = "../scenarios/site.rs"]
-mod site;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,11 +15,10 @@ use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::cidrs_for;
 use k6u_testkit::machine::namespace;
 use k6u_testkit::machine::router::{Announced, Dhcpcd, Router, is_installed};
+use k6u_testkit::site::{CONFIG_NAME, GROUP, NODE_CONFIGS, Running, SOON, Site, use_binary};
 use k6u_testkit::skip::skip;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
-
-use site::{CONFIG_NAME, GROUP, NODE_CONFIGS, Running, SOON, Site};
 
 /// A test's name, the programs that it needs, and what it does.
 type Case = (&'static str, &'static [&'static str], fn());
@@ -78,11 +73,8 @@ const ALL: &[Case] = &[
     ("keep_deprecated_radvd", &["radvd"], keep_deprecated_radvd),
 ];
 
-fn binary() -> PathBuf {
-    std::env::var_os("K6U_BIN").map_or_else(|| env!("CARGO_BIN_EXE_k6u").into(), PathBuf::from)
-}
-
 fn main() -> ExitCode {
+    use_binary(env!("CARGO_BIN_EXE_k6u"));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(4);
     let entered = namespace::enter_with_mounts();
@@ -207,7 +199,7 @@ impl Home {
 }
 
 /// Tells how long a wrong prefix stayed, for the table in the documentation.
-fn tell(case: &str, since: Instant) {
+fn report(case: &str, since: Instant) {
     println!(
         "{case}: the old prefix was out of the group after {:.2} s",
         since.elapsed().as_secs_f64()
@@ -222,7 +214,7 @@ fn case_1_by_the_book_radvd() {
     let changed = Instant::now();
     radvd.announce(&[gone(FIRST), alive(SECOND)]);
     home.site.wait_lan(SECOND);
-    tell("case 1, radvd", changed);
+    report("case 1, radvd", changed);
 }
 
 fn case_1_by_the_book_dnsmasq() {
@@ -234,7 +226,7 @@ fn case_1_by_the_book_dnsmasq() {
     let changed = Instant::now();
     let _dnsmasq = home.router.dnsmasq(&[gone(FIRST), alive(SECOND)]);
     home.site.wait_lan(SECOND);
-    tell("case 1, dnsmasq", changed);
+    report("case 1, dnsmasq", changed);
 }
 
 /// OpenWrt's default is SLAAC beside DHCPv6. The server is gone, its lease goes on, and the router says that the prefix
@@ -252,7 +244,7 @@ fn case_1_by_the_book_beside_a_lease() {
     let changed = Instant::now();
     radvd.announce(&[gone(FIRST), alive(SECOND)]);
     home.site.wait_lan(SECOND);
-    tell("case 1, radvd, beside a lease of dnsmasq", changed);
+    report("case 1, radvd, beside a lease of dnsmasq", changed);
     assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
     node.wait_log(&format!("{} left out: deprecated", link(FIRST)), SOON);
     assert_eq!(node.complaints(), [""; 0]);
@@ -271,7 +263,7 @@ fn case_1_by_the_book_beside_a_permanent_lease() {
     let changed = Instant::now();
     radvd.announce(&[gone(FIRST), alive(SECOND)]);
     home.site.wait_lan(SECOND);
-    tell("case 1, radvd, beside a permanent lease", changed);
+    report("case 1, radvd, beside a permanent lease", changed);
     assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
 }
 
@@ -285,7 +277,7 @@ fn case_2_flash_renumbering_radvd() {
     let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
     home.wait_both(FIRST, SECOND);
     home.site.wait_lan(SECOND);
-    tell("case 2, radvd, staleAfterSeconds 2", changed);
+    report("case 2, radvd, staleAfterSeconds 2", changed);
     node.wait_log(&format!("{} left out: stale ", link(FIRST)), SOON);
 }
 
@@ -372,7 +364,7 @@ fn dhcpv6_beside_slaac(dhcpcd: impl FnOnce(&Home) -> Dhcpcd) {
     let changed = Instant::now();
     let _dnsmasq = home.router.dnsmasq_both(&link(SECOND));
     home.wait_patiently(SECOND);
-    tell("case 5, SLAAC and DHCPv6, staleAfterSeconds 2", changed);
+    report("case 5, SLAAC and DHCPv6, staleAfterSeconds 2", changed);
     assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
     node.wait_log(&format!("{} left out: ", link(FIRST)), SOON);
     assert_eq!(node.complaints(), [""; 0]);
@@ -413,7 +405,7 @@ fn case_6_privacy_addresses_radvd() {
     let changed = Instant::now();
     let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
     home.site.wait_lan(SECOND);
-    tell("case 6, radvd, staleAfterSeconds 2", changed);
+    report("case 6, radvd, staleAfterSeconds 2", changed);
     // IFA_F_TEMPORARY is 1: the old prefix has a temporary address that is still preferred.
     let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
     let temporary = |l: &str| l.starts_with("20010db800015671") && l.split_whitespace().nth(4) == Some("01");

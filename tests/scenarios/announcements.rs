@@ -8,11 +8,10 @@ use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::cidrs_for;
 use k6u_testkit::machine::advertisement::{Announced, INFINITE, Router, alive, over};
-use serde_json::{Value, json};
+use k6u_testkit::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, entry, message};
+use serde_json::json;
 
 use crate::Scenario;
-use crate::nodes::entry;
-use crate::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site};
 
 pub const ALL: &[Scenario] = scenarios![
     a_deprecated_prefix_takes_its_lease_along,
@@ -30,7 +29,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_new_prefix_does_not_wait_for_the_old_one,
     both_lifetimes_zero,
     preferred_longer_than_valid,
-    the_new_prefix_is_announced_as_deprecated
+    the_new_prefix_is_announced_as_deprecated,
 ];
 
 const OLD: &str = "2001:db8:1234:5671::";
@@ -40,10 +39,6 @@ const OLD_SITE: &str = "2001:db8:1234:567";
 const NEW_SITE: &str = "2001:db8:9876:543";
 /// How long something is watched that must not happen: some rounds.
 const A_WHILE: Duration = Duration::from_secs(4);
-
-fn message(entry: &Value) -> &str {
-    entry["message"].as_str().unwrap_or_default()
-}
 
 /// A node on a link with a router.
 struct Link {
@@ -217,18 +212,18 @@ fn an_infinite_lifetime_goes_stale() {
     node.wait_log("2001:db8:1234:5671::/64 left out: stale ", SOON);
 }
 
-/// The scenario that needs a kernel which tells who made an address, if this one does not.
+/// The scenario that needs a kernel that says who made an address, if this one does not.
 pub fn unfit() -> Option<(&'static str, String)> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    let is_told = (numbers.next(), numbers.next()) >= (Some(5), Some(18));
+    let is_reported = (numbers.next(), numbers.next()) >= (Some(5), Some(18));
     let need = || {
         (
             "a_load_balancers_address_is_no_announcement",
             "IFA_PROTO (Linux 5.18)".into(),
         )
     };
-    (!is_told).then(need)
+    (!is_reported).then(need)
 }
 
 /// PureLB puts a Service's address on the interface, with the pool's mask and a lifetime that it refreshes.

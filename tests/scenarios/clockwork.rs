@@ -1,7 +1,7 @@
 //! A node on a steady clock that the test moves: k6u's own loop, over real TLS, with the addresses of a real interface.
 //! An hour of it takes half a second. What the binary itself does beside that loop needs [`Running`].
 //!
-//! [`Running`]: crate::site::Running
+//! [`Running`]: k6u_testkit::site::Running
 
 use std::cell::RefCell;
 use std::io;
@@ -20,8 +20,8 @@ use k6u::schedule::Schedule;
 use k6u_testkit::apiserver::server::TOKEN;
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::site::{ADDRESS, CONFIG_NAME, NODE, Site, is_complaint};
-use crate::trio::{Layout, NAMES, Trio};
+use k6u_testkit::site::{ADDRESS, CONFIG_NAME, NODE, NODE_2, Site, is_complaint};
+use k6u_testkit::trio::{Layout, NAMES, Trio};
 
 /// The interval between two rounds, if the test does not choose another one.
 pub const INTERVAL: Duration = Duration::from_secs(10);
@@ -150,6 +150,16 @@ impl Clockwork {
         lines.retain(|line| is_complaint(line));
         lines
     }
+}
+
+/// Node 1 after its first round; node 2 published another prefix, for the last time before that round.
+pub fn beside_a_silent_node() -> (Site, Clockwork) {
+    let site = Site::with_address(ADDRESS);
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.publish(NODE_2, &["2001:db8:aaaa:bbb1::/64"]);
+    let node = Clockwork::start(&site);
+    assert_eq!(site.held(), 6, "both sites are in the group");
+    (site, node)
 }
 
 /// Three nodes ([`NAMES`]) that published some time ago, in an object each; the group follows, and all is reported.

@@ -4,20 +4,26 @@ use std::fs;
 use std::process::{Command, Output};
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::kinds::KINDS;
 use k6u_testkit::apiserver::store::Store;
+use k6u_testkit::golden;
 use k6u_testkit::machine::init::stopped_at;
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::machine::node::Node;
+use k6u_testkit::site::{
+    ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site, binary,
+};
 use k6u_testkit::skip::skip;
 
-use crate::site::{ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, Running, SOON, Site};
-use crate::{Scenario, binary};
+use crate::Scenario;
+use crate::addresses::alternative_names;
 
 pub const ALL: &[Scenario] = scenarios![
     bad_settings_are_named_in_one_line,
     the_daemonset_of_0_3_sets_less,
     help_version_and_crds,
     preview_prints_groups,
+    preview_prints_each_kind_as_yaml,
     preview_says_what_is_wrong,
     a_standard_error_that_takes_nothing,
     the_first_line_says_the_interval_that_counts,
@@ -29,6 +35,7 @@ pub const ALL: &[Scenario] = scenarios![
     once_without_the_right_to_crds,
     once_without_the_right_to_events,
     once_without_the_right_to_nodes,
+    preview_takes_alternative_names,
 ];
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -81,7 +88,7 @@ fn bad_settings_are_named_in_one_line() {
 
 /// Users keep the manifest of 0.3: it has no POD_NAME and no POD_NAMESPACE.
 fn the_daemonset_of_0_3_sets_less() {
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     let start = site.start().without("POD_NAME").without("POD_NAMESPACE");
     let node = Running(start.spawn());
     site.wait_lan("2001:db8:1234:567");
@@ -117,7 +124,7 @@ fn help_version_and_crds() {
 }
 
 fn preview_prints_groups() {
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     let folder = &site.account.folder;
     fs::write(folder.join("config.yaml"), CONFIG).unwrap();
     fs::write(
@@ -151,6 +158,21 @@ fn preview_prints_groups() {
     let (status, stdout, _) = preview(&["--address", "2001:db8:0:56::1", "config.yaml"]);
     assert_eq!(status, Some(0));
     assert!(stdout.contains("  - 2001:db8:0:50::/64\n"), "{stdout}");
+}
+
+fn preview_prints_each_kind_as_yaml() {
+    let site = Site::new();
+    let targets: String = KINDS
+        .iter()
+        .map(|kind| format!("  - {}\n", kind.target(kind.suffix())))
+        .collect();
+    let config = site.account.folder.join("config.yaml");
+    fs::write(&config, format!("{CONFIG}  targets:\n{targets}")).expect("a file");
+    let mut preview = Command::new(binary());
+    let preview = preview.env_clear().args(["preview", "--address", ADDRESS]).arg(&config);
+    let (status, stdout, stderr) = output(preview);
+    assert_eq!(status, Some(0), "{stderr}");
+    golden::check("preview.yaml", &stdout, &[]);
 }
 
 fn preview_says_what_is_wrong() {
@@ -209,12 +231,12 @@ fn the_first_line_says_the_interval_that_counts() {
 }
 
 fn once_says_by_its_status_whether_all_is_well() {
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     let once = || output(&mut site.start().with("RUST_LOG", "info").arguments(&["once"]).command());
     let (status, _, stderr) = once();
     assert_eq!(status, Some(0), "{stderr}");
     site.wait_lan("2001:db8:1234:567");
-    site.interface.remove("2001:db8:1234:5671::10");
+    site.interface.remove(ADDRESS);
     let (status, _, stderr) = once();
     assert_eq!(status, Some(1), "{stderr}");
     assert!(stderr.contains("NoPrefix"), "{stderr}");
@@ -237,7 +259,7 @@ fn sigterm_and_sigint_end_it_while_idle() {
 }
 
 fn sigterm_ends_it_while_a_request_hangs() {
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.server
         .inject(Plan::on(&format!("GET {NODE_CONFIGS}"), usize::MAX, Fault::Hang));
     let mut node = site.run(1);
@@ -303,7 +325,7 @@ fn the_readme_shows_what_is_shipped_and_what_works() {
     assert!(reference.contains(GROUP) && CONFIG.contains(GROUP));
     // Its offline commands run as they are written, in the project's folder, on a machine with that interface.
     let interface = Interface::named("eth0");
-    interface.add("2001:db8:1234:5671::10");
+    interface.add(ADDRESS);
     let commands: Vec<&str> = blocks
         .iter()
         .flat_map(|b| b.lines())
@@ -366,4 +388,27 @@ fn once_without_the_right_to_nodes() {
     let (status, stderr) = run_once(&site, NODE);
     site.wait_reason(CONFIG_NAME, "Updated");
     assert_eq!(status, Some(0), "every config is Ready: {stderr}");
+}
+
+fn preview_takes_alternative_names() {
+    let site = Site::with_address(ADDRESS);
+    let folder = &site.account.folder;
+    for name in &alternative_names(&site) {
+        site.interface.add_name(name).expect("an alternative name");
+        fs::write(folder.join("config.yaml"), CONFIG).expect("a file");
+        fs::write(folder.join("node.yaml"), NODE_CONFIG.replace("eth0", name)).expect("a file");
+        let mut preview = Command::new(binary());
+        preview.env_clear().current_dir(folder);
+        let output = preview
+            .args(["preview", "config.yaml", "node.yaml"])
+            .output()
+            .expect("k6u starts");
+        let (yaml, notes) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success(), "{notes}");
+        assert!(yaml.contains("2001:db8:1234:5670::/64"), "{yaml}");
+        assert!(notes.contains(name.as_str()), "{notes}");
+    }
 }

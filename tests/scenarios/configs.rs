@@ -5,60 +5,35 @@ use std::time::Duration;
 
 use k6u_testkit::apiserver::server::Cilium;
 use k6u_testkit::apiserver::store::Store;
-use k6u_testkit::example::CRDS;
 use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::site::{
+    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NODE_CONFIGS, Running, SOON, Site, requests,
+};
+use k6u_testkit::trio::NAMES;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::site::{CONFIG, CONFIG_NAME, CONFIGS, GROUP, NODE_CONFIGS, Running, SOON, Site, requests};
-use crate::trio::NAMES;
 
 pub const ALL: &[Scenario] = scenarios![
-    drift_is_restored_within_an_interval,
     an_id_that_does_not_fit_changes_no_group,
     a_spec_that_is_corrected,
     a_typing_error_in_one_of_two_configs,
-    a_status_that_an_older_server_refuses,
     two_configs_name_one_group,
     a_config_is_deleted_and_created_again,
-    a_group_is_deleted,
     a_group_that_is_new_in_the_second_plan,
-    unknown_fields_and_odd_types_of_old_objects
+    unknown_fields_and_odd_types_of_old_objects,
 ];
 
 fn path() -> String {
     format!("{CONFIGS}/{CONFIG_NAME}")
 }
 
-fn drift_is_restored_within_an_interval() {
-    let (site, node) = Site::settled(1);
-    let group = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
-    site.patch(&group, json!({"spec": {"externalCIDRs": ["2001:db8:bad::/48"]}}));
-    site.wait_lan("2001:db8:1234:567");
-    node.wait_log(
-        "CiliumCIDRGroup ip6-local-lan: 2001:db8:bad::/48 -> 2001:db8:1234:5670::/64",
-        SOON,
-    );
-    site.patch(&group, json!({"spec": {"externalCIDRs": []}}));
-    site.wait_lan("2001:db8:1234:567");
-}
-
-/// Puts a spec into the store that the schema would refuse, as if it were older than the schema.
-fn force_spec(site: &Site, spec: Value) {
-    let key = k6u_testkit::apiserver::store::Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
-    let mut store = site.server.store();
-    let mut config = store.objects[&key].clone();
-    config["spec"] = spec;
-    config["metadata"]["generation"] = json!(config["metadata"]["generation"].as_i64().unwrap() + 1);
-    store.put(key, config);
-}
-
 fn an_id_that_does_not_fit_changes_no_group() {
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.create_group("good", &["192.0.2.0/24"]);
     let group = |name: &str, ids: Value| json!({"ciliumCIDRGroupName": name, "prefixIds": ids});
     let groups = json!([group("good", json!([0])), group("bad", json!([1, 200]))]);
-    force_spec(&site, json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": groups}));
+    site.force_spec(json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": groups}));
     let node = site.run(1);
     let condition = site.wait_reason(CONFIG_NAME, "InvalidSpec");
     assert_eq!(condition["status"], "False");
@@ -79,7 +54,7 @@ fn an_id_that_does_not_fit_changes_no_group() {
 
 fn a_spec_that_is_corrected() {
     let (site, _node) = Site::settled(1);
-    force_spec(&site, json!({"delegatedPrefixLength": 0, "ciliumCIDRGroups": []}));
+    site.force_spec(json!({"delegatedPrefixLength": 0, "ciliumCIDRGroups": []}));
     site.wait_reason(CONFIG_NAME, "InvalidSpec");
     site.wait_lan("2001:db8:1234:567");
     let group = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [255]});
@@ -137,23 +112,6 @@ fn a_typing_error_in_one_of_two_configs() {
     assert_eq!(history[lists..], [[""; 0]; 0], "it held both all the time");
 }
 
-fn a_status_that_an_older_server_refuses() {
-    let (site, node) = Site::settled(1);
-    // Before 1.30 an object that does not fit its schema takes no status either.
-    site.server.store().ratchets = false;
-    force_spec(&site, json!({"delegatedPrefixLength": 0, "ciliumCIDRGroups": []}));
-    node.wait_log("WARN  IP6UpdateConfig ip6-update-config: PATCH", SOON);
-    site.wait_rounds(3);
-    assert!(node.wait_complaints(1)[0].contains("422 Invalid"));
-    site.wait_lan("2001:db8:1234:567");
-    // Its status says Ready still, so an Event says what is wrong.
-    let events = site.events();
-    let is_told = |(reason, note): &&(String, String)| {
-        reason == "StatusRefused" && note.starts_with("InvalidSpec: ") && note.contains("422 Invalid")
-    };
-    assert_eq!(events.iter().filter(is_told).count(), 1, "{events:?}");
-}
-
 fn two_configs_name_one_group() {
     let (site, node) = Site::settled(1);
     let other = CONFIG.replace(CONFIG_NAME, "a-younger-one").replace("[0, 1, 2]", "[7]");
@@ -191,22 +149,6 @@ fn a_config_is_deleted_and_created_again() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-fn a_group_is_deleted() {
-    let (site, node) = Site::settled(1);
-    site.server.admin(
-        "DELETE",
-        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
-        "",
-        &Value::Null,
-    );
-    site.wait_lan("2001:db8:1234:567");
-    assert_eq!(
-        site.group(GROUP).unwrap()["metadata"]["labels"]["app.kubernetes.io/managed-by"],
-        "k6u"
-    );
-    assert_eq!(node.complaints(), [""; 0]);
-}
-
 /// Between its first look and its second one somebody asks for one more group, which is not there.
 fn a_group_that_is_new_in_the_second_plan() {
     let (site, _node) = Site::settled(1);
@@ -221,17 +163,17 @@ fn a_group_that_is_new_in_the_second_plan() {
     let both = json!([{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]}, {"ciliumCIDRGroupName": "new", "prefixIds": [3]}]);
     site.patch(&path(), json!({"spec": {"ciliumCIDRGroups": both}}));
     target.release();
-    let is_told = |object: &Value| {
+    let is_reported = |object: &Value| {
         let ready = &object["status"]["conditions"][0];
         ready["status"] == "True" && ready["observedGeneration"] == 2
     };
-    let told = |store: &Store| {
+    let reported = |store: &Store| {
         store
             .history
             .iter()
-            .position(|past| past.key.name == CONFIG_NAME && past.object.as_ref().is_some_and(is_told))
+            .position(|past| past.key.name == CONFIG_NAME && past.object.as_ref().is_some_and(is_reported))
     };
-    let told = site.server.wait(SOON, told).expect("it is Ready in the end");
+    let reported = site.server.wait(SOON, reported).expect("it is Ready in the end");
     let made = site
         .server
         .store()
@@ -239,8 +181,8 @@ fn a_group_that_is_new_in_the_second_plan() {
         .iter()
         .position(|past| past.key.name == "new");
     assert!(
-        made.is_some_and(|made| made < told),
-        "Ready was told of a group that did not exist"
+        made.is_some_and(|made| made < reported),
+        "Ready was reported before the group existed"
     );
     site.wait_group("new", &["2001:db8:1234:5673::/64"]);
 }
@@ -253,13 +195,13 @@ fn unknown_fields_and_odd_types_of_old_objects() {
         json!({"delegatedPrefixLength": "60", "ciliumCIDRGroups": {"a": 1}}),
         json!(7),
     ] {
-        force_spec(&site, spec);
+        site.force_spec(spec);
         site.wait_reason(CONFIG_NAME, "InvalidSpec");
     }
     site.wait_lan("2001:db8:1234:567");
     let group = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [3], "later": {"deep": [[[[[[[[[[1]]]]]]]]]]}});
     let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group], "later": [1, {"x": null}]});
-    force_spec(&site, spec);
+    site.force_spec(spec);
     site.wait_group(GROUP, &["2001:db8:1234:5673::/64"]);
     assert_eq!(site.group_history(GROUP).len(), 2);
 }

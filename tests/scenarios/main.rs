@@ -1,164 +1,185 @@
-//! The real binary as a child process, over real TLS, against the API server in tests/support, on
-//! interfaces of its own.
+//! The real binary as a child process, over real TLS, against the API server in tests/support, on interfaces of its
+//! own. tests/README.md says which file is about what.
 //!
 //! The process enters a user and network namespace before any thread starts; so this test has its own main.
 
 #![allow(clippy::pedantic)]
 
-/// Scenarios, each under the name of its function.
+/// Scenarios of a file, each under the name of its function.
 macro_rules! scenarios {
     ($($name:ident),* $(,)?) => {
-        &[$((stringify!($name), $name as fn())),*]
+        &[$(crate::Scenario {
+            module: module_path!(),
+            name: stringify!($name),
+            run: $name,
+        }),*]
     };
 }
 
+mod addresses;
 mod announcements;
 mod boards;
-mod cilium;
-mod client;
 mod clockwork;
 mod command_line;
 mod configs;
-mod confined;
-mod events;
-mod failures;
-mod faults;
-mod hangs;
-mod heavy;
-mod kills;
-mod links;
-mod machine;
-mod minutes;
-mod names;
-mod nodes;
-mod refusals;
-mod renumbering;
-mod site;
+mod crds;
+mod groups;
+mod kernel;
+mod memory;
+mod peers;
+mod publication;
 mod soak;
-mod start;
+mod status;
 mod targets;
-mod trio;
+mod transport;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{PoisonError, RwLock};
 
+use k6u_testkit::site::{binary, unused_rights, use_binary};
 use k6u_testkit::skip::{skip, skip_impossible};
 use libtest_mimic::{Arguments, Trial};
 
-/// A scenario's name and what it does.
-type Scenario = (&'static str, fn());
+/// A scenario: the file that it is in, its name, and what it does.
+#[derive(Clone, Copy)]
+struct Scenario {
+    module: &'static str,
+    name: &'static str,
+    run: fn(),
+}
+
+impl Scenario {
+    /// `file::name`.
+    fn title(&self) -> String {
+        let file = self.module.rsplit("::").next().unwrap_or_default();
+        format!("{file}::{}", self.name)
+    }
+}
+
+/// All of them. Those that take all of the machine come last.
+const ALL: &[&[Scenario]] = &[
+    groups::ALL,
+    targets::ALL,
+    peers::ALL,
+    publication::ALL,
+    status::ALL,
+    transport::ALL,
+    crds::ALL,
+    addresses::ALL,
+    announcements::ALL,
+    configs::ALL,
+    command_line::ALL,
+    kernel::ALL,
+    soak::ALL,
+    memory::ALL,
+];
 
 /// Those that take minutes by nature: `make test-long`, which is a part of `make ci`.
 const LONG: &[&str] = &["thirty_targets_hang_on_write"];
+/// Half an hour: `make soak`.
+const SOAK: &[&str] = &["two_thousand_renumberings_with_faults"];
+/// Clocks are moved, and five minutes shortened, only for a binary that asks the C library of the system for them.
+const NEED_DYNAMIC: &[&str] = &[
+    "the_nodes_clock_jumps_by_a_year",
+    "a_token_that_cannot_be_read_to_its_end",
+    "standard_error_that_nobody_reads",
+    "rounds_that_end_are_not_counted_together",
+    "a_long_round_that_is_answered",
+];
+/// In an empty root there is no loader and no library.
+const NEED_STATIC: &[&str] = &["alone_in_an_empty_root"];
+/// glibc's getifaddrs never returns where an interface has as many names.
+const NEED_MUSL: &[&str] = &["an_interface_with_three_hundred_names"];
+
+/// Scenarios mostly wait for k6u, so many more of them than there are processors run at a time.
+const AT_ONCE: usize = 48;
 
 /// Held for reading by every scenario while it runs, and for writing by one that takes the whole machine.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// The binary under test; K6U_BIN names another one, such as a musl build.
-fn binary() -> PathBuf {
-    std::env::var_os("K6U_BIN").map_or_else(|| env!("CARGO_BIN_EXE_k6u").into(), PathBuf::from)
+/// Whether a binary brings its C library along.
+fn is_static(binary: &Path) -> bool {
+    // The name of the loader stands in every program that needs one.
+    let bytes = fs::read(binary).expect("the binary");
+    let loader = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
+    !loader(b"/lib64/ld-linux") && !loader(b"/lib/ld-linux")
+}
+
+/// The scenarios that do not fit the binary, and what runs them.
+fn unfit_for_binary() -> Vec<(&'static str, &'static str)> {
+    let mut unfit: Vec<(&[&str], &str)> = vec![if is_static(binary()) {
+        (NEED_DYNAMIC, "make test")
+    } else {
+        (NEED_STATIC, "make test-confined")
+    }];
+    if !binary().to_string_lossy().contains("musl") {
+        unfit.push((NEED_MUSL, "make test-musl"));
+    }
+    unfit
+        .into_iter()
+        .flat_map(|(names, make)| names.iter().map(move |name| (*name, make)))
+        .collect()
+}
+
+fn trial(scenario: Scenario, is_ignored: bool) -> Trial {
+    let run = move || {
+        // What a scenario that failed leaves behind hinders no other.
+        if memory::ALONE.contains(&scenario.name) {
+            let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+            (scenario.run)();
+        } else {
+            let _together = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+            (scenario.run)();
+        }
+        Ok(())
+    };
+    let kind = if LONG.contains(&scenario.name) { "long" } else { "" };
+    Trial::test(scenario.title(), run)
+        .with_kind(kind)
+        .with_ignored_flag(is_ignored)
 }
 
 fn main() -> ExitCode {
+    use_binary(env!("CARGO_BIN_EXE_k6u"));
     let mut arguments = Arguments::from_args();
-    // Scenarios mostly wait for k6u, so many more of them than there are processors run at a time.
-    arguments.test_threads.get_or_insert(48);
+    arguments.test_threads.get_or_insert(AT_ONCE);
     let entered = k6u_testkit::machine::namespace::enter();
     if let Err(e) = &entered {
         eprintln!("Every scenario needs them: see kernel.unprivileged_userns_clone and user.max_user_namespaces.");
         skip(&format!("this machine forbids user and network namespaces ({e})"));
     }
-    // The soak takes many minutes: `make soak`.
-    let mut left_out: Vec<&str> = soak::ALL
-        .iter()
-        .map(|(name, _)| *name)
-        .chain(LONG.iter().copied())
-        .collect();
-    let (unfit, target) = if machine::is_static(&binary()) {
-        (
-            [&[machine::NEEDS_DYNAMIC][..], hangs::NEED_DYNAMIC].concat(),
-            "make test",
-        )
-    } else {
-        (vec![confined::NEEDS_STATIC], "make test-confined")
-    };
-    if !binary().to_string_lossy().contains("musl") {
-        eprintln!("{} is for the musl binary: make test-musl runs it.", names::NEEDS_MUSL);
-        left_out.push(names::NEEDS_MUSL);
+    let mut left_out = [LONG, SOAK].concat();
+    for (name, make) in unfit_for_binary() {
+        eprintln!("{name} is for another kind of binary: {make} runs it.");
+        left_out.push(name);
     }
-    for name in &unfit {
-        eprintln!("{name} is for another kind of binary: {target} runs it.");
-    }
-    left_out.extend(unfit);
-    let mut without_kernel = if entered.is_ok() { links::unfit() } else { Vec::new() };
+    let mut without_kernel = if entered.is_ok() { kernel::unfit() } else { Vec::new() };
     without_kernel.extend(announcements::unfit());
     for (name, missing) in &without_kernel {
         // No package brings these to a kernel without modules; `make test-boards` runs them on kernels that have them.
         skip_impossible(&format!("{name} needs a kernel with {missing}"));
         left_out.push(name);
     }
-    // Those that wait for long come first: the others run beside them.
-    let all = [
-        targets::ALL,
-        minutes::ALL,
-        hangs::ALL,
-        kills::ALL,
-        faults::ALL,
-        refusals::ALL,
-        client::ALL,
-        command_line::ALL,
-        start::ALL,
-        renumbering::ALL,
-        announcements::ALL,
-        nodes::ALL,
-        configs::ALL,
-        cilium::ALL,
-        failures::ALL,
-        machine::ALL,
-        names::ALL,
-        links::ALL,
-        events::ALL,
-        confined::ALL,
-        soak::ALL,
-        // Last, because they run alone.
-        heavy::ALL,
-    ];
-    let scenarios = || all.iter().flat_map(|module| module.iter());
-    for name in boards::PART {
+    let scenarios = || ALL.iter().flat_map(|file| file.iter().copied());
+    for name in [boards::PART, memory::ALONE, &left_out].concat() {
         assert!(
-            scenarios().any(|scenario| scenario.0 == *name),
-            "boards.rs: no scenario is named {name}"
+            scenarios().any(|scenario| scenario.name == name),
+            "no scenario is named {name}"
         );
     }
-    let is_chosen = |scenario: &&Scenario| !boards::are_chosen() || boards::PART.contains(&scenario.0);
-    let trial = |(name, scenario): &Scenario| {
-        let scenario = *scenario;
-        let takes_all = heavy::ALONE.contains(name);
-        let run = move || {
-            // What a scenario that failed leaves behind hinders no other.
-            if takes_all {
-                let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-                scenario();
-            } else {
-                let _together = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-                scenario();
-            }
-            Ok(())
-        };
-        let kind = if LONG.contains(name) { "long" } else { "" };
-        Trial::test(*name, run)
-            .with_kind(kind)
-            .with_ignored_flag(entered.is_err() || left_out.contains(name))
-    };
-    let trials = scenarios().filter(is_chosen).map(trial).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let is_chosen = |scenario: &Scenario| !boards::are_chosen() || boards::PART.contains(&scenario.name);
+    let trials = scenarios()
+        .filter(is_chosen)
+        .map(|scenario| trial(scenario, entered.is_err() || left_out.contains(&scenario.name)));
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // Only all scenarios together show that a right is not needed.
     let all_ran = !boards::are_chosen()
         && conclusion.num_filtered_out == 0
         && conclusion.num_ignored == left_out.len() as u64
         && !arguments.list;
-    let unused = if all_ran { site::unused_rights() } else { Vec::new() };
+    let unused = if all_ran { unused_rights() } else { Vec::new() };
     if !unused.is_empty() {
         eprintln!("manifests/ grant what no scenario needed: {unused:#?}");
         return ExitCode::FAILURE;

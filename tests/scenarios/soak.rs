@@ -7,12 +7,12 @@ use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 
 use crate::Scenario;
-use crate::site::{GROUP, Running, SOON};
-use crate::trio::Trio;
 use k6u_testkit::apiserver::server::{cidrs, cidrs_of};
 use k6u_testkit::example::cidrs_for;
+use k6u_testkit::site::{GROUP, Running, SOON};
+use k6u_testkit::trio::Trio;
 
-pub const ALL: &[Scenario] = &[("two_thousand_renumberings_with_faults", soak)];
+pub const ALL: &[Scenario] = scenarios![two_thousand_renumberings_with_faults];
 
 const RENUMBERINGS: usize = 2000;
 /// The whole must be over by then.
@@ -54,7 +54,7 @@ fn descriptors(node: &Running) -> usize {
         .count()
 }
 
-fn soak() {
+fn two_thousand_renumberings_with_faults() {
     let start = Instant::now();
     let trio = Trio::sharing(1);
     for fault in faults() {

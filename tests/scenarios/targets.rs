@@ -1,4 +1,4 @@
-//! The objects that hold the prefix, of each kind.
+//! The other kinds of objects that hold the prefix.
 
 use std::time::{Duration, Instant};
 
@@ -7,21 +7,19 @@ use k6u::resources::targets::{self, TargetApi, TargetKey};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::kinds::{CALICO_V3, DNS_NAME, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS, TTL};
-use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::site::{
+    ADDRESS, CONFIG_NAME, CONFIGS, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, follows, ready,
+    requests, writes,
+};
 use serde_json::{Value, json};
 
 use crate::Scenario;
 use crate::clockwork::Clockwork;
-use crate::site::{
-    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, follows,
-    name_groups, ready, requests, writes,
-};
 
 pub const ALL: &[Scenario] = scenarios![
     each_kind_follows_and_keeps_the_rest,
     a_pool_gets_the_new_block_before_the_old_one_goes,
-    parts_and_extra_cidrs_of_a_group,
     a_missing_object_is_reported,
     a_kind_without_rights_is_named,
     a_kind_that_is_not_installed,
@@ -33,21 +31,15 @@ pub const ALL: &[Scenario] = scenarios![
     two_configs_name_one_pool,
     a_suffix_that_the_schema_cannot_check,
     a_version_that_comes_later,
-    a_name_in_dns_follows,
     a_record_without_the_right_to_create,
+    a_name_in_dns_follows,
     a_record_in_a_namespace_that_does_not_exist,
     ranges_in_both_pools,
     pools_of_two_kinds_with_one_name,
     elements_of_others_are_replaced,
     without_any_global_prefix_lists_keep_what_they_hold,
     thirty_targets_hang,
-    two_targets_hang_on_write,
-    an_oversized_group_is_not_written_for_a_prefix,
-    labels_and_a_target_hang,
     twelve_targets_that_take_six_seconds,
-    four_targets_hang_on_write,
-    thirty_targets_hang_on_write,
-    a_group_of_extra_cidrs_needs_no_prefix,
 ];
 
 const SUFFIX: &str = "::1:ffff:0:0:0/112";
@@ -90,7 +82,7 @@ fn create(site: &Site, kind: Kind, cidrs: &[&str]) -> Value {
 
 /// A site with this kind, and an object of it that somebody filled.
 fn site_with(kind: Kind) -> Site {
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.server.install(kind.crd);
     site.grant(kind.rights);
     create(&site, kind, &[FOREIGN]);
@@ -117,11 +109,6 @@ fn wait_held(site: &Site, kind: Kind, expected: &[&str]) {
     );
 }
 
-fn move_prefix(site: &Site) {
-    site.interface.add("2001:db8:9876:5431::10");
-    site.interface.remove("2001:db8:1234:5671::10");
-}
-
 fn each_kind_follows_and_keeps_the_rest() {
     at_once(KINDS, |kind| {
         let (site, node) = with_kind(kind);
@@ -129,7 +116,7 @@ fn each_kind_follows_and_keeps_the_rest() {
         site.wait_lan("2001:db8:1234:567");
         site.wait_reason(CONFIG_NAME, "Updated");
         site.wait_message("Updated", "2001:db8:1234:5670::/60");
-        move_prefix(&site);
+        site.renumber();
         let new = kind.part(AFTER);
         wait_held(&site, kind, &[&new]);
         site.wait_lan("2001:db8:9876:543");
@@ -181,7 +168,7 @@ fn a_pool_gets_the_new_block_before_the_old_one_goes() {
     let entry = json!({"prefixes": ["2001:db8:1234:5671::/64"], "observedTime": "2026-01-01T00:00:00Z", "message": ""});
     let path = format!("{NODE_CONFIGS}/ip6-update-node1/status");
     site.patch(&path, json!({"status": {"nodes": {"node2.example.com": entry}}}));
-    move_prefix(&site);
+    site.renumber();
     node.rounds(1);
     wait_held(&site, pool, &[OLD, NEW]);
     site.patch(&path, json!({"status": {"nodes": {"node2.example.com": null}}}));
@@ -189,25 +176,9 @@ fn a_pool_gets_the_new_block_before_the_old_one_goes() {
     wait_held(&site, pool, &[NEW]);
 }
 
-fn parts_and_extra_cidrs_of_a_group() {
-    let (site, node) = Site::settled(1);
-    let group = json!({"ciliumCIDRGroupName": "site", "suffixes": ["::/60", "::2:0:0:0:10"],
-        "extraCIDRs": ["fd00:1::/48", "192.168.0.0/16"]});
-    site.patch(
-        &format!("{CONFIGS}/{CONFIG_NAME}"),
-        json!({"spec": {"ciliumCIDRGroups": [group]}}),
-    );
-    let rest = ["2001:db8:1234:5670::/60", "2001:db8:1234:5672::10/128", "fd00:1::/48"];
-    site.wait_group("site", &[&["192.168.0.0/16"], &rest[..]].concat());
-    site.interface.remove("2001:db8:1234:5671::10");
-    site.wait_reason(CONFIG_NAME, "NoPrefix");
-    site.wait_group("site", &[&["192.168.0.0/16"], &rest[..]].concat());
-    node.wait_complaints(1);
-}
-
 fn a_missing_object_is_reported() {
     at_once(KINDS.into_iter().filter(|kind| !kind.is_created()), |kind| {
-        let site = Site::with_address("2001:db8:1234:5671::10");
+        let site = Site::with_address(ADDRESS);
         site.server.install(kind.crd);
         site.grant(kind.rights);
         add_target(&site, kind.target(kind.suffix()));
@@ -238,7 +209,7 @@ fn a_missing_object_is_reported() {
 
 fn a_kind_without_rights_is_named() {
     at_once(KINDS, |kind| {
-        let site = Site::with_address("2001:db8:1234:5671::10");
+        let site = Site::with_address(ADDRESS);
         site.server.install(kind.crd);
         create(&site, kind, &[FOREIGN]);
         add_target(&site, kind.target(kind.suffix()));
@@ -264,7 +235,7 @@ fn a_kind_without_rights_is_named() {
 
 fn a_kind_that_is_not_installed() {
     at_once(KINDS, |kind| {
-        let site = Site::with_address("2001:db8:1234:5671::10");
+        let site = Site::with_address(ADDRESS);
         site.grant(kind.rights);
         add_target(&site, kind.target(kind.suffix()));
         let node = site.run(1);
@@ -306,7 +277,7 @@ fn a_middleware_without_an_allow_list_is_left_alone() {
     ];
     at_once(middlewares, |(name, spec)| {
         let middleware = kind(name);
-        let site = Site::with_address("2001:db8:1234:5671::10");
+        let site = Site::with_address(ADDRESS);
         site.server.install(middleware.crd);
         site.grant(middleware.rights);
         let mut object = middleware.object(&[]);
@@ -329,7 +300,7 @@ fn a_list_that_the_version_does_not_have() {
         api: ("cilium.io", "v2alpha1"),
         ..kind("CiliumLoadBalancerIPPool")
     };
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.server.install(POOL_BEFORE_BLOCKS);
     site.grant(pool.rights);
     let mut object = pool.object(&[]);
@@ -349,7 +320,7 @@ fn ciliums_pools_in_either_version() {
     let mut crd: Value = serde_yaml::from_str(pool.crd).expect("YAML");
     crd["spec"]["versions"].as_array_mut().expect("versions").remove(0);
     let alpha = serde_yaml::to_string(&crd).expect("YAML");
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.server.install(&alpha);
     site.grant(pool.rights);
     let older = Kind {
@@ -363,9 +334,9 @@ fn ciliums_pools_in_either_version() {
     let mut crd: Value = serde_yaml::from_str(pool.crd).expect("YAML");
     crd["spec"]["versions"].as_array_mut().expect("versions").remove(1);
     site.server.install(&serde_yaml::to_string(&crd).expect("YAML"));
-    move_prefix(&site);
+    site.renumber();
     wait_held(&site, pool, &[NEW]);
-    assert_eq!(node.complaints(), [""; 0], "an upgrade is no trouble");
+    assert_eq!(node.complaints(), [""; 0], "an upgrade is no problem");
     assert!(
         !requests(
             &site.server.store(),
@@ -382,7 +353,7 @@ fn calicos_api_server_comes_first() {
             api: ("projectcalico.org", "v3"),
             ..stored
         };
-        let site = Site::with_address("2001:db8:1234:5671::10");
+        let site = Site::with_address(ADDRESS);
         site.server.install(stored.crd);
         site.server.install(crd);
         site.grant(stored.rights);
@@ -466,7 +437,7 @@ fn a_version_that_comes_later() {
 
 fn a_record_without_the_right_to_create() {
     let endpoint = kind("DNSEndpoint");
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.server.install(endpoint.crd);
     site.grant(&endpoint.rights.replace("create, ", ""));
     add_target(&site, endpoint.target(endpoint.suffix()));
@@ -486,7 +457,7 @@ fn a_record_without_the_right_to_create() {
 /// A site whose config names a DNSEndpoint with an IPv4 address beside the host.
 fn with_record() -> (Site, Kind, Value) {
     let endpoint = kind("DNSEndpoint");
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.server.install(endpoint.crd);
     site.grant(endpoint.rights);
     let mut target = endpoint.target(endpoint.suffix());
@@ -510,11 +481,11 @@ fn a_name_in_dns_follows() {
         object["spec"],
         json!({"endpoints": [
             {"dnsName": DNS_NAME, "recordType": "A", "recordTTL": TTL, "targets": ["192.0.2.10"]},
-            {"dnsName": DNS_NAME, "recordType": "AAAA", "recordTTL": TTL, "targets": ["2001:db8:1234:5671::10"]}]})
+            {"dnsName": DNS_NAME, "recordType": "AAAA", "recordTTL": TTL, "targets": [ADDRESS]}]})
     );
     // While nodes differ the name has both addresses.
     site.publish("node2.example.com", &["2001:db8:1234:5672::/64"]);
-    move_prefix(&site);
+    site.renumber();
     node.rounds(1);
     wait_held(&site, endpoint, &[a, &old, &new]);
     site.patch(
@@ -525,7 +496,7 @@ fn a_name_in_dns_follows() {
     wait_held(&site, endpoint, &[a, &new]);
     // Another TTL, and none.
     let aaaa = |ttl: Value| {
-        let mut record = json!({"dnsName": DNS_NAME, "recordType": "AAAA", "targets": ["2001:db8:9876:5431::10"]});
+        let mut record = json!({"dnsName": DNS_NAME, "recordType": "AAAA", "targets": [NEW_ADDRESS]});
         if !ttl.is_null() {
             record["recordTTL"] = ttl;
         }
@@ -555,7 +526,7 @@ fn a_name_in_dns_follows() {
     );
     let foreign = json!({"endpoints": [
         {"dnsName": DNS_NAME, "recordType": "CNAME", "targets": ["www.example.com"]},
-        {"dnsName": "www.example.com", "recordType": "AAAA", "targets": ["2001:db8:9876:5431::10"]}]});
+        {"dnsName": "www.example.com", "recordType": "AAAA", "targets": [NEW_ADDRESS]}]});
     replace_spec(&site, endpoint, &foreign);
     node.rounds(2);
     let written = site.server.wait(SOON, |store| {
@@ -568,7 +539,7 @@ fn a_name_in_dns_follows() {
 /// The API server says that the namespace does not exist; it is not asked over and over.
 fn a_record_in_a_namespace_that_does_not_exist() {
     let endpoint = kind("DNSEndpoint");
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     site.server.install(endpoint.crd);
     site.grant(endpoint.rights);
     let create = format!("POST {}", endpoint.path());
@@ -597,7 +568,7 @@ fn ranges_in_both_pools() {
     };
     at_once(["CiliumLoadBalancerIPPool", "IPAddressPool"], |name| {
         let pool = kind(name);
-        let site = Site::with_address("2001:db8:1234:5671::10");
+        let site = Site::with_address(ADDRESS);
         site.server.install(pool.crd);
         site.grant(pool.rights);
         create(&site, pool, &[FOREIGN]);
@@ -618,7 +589,7 @@ fn ranges_in_both_pools() {
             );
         };
         wait_list(&json!([element(pool, range(BEFORE))]));
-        move_prefix(&site);
+        site.renumber();
         wait_list(&json!([element(pool, range(AFTER))]));
         // In another spelling it is left alone.
         let same = range(AFTER).map(|text| text.to_uppercase().replace(":DB8:", ":0DB8:"));
@@ -643,7 +614,7 @@ fn ranges_in_both_pools() {
 /// Each has its own list, and a single address of its own in either spelling.
 fn pools_of_two_kinds_with_one_name() {
     let pools = ["CiliumLoadBalancerIPPool", "IPAddressPool"].map(kind);
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     for pool in pools {
         site.server.install(pool.crd);
         create(&site, pool, &[FOREIGN]);
@@ -654,14 +625,14 @@ fn pools_of_two_kinds_with_one_name() {
     let node = site.run(1);
     wait_held(&site, pools[0], &["2001:db8:1234:5671::10/128"]);
     wait_held(&site, pools[1], &["2001:db8:1234:5672::20/128"]);
-    move_prefix(&site);
+    site.renumber();
     wait_held(&site, pools[0], &["2001:db8:9876:5431::10/128"]);
     wait_held(&site, pools[1], &["2001:db8:9876:5432::20/128"]);
     site.wait_reason(CONFIG_NAME, "Updated");
     // Cilium takes a start without a stop for one address.
     for same in [
         json!({"start": "2001:DB8:9876:5431::010"}),
-        json!({"start": "2001:db8:9876:5431::10", "stop": ""}),
+        json!({"start": NEW_ADDRESS, "stop": ""}),
     ] {
         let mut object = site.server.store().objects[&pools[0].key()].clone();
         object["spec"]["blocks"] = json!([same]);
@@ -696,7 +667,7 @@ fn elements_of_others_are_replaced() {
         ),
     ] {
         let kind = kind(name);
-        let site = Site::with_address("2001:db8:1234:5671::10");
+        let site = Site::with_address(ADDRESS);
         site.server.install(kind.crd);
         site.grant(kind.rights);
         let mut object = kind.object(&[FOREIGN]);
@@ -718,7 +689,7 @@ fn elements_of_others_are_replaced() {
 /// The router announces a prefix of its own (ULA), and none that the provider delegated.
 fn without_any_global_prefix_lists_keep_what_they_hold() {
     let kinds = ["IPAddressPool", "DNSEndpoint", "NetworkAuthentication"].map(kind);
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     for kind in kinds {
         site.server.install(kind.crd);
         create(&site, kind, &[FOREIGN]);
@@ -730,7 +701,7 @@ fn without_any_global_prefix_lists_keep_what_they_hold() {
         wait_held(&site, kind, &[&kind.part(BEFORE)]);
     }
     site.interface.set("fd00:1:2:3::10", 64, 600, 1800);
-    site.interface.remove("2001:db8:1234:5671::10");
+    site.interface.remove(ADDRESS);
     site.wait_reason(CONFIG_NAME, "NoPrefix");
     site.wait_rounds(3);
     for kind in kinds {
@@ -739,7 +710,7 @@ fn without_any_global_prefix_lists_keep_what_they_hold() {
             [kind.part(BEFORE)]
         );
     }
-    site.interface.add("2001:db8:9876:5431::10");
+    site.interface.add(NEW_ADDRESS);
     for kind in kinds {
         wait_held(&site, kind, &[&kind.part(AFTER)]);
     }
@@ -767,94 +738,10 @@ fn thirty_targets_hang() {
     site.wait_rounds(1);
     site.renumber();
     let reached = site.server.wait(SOON, |store| follows(store, "2001:db8:9876:543"));
-    let told = ready(&site.server.store(), CONFIG_NAME);
+    let reported = ready(&site.server.store(), CONFIG_NAME);
     let complaints = node.complaints();
     drop(node);
-    assert!(reached.is_some(), "after two minutes: {told:?}, {complaints:#?}");
-}
-
-fn two_targets_hang_on_write() {
-    let (site, node) = Site::settled(1);
-    name_groups(&site, &["a", "b"].map(String::from));
-    site.wait_reason(CONFIG_NAME, "Updated");
-    site.wait_group("b", &["2001:db8:1234:5671::/64"]);
-    for name in ["a", "b"] {
-        let write = format!("PATCH /apis/cilium.io/v2/ciliumcidrgroups/{name}?");
-        site.server.inject(Plan::on(&write, usize::MAX, Fault::Hang));
-    }
-    site.renumber();
-    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
-    let log = node.complaints();
-    drop(node);
-    assert!(reached.is_some(), "after five minutes {log:#?}");
-}
-
-/// "status.delegatedPrefixes: the delegated prefixes that the targets were last written for."
-fn an_oversized_group_is_not_written_for_a_prefix() {
-    let (site, _node) = Site::settled(1);
-    let suffixes: Vec<String> = (1..=64).map(|n| format!("::{n:x}")).collect();
-    let ids: Vec<u64> = (0..256).collect();
-    site.patch(
-        &format!("{CONFIGS}/{CONFIG_NAME}"),
-        json!({"spec": {"delegatedPrefixLength": 56,
-            "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": ids, "suffixes": suffixes}]}}),
-    );
-    let full = |store: &Store| (cidrs(store, GROUP)?.len() == 320).then_some(());
-    assert!(site.server.wait(SOON, full).is_some());
-    site.wait_reason(CONFIG_NAME, "Updated");
-    let flood: Vec<String> = (0..60).map(|n| format!("2001:db8:{:x}:100::/64", 0x100 + n)).collect();
-    site.publish(
-        "node2.example.com",
-        &flood.iter().map(String::as_str).collect::<Vec<_>>(),
-    );
-    let told = site.wait_reason(CONFIG_NAME, "UpdateFailed");
-    let config = site
-        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
-        .unwrap();
-    let held = cidrs(&site.server.store(), GROUP).unwrap().len();
-    assert_eq!(
-        config["status"]["delegatedPrefixes"],
-        json!(["2001:db8:1234:5600::/56"]),
-        "the only group holds {held} CIDRs as before, {told}; {:?}",
-        site.events().last()
-    );
-}
-
-/// The Node cannot be read, and one target cannot be written: both hang.
-fn labels_and_a_target_hang() {
-    let (site, node) = Site::settled(1);
-    let list: Vec<Value> = ["a", GROUP]
-        .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [0, 1, 2]}))
-        .to_vec();
-    site.patch(
-        &format!("{CONFIGS}/{CONFIG_NAME}"),
-        json!({"spec": {"ciliumCIDRGroups": list}}),
-    );
-    site.wait_group(
-        "a",
-        &[
-            "2001:db8:1234:5670::/64",
-            "2001:db8:1234:5671::/64",
-            "2001:db8:1234:5672::/64",
-        ],
-    );
-    site.wait_reason(CONFIG_NAME, "Updated");
-    drop(node);
-    site.server
-        .inject(Plan::on("GET /api/v1/nodes/", usize::MAX, Fault::Hang));
-    site.server.inject(Plan::on(
-        "PATCH /apis/cilium.io/v2/ciliumcidrgroups/a",
-        usize::MAX,
-        Fault::Hang,
-    ));
-    let node = site.run(1);
-    site.interface.add(NEW_ADDRESS);
-    site.interface.remove(ADDRESS);
-    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
-    let told = ready(&site.server.store(), CONFIG_NAME);
-    let complaints = node.complaints();
-    drop(node);
-    assert!(reached.is_some(), "after four minutes: {told:?}, {complaints:#?}");
+    assert!(reached.is_some(), "after two minutes: {reported:?}, {complaints:#?}");
 }
 
 /// Each read takes longer than k6u waits; there are more of them than fit into a round.
@@ -901,74 +788,4 @@ fn twelve_targets_that_take_six_seconds() {
         "published after {published:?}, in the group after {followed:?}: {:#?}",
         node.complaints()
     );
-}
-
-/// A webhook that never answers is called for all that come before the one that works.
-fn four_targets_hang_on_write() {
-    hang_on_write(4);
-}
-
-/// The same, for almost three minutes.
-fn thirty_targets_hang_on_write() {
-    hang_on_write(30);
-}
-
-fn hang_on_write(count: usize) {
-    let (site, node) = Site::settled(1);
-    let names: Vec<String> = (0..count).map(|number| format!("a-{number:02}")).collect();
-    let list: Vec<Value> = names
-        .iter()
-        .map(String::as_str)
-        .chain([GROUP])
-        .map(|name| json!({"ciliumCIDRGroupName": name, "prefixIds": [0, 1, 2]}))
-        .collect();
-    site.patch(
-        &format!("{CONFIGS}/{CONFIG_NAME}"),
-        json!({"spec": {"ciliumCIDRGroups": list}}),
-    );
-    site.wait_group(
-        names.last().expect("a name"),
-        &[
-            "2001:db8:1234:5670::/64",
-            "2001:db8:1234:5671::/64",
-            "2001:db8:1234:5672::/64",
-        ],
-    );
-    site.wait_reason(CONFIG_NAME, "Updated");
-    site.server.inject(Plan::on(
-        "PATCH /apis/cilium.io/v2/ciliumcidrgroups/a-",
-        usize::MAX,
-        Fault::Webhook(SOON),
-    ));
-    site.renumber();
-    let since = Instant::now();
-    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
-    let time = since.elapsed();
-    let tried = requests(&site.server.store(), "PATCH /apis/cilium.io/v2/ciliumcidrgroups/a-").len();
-    println!("in the group after {time:?} and {tried} writes that nobody answered");
-    assert!(
-        reached.is_some(),
-        "after {time:?} and {tried} writes that hung: {:#?}",
-        node.complaints()
-    );
-}
-
-/// It is the same whatever the prefix is, so it is written without one as well.
-fn a_group_of_extra_cidrs_needs_no_prefix() {
-    let site = Site::new();
-    let group = json!({"ciliumCIDRGroupName": "fixed", "prefixIds": [], "extraCIDRs": ["192.168.0.0/16"]});
-    let lan = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]});
-    site.patch(
-        &format!("{CONFIGS}/{CONFIG_NAME}"),
-        json!({"spec": {"ciliumCIDRGroups": [lan, group]}}),
-    );
-    let _node = site.run(1);
-    let told = site.wait_reason(CONFIG_NAME, "NoPrefix");
-    site.wait_rounds(3);
-    let held = cidrs(&site.server.store(), "fixed");
-    assert_eq!(held, Some(vec!["192.168.0.0/16".to_string()]), "{told}");
-    assert!(site.group(GROUP).is_none(), "it depends on a prefix");
-    site.interface.add(ADDRESS);
-    site.wait_lan("2001:db8:1234:567");
-    site.wait_reason(CONFIG_NAME, "Updated");
 }

@@ -1,10 +1,13 @@
 //! What k6u's tests, demo and benchmark stand on: a Kubernetes API server, the machine that k6u runs on, and the
-//! example that most of them begin with.
+//! sites that most of them begin with.
 
 #![allow(clippy::pedantic)]
 
 pub mod apiserver;
 pub mod chart;
 pub mod example;
+pub mod golden;
 pub mod machine;
+pub mod site;
 pub mod skip;
+pub mod trio;

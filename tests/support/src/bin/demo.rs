@@ -1,4 +1,5 @@
-//! `make demo`: the main job as a short story, with the real binary given as the argument.
+//! `make demo`: the main job step by step, with the real binary given as the argument. With `--check`, the log is
+//! compared with a golden file.
 
 #![allow(clippy::pedantic)]
 
@@ -12,14 +13,17 @@ use k6u_testkit::apiserver::rbac::{Identity, cluster_role};
 use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs};
 use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC, cidrs_for, follows_since};
+use k6u_testkit::golden;
 use k6u_testkit::machine::namespace::{self, Interface};
 use k6u_testkit::machine::node::{Account, Node, Start};
 use k6u_testkit::machine::router::{Announced, Router, is_installed};
+use k6u_testkit::skip::skip;
+use serde_json::Value;
 
 /// Beside the group: Cilium's pool of addresses for Services, and the DNS record of a host.
 const KINDS: [&str; 2] = ["CiliumLoadBalancerIPPool", "DNSEndpoint"];
 /// Scaled down, as the tests with routers do.
-const STALE_AFTER: u32 = 2;
+const STALE_AFTER: u32 = 3;
 /// No step takes as long; all of them together stay below 20 s.
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -28,8 +32,9 @@ fn main() -> ExitCode {
         eprintln!("demo: name the k6u binary");
         return ExitCode::from(2);
     };
+    let is_checked = std::env::args_os().nth(2).is_some_and(|argument| argument == "--check");
     let result = match namespace::enter() {
-        Ok(()) => show(&binary),
+        Ok(()) => show(&binary, is_checked),
         Err(e) => {
             println!(
                 "This machine forbids network namespaces ({e}), so k6u cannot be shown on an interface of its own."
@@ -64,7 +69,7 @@ fn preview(binary: &Path) -> Result<(), String> {
     }
 }
 
-fn show(binary: &Path) -> Result<(), String> {
+fn show(binary: &Path, is_checked: bool) -> Result<(), String> {
     let server = ApiServer::start("127.0.0.1", Some(Cilium::Both), RBAC).map_err(|e| e.to_string())?;
     let account = Account::new(&server);
     let interface = Interface::named("eth0");
@@ -121,6 +126,7 @@ fn show(binary: &Path) -> Result<(), String> {
     step = Step::begin(&server);
     // With lifetimes, as an announced address has.
     interface.announce("2001:db8:9876:5431::10", 600, 7200);
+    step.wait_new("2001:db8:9876:543")?;
     interface.deprecate("2001:db8:1234:5671::10");
     step.end("from address to group", "2001:db8:9876:543", &node)?;
 
@@ -131,16 +137,17 @@ fn show(binary: &Path) -> Result<(), String> {
         preferred: 600,
     };
     let radvd;
-    if ["radvd", "nsenter", "unshare"]
+    let has_router = ["radvd", "nsenter", "unshare"]
         .iter()
-        .all(|program| is_installed(program))
-    {
+        .all(|program| is_installed(program));
+    if has_router {
         println!(
             "3. The router crashes, and then announces 2001:db8:aaaa:bbb1::/64 only (radvd). Nobody takes the old"
         );
         println!(
             "   prefix back: it stays preferred for ten minutes, but is stale after {STALE_AFTER} s here (1800 s by default)."
         );
+        interface.announce("2001:db8:9876:5431::10", 600, 7200);
         let router = Router::behind(&interface);
         radvd = Some((router.radvd("demo", "0.2", "0.3", &[third]), router));
         step.end("from the crash to the group", "2001:db8:aaaa:bbb", &node)?;
@@ -155,15 +162,11 @@ fn show(binary: &Path) -> Result<(), String> {
         step.end("from address to group", "2001:db8:aaaa:bbb", &node)?;
     }
 
-    let events = |store: &Store| store.objects.keys().filter(|key| key.resource == "events").count();
-    let reported = server.wait(PATIENCE, |store| (events(store) >= 3).then_some(()));
-    reported.ok_or("k6u did not report each change of prefix by an Event")?;
-
-    drop(radvd);
     println!("4. k6u gets SIGTERM.");
     let sent = Instant::now();
     node.signal(libc::SIGTERM);
     let status = node.wait(PATIENCE).ok_or("k6u does not end on SIGTERM")?;
+    drop(radvd);
     if status.code() != Some(0) {
         return Err(format!("k6u ended with {status}"));
     }
@@ -179,7 +182,17 @@ fn show(binary: &Path) -> Result<(), String> {
     println!(
         "\nIt also wrote an Event for each change of prefix, and the status of both objects: kubectl would show them."
     );
-    io::stdout().flush().map_err(|e| e.to_string())
+    io::stdout().flush().map_err(|e| e.to_string())?;
+    if is_checked {
+        if !has_router {
+            skip("radvd is needed to compare the demo's log with tests/golden/demo.log");
+            return Ok(());
+        }
+        let log: String = node.log().iter().map(|line| format!("{line}\n")).collect();
+        let varying = [golden::TIME, golden::PORT, golden::RELEASE];
+        golden::compare("demo.log", &log, &varying)?;
+    }
+    Ok(())
 }
 
 /// Rounds that changes wake are a second apart, when the one before was a change as well.
@@ -208,7 +221,20 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Waits until the group holds the three prefixes that start so, and no other.
+    /// Waits until the group holds a prefix that starts so.
+    fn wait_new(&self, start: &str) -> Result<(), String> {
+        let new = |store: &Store| {
+            cidrs(store, GROUP)?
+                .iter()
+                .any(|cidr| cidr.starts_with(start))
+                .then_some(())
+        };
+        self.server
+            .wait(PATIENCE, new)
+            .ok_or_else(|| format!("the group does not get {start}0::/64"))
+    }
+
+    /// Waits until the group holds the three prefixes that start so, and no other; and until an Event says so.
     fn end(&self, from: &str, start: &str, node: &Node) -> Result<(), String> {
         let wanted = cidrs_for(start);
         let targets = KINDS.map(Kind::named);
@@ -252,6 +278,15 @@ impl<'a> Step<'a> {
         println!("   DNS     {DNS_NAME}. {TTL} IN AAAA {addresses}");
         let took = at.duration_since(self.begun).as_secs_f64() * 1e3;
         println!("   {took:.1} ms {from}, {requests} requests\n");
-        Ok(())
+        drop(store);
+        let end = format!(" -> {start}0::/60");
+        let is_it = |event: &Value| event["message"].as_str().is_some_and(|text| text.ends_with(&end));
+        let reported = |store: &Store| {
+            let mut events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+            events.any(|(_, event)| is_it(event)).then_some(())
+        };
+        self.server
+            .wait(PATIENCE, reported)
+            .ok_or("k6u did not report the change of prefix by an Event".into())
     }
 }

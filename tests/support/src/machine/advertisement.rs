@@ -1,5 +1,5 @@
 //! Router advertisements (RFC 4861 section 4.2) from the other end of an interface's cable, for what no router software
-//! lets itself be told to announce, and without any.
+//! can be configured to announce, and without any.
 
 use std::io;
 use std::mem::{ManuallyDrop, size_of};

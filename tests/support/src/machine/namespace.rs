@@ -119,7 +119,7 @@ impl Interface {
         ask(libc::RTM_NEWLINK, 0, &link).expect("the other end moves");
     }
 
-    /// Adds an address that is preferred and valid for ever.
+    /// Adds an address that is preferred and valid forever.
     pub fn add(&self, address: &str) {
         self.set(address, 64, u32::MAX, u32::MAX);
     }

@@ -252,7 +252,7 @@ impl Router {
         spawn(&mut command, self.folder.join("dnsmasq.log"))
     }
 
-    /// Kea, which delegates a /60 by DHCPv6, and remembers nothing when it is started anew. Lifetimes in
+    /// Kea, which delegates a /60 by DHCPv6, and remembers nothing after a restart. Lifetimes in
     /// seconds; the client renews after a quarter of the preferred one.
     pub fn kea(&self, delegated: &str, preferred: u32, valid: u32) -> Program {
         let name = &self.name;

@@ -1,4 +1,4 @@
-//! What admission refuses, by webhooks and policies; and the Events that tell of it.
+//! What admission refuses, by webhooks and policies; and the Events that report it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,15 +1,18 @@
 //! Three nodes of one site, one API server.
 
-use k6u_testkit::apiserver::store::{Key, Store};
-use k6u_testkit::machine::namespace::Interface;
+use crate::apiserver::store::{Key, Store};
+use crate::machine::namespace::Interface;
 use serde_json::{Value, json};
 
 use crate::site::{CONFIG_NAME, NODE, NODE_CONFIGS, Running, SOON, Site};
 
 /// Three nodes, each a process if nothing else, and the interfaces that they watch.
 pub struct Trio<N = Running> {
+    /// The API server, and what else they share.
     pub site: Site,
+    /// The interface of each node, or the one of all.
     pub interfaces: Vec<Interface>,
+    /// What runs on each of [`NAMES`].
     pub nodes: Vec<N>,
 }
 

@@ -1,21 +1,20 @@
-//! Scenarios that need much of the machine.
+//! Memory: large answers and objects, many addresses and entries.
+
+use std::fs;
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::machine::node::Node;
+use k6u_testkit::site::{ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, SOON, Site, at_once, binary, ready};
 use serde_json::{Map, Value, json};
 
-use crate::faults::{limit, peak};
-use crate::site::{
-    CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, ready, requests,
-};
 use crate::{Scenario, boards};
 
 pub const ALL: &[Scenario] = scenarios![
-    answers_that_fill_the_memory,
-    ten_nodes_cost_what_the_simulation_says,
     answers_that_are_too_large,
+    answers_that_fill_the_memory,
     large_objects_that_are_fine,
     an_interface_with_two_thousand_addresses,
     twelve_hundred_entries,
@@ -30,6 +29,21 @@ pub const ALONE: &[&str] = &[
     "twelve_hundred_entries",
     "as_many_prefixes_groups_and_ids_as_there_may_be",
 ];
+
+/// The most that k6u ever had in memory, in KiB.
+pub fn peak(node: &Node) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.id())).expect("it runs");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a peak");
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The pod's limit, in KiB. This binary is not the stripped one of the image, so its own size is added.
+pub fn limit() -> u64 {
+    16 * 1024 + fs::metadata(binary()).expect("the binary").len() / 1024
+}
 
 /// Whether k6u is without optimisation, or on an emulated processor: then answers are smaller, because a request has
 /// ten seconds. A binary that is named is a release.
@@ -158,7 +172,7 @@ fn an_interface_with_two_thousand_addresses() {
     for number in 0..2000 {
         site.interface.add(&format!("2001:db8:9876:5431::{number:x}"));
     }
-    site.interface.remove("2001:db8:1234:5671::10");
+    site.interface.remove(ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
     site.wait_rounds(2);
@@ -167,7 +181,7 @@ fn an_interface_with_two_thousand_addresses() {
 }
 
 fn twelve_hundred_entries() {
-    let site = Site::with_address("2001:db8:1234:5671::10");
+    let site = Site::with_address(ADDRESS);
     let entry = |n: usize| {
         let deprecated: Vec<String> = (0..16)
             .map(|at| format!("2001:db8:{:x}:{n:x}::/64 left out: deprecated", 0x2000 + at))
@@ -188,57 +202,11 @@ fn twelve_hundred_entries() {
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
     // All the others still see the old prefix.
-    site.interface.add(NEW_ADDRESS);
-    site.interface.remove("2001:db8:1234:5671::10");
+    site.renumber();
     let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(site.server.wait(SOON, both).is_some(), "the group does not follow");
     assert!(peak(&node) < limit(), "{} KiB", peak(&node));
     assert_eq!(node.complaints(), [""; 0]);
-}
-
-/// Each node looks after the target in each round. And nobody undoes a write: for a renumbering the group is written twice, with both prefixes, and with
-/// the new one.
-fn ten_nodes_cost_what_the_simulation_says() {
-    const NODES: usize = 10;
-    let site = Site::with_address("2001:db8:1234:5671::10");
-    let node_config = format!("{NODE_CONFIGS}/ip6-update-node1");
-    site.patch(&node_config, json!({"spec": {"nodeSelector": null}}));
-    let start = |number| {
-        let name = format!("worker{number}.example.com");
-        site.publish(&name, &["2001:db8:1234:5671::/64"]);
-        let start = site.start().with("NODE_NAME", &name).with("UPDATE_INTERVAL", "1");
-        Running(start.spawn())
-    };
-    let nodes: Vec<Running> = (0..NODES).map(start).collect();
-    nodes.iter().for_each(|node| node.wait_log("DEBUG round: ", SOON));
-    site.wait_rounds(2 * NODES);
-    let counts = || {
-        let store = site.server.store();
-        let (all, second) = (
-            requests(&store, &format!("GET {NODE_CONFIGS}")),
-            requests(&store, &format!("GET {CONFIGS}")),
-        );
-        (all.len(), second.len())
-    };
-    let before = counts();
-    site.wait_rounds(20 * NODES);
-    let after = counts();
-    // A round is cut in two where counting begins and ends, at most once for each node.
-    let lists = (after.0 - before.0, after.1 - before.1);
-    assert!(
-        lists.0.abs_diff(lists.1) <= 2 * NODES,
-        "{lists:?} lists of node configs and configs"
-    );
-    let written = site.group_history(GROUP).len();
-    site.interface.add(NEW_ADDRESS);
-    site.interface.remove("2001:db8:1234:5671::10");
-    site.wait_lan("2001:db8:9876:543");
-    site.wait_rounds(2 * NODES);
-    let written = site.group_history(GROUP).len() - written;
-    assert!(written <= 2, "{written} writes of the group for a renumbering");
-    for node in &nodes {
-        assert_eq!(node.complaints(), [""; 0]);
-    }
 }
 
 /// 262,144 CIDRs in all, as many in each group as k6u writes: either that fits into the memory of the pod, or it says
@@ -270,7 +238,7 @@ fn as_many_prefixes_groups_and_ids_as_there_may_be() {
     site.wait_rounds(4);
     let grown = peak(&node) - before;
     println!("{} KiB, {grown} KiB more", peak(&node));
-    let told = ready(&site.server.store(), CONFIG_NAME);
-    assert!(grown < 8 * 1024, "{grown} KiB more: {told:?}");
-    assert!(reached.is_some(), "{told:?}, {:#?}", node.complaints());
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    assert!(grown < 8 * 1024, "{grown} KiB more: {reported:?}");
+    assert!(reached.is_some(), "{reported:?}, {:#?}", node.complaints());
 }

@@ -3,41 +3,91 @@
 use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::example::cidrs_for;
 use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::site::{
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, requests,
+};
 use serde_json::json;
 
 use crate::Scenario;
-use crate::site::{CONFIG_NAME, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, requests};
 
 pub const ALL: &[Scenario] = scenarios![
+    an_interface_by_an_alternative_name,
+    an_interface_with_three_hundred_names,
     the_old_prefix_is_deprecated,
     the_old_address_is_taken_away,
     an_address_changes_in_two_steps,
     all_addresses_are_lost,
     only_local_addresses,
     two_uplinks_keep_both,
-    addresses_that_are_written_anew,
+    addresses_that_are_rewritten,
     a_rogue_prefix_is_kept_out,
     changes_that_mean_nothing_cost_no_request,
     a_flood_of_changes_costs_one_round_a_second,
-    the_interface_disappears_and_comes_back,
-    the_interface_is_renamed,
     a_prefix_moves_between_two_interfaces,
     a_thousand_prefixes_of_an_attacker,
+    the_interface_disappears_and_comes_back,
+    the_interface_is_renamed,
     a_prefix_that_is_announced_no_longer,
-    a_deprecated_prefix_is_kept_for_a_while
+    a_deprecated_prefix_is_kept_for_a_while,
 ];
 
-const OLD: &str = "2001:db8:1234:5671::10";
-const NEW: &str = "2001:db8:9876:5431::10";
 /// What k6u says of a change that it reacts to without delay.
 const AT_ONCE: &str = "the addresses changed: next round in 0 ms";
 
+/// Alternative names for an interface: one that a plain name could be, and one that is too long for that.
+pub fn alternative_names(site: &Site) -> [String; 2] {
+    let name = &site.interface.name;
+    [
+        format!("uplink-{name}"),
+        format!("{name}-that-udev-named-by-its-slot-enp135s0f1v3d1np1"),
+    ]
+}
+
+fn an_interface_by_an_alternative_name() {
+    for at in 0..2 {
+        let site = Site::with_address(ADDRESS);
+        let name = &alternative_names(&site)[at];
+        site.interface.add_name(name).expect("an alternative name");
+        let path = format!("{NODE_CONFIGS}/ip6-update-node1");
+        site.patch(&path, json!({"spec": {"interface": name}}));
+        let node = site.run(1);
+        site.wait_lan("2001:db8:1234:567");
+        // A change of the address wakes it, whichever name it knows.
+        site.renumber();
+        site.wait_lan("2001:db8:9876:543");
+        let entry = site
+            .object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
+            .unwrap();
+        let entry = &entry["status"]["nodes"][NODE];
+        assert_eq!(entry["prefixes"], json!(["2001:db8:9876:5431::/64"]));
+        assert_eq!(entry["message"].as_str().unwrap_or_default(), "");
+        node.wait_log(&format!("{name}: prefixes "), SOON);
+        site.wait_reason(CONFIG_NAME, "Updated");
+        assert_eq!(node.complaints(), [""; 0]);
+    }
+}
+
+/// All of them are in the kernel's answer, whatever is asked for.
+fn an_interface_with_three_hundred_names() {
+    let site = Site::with_address(ADDRESS);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    for number in 0..300 {
+        let name = format!("{number:03}-{}", "x".repeat(120));
+        site.interface.add_name(&name).expect("an alternative name");
+    }
+    site.renumber();
+    site.wait_lan("2001:db8:9876:543");
+    assert_eq!(node.complaints(), [""; 0]);
+}
+
 fn the_old_prefix_is_deprecated() {
     let (site, node) = Site::settled(3600);
-    site.interface.add(NEW);
-    site.interface.deprecate(OLD);
+    site.interface.add(NEW_ADDRESS);
+    site.interface.deprecate(ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     node.wait_log(AT_ONCE, SOON);
     let group = site.group(GROUP).unwrap();
@@ -51,8 +101,8 @@ fn the_old_prefix_is_deprecated() {
 
 fn the_old_address_is_taken_away() {
     let (site, node) = Site::settled(3600);
-    site.interface.remove(OLD);
-    site.interface.add(NEW);
+    site.interface.remove(ADDRESS);
+    site.interface.add(NEW_ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     node.wait_log(AT_ONCE, SOON);
     let history = site.group_history(GROUP);
@@ -64,10 +114,10 @@ fn the_old_address_is_taken_away() {
 
 fn an_address_changes_in_two_steps() {
     let (site, node) = Site::settled(3600);
-    site.interface.add(NEW);
-    let both = |store: &k6u_testkit::apiserver::store::Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
+    site.interface.add(NEW_ADDRESS);
+    let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(site.server.wait(SOON, both).is_some(), "{:#?}", node.log());
-    site.interface.remove(OLD);
+    site.interface.remove(ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     node.wait_count(AT_ONCE, 2, SOON);
     assert_eq!(node.count("the addresses changed: "), 2, "{:#?}", node.log());
@@ -77,7 +127,7 @@ fn an_address_changes_in_two_steps() {
 fn all_addresses_are_lost() {
     let (site, node) = Site::settled(3600);
     let group = site.group(GROUP).unwrap();
-    site.interface.remove(OLD);
+    site.interface.remove(ADDRESS);
     let condition = site.wait_reason(CONFIG_NAME, "NoPrefix");
     assert_eq!(condition["status"], "False");
     let message = condition["message"].as_str().unwrap();
@@ -95,14 +145,14 @@ fn all_addresses_are_lost() {
     assert_eq!(entry["status"]["nodes"][NODE]["prefixes"], json!([]));
     assert!(node.wait_complaints(1)[0].contains("IP6UpdateConfig ip6-update-config is not Ready: NoPrefix: "));
 
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
-    let told = site.server.wait(SOON, |store| {
+    let reported = site.server.wait(SOON, |store| {
         let count = store.objects.keys().filter(|key| key.resource == "events").count();
         (count == 3).then_some(())
     });
-    assert!(told.is_some(), "{:?}", site.events());
+    assert!(reported.is_some(), "{:?}", site.events());
     let events = site.events();
     assert_eq!(events.iter().filter(|(reason, _)| reason == "NoPrefix").count(), 1);
     let moved = "2001:db8:1234:5670::/60 -> 2001:db8:9876:5430::/60".to_string();
@@ -125,9 +175,9 @@ fn only_local_addresses() {
 }
 
 fn two_uplinks_keep_both() {
-    let site = Site::with_address(OLD);
+    let site = Site::with_address(ADDRESS);
     let second = Interface::new();
-    second.add(NEW);
+    second.add(NEW_ADDRESS);
     let node_config = NODE_CONFIG
         .replace("eth0", &second.name)
         .replace("ip6-update-node1", "ip6-update-node1-cable");
@@ -145,7 +195,7 @@ fn two_uplinks_keep_both() {
 
 /// As NetworkManager does when another prefix is new: it takes addresses away and writes them again, with what is
 /// left of their lifetimes.
-fn addresses_that_are_written_anew() {
+fn addresses_that_are_rewritten() {
     let site = Site::new();
     let patch = json!({"spec": {"staleAfterSeconds": 2}});
     site.patch(&format!("{NODE_CONFIGS}/ip6-update-node1"), patch);
@@ -156,18 +206,18 @@ fn addresses_that_are_written_anew() {
         site.interface.set(address, 64, left, left);
     };
     let first = Instant::now();
-    write(OLD, first);
+    write(ADDRESS, first);
     site.wait_lan("2001:db8:1234:567");
     let mut last = first;
     while cidrs(&site.server.store(), GROUP) != Some(cidrs_for("2001:db8:9876:543").to_vec()) {
         assert!(first.elapsed() < SOON, "the old prefix does not become stale");
         last = Instant::now();
-        write(NEW, last);
+        write(NEW_ADDRESS, last);
         std::thread::sleep(Duration::from_millis(200));
     }
     let before = site.group_history(GROUP).len();
     for _ in 0..20 {
-        for (address, announced) in [(OLD, first), (NEW, last)] {
+        for (address, announced) in [(ADDRESS, first), (NEW_ADDRESS, last)] {
             site.interface.remove(address);
             write(address, announced);
         }
@@ -179,9 +229,9 @@ fn addresses_that_are_written_anew() {
 }
 
 fn a_rogue_prefix_is_kept_out() {
-    let site = Site::with_address(OLD);
+    let site = Site::with_address(ADDRESS);
     site.patch(
-        &format!("{}/{CONFIG_NAME}", crate::site::CONFIGS),
+        &format!("{}/{CONFIG_NAME}", CONFIGS),
         json!({"spec": {"allowedPrefixes": ["2001:db8::/32"]}}),
     );
     let _node = site.run(1);
@@ -199,9 +249,8 @@ fn a_rogue_prefix_is_kept_out() {
 
 /// Waits until the node's entry has this number of prefixes, and a message that contains this; none if it is empty.
 fn wait_entry(site: &Site, prefixes: usize, text: &str) {
-    let key =
-        k6u_testkit::apiserver::store::Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
-    let is_so = |store: &k6u_testkit::apiserver::store::Store| {
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let is_so = |store: &Store| {
         let entry = &store.objects[&key]["status"]["nodes"][NODE];
         let message = entry["message"].as_str().unwrap_or_default();
         let says_it = message.contains(text) && message.is_empty() == text.is_empty();
@@ -250,7 +299,7 @@ fn a_flood_of_changes_costs_one_round_a_second() {
 }
 
 fn a_prefix_moves_between_two_interfaces() {
-    let site = Site::with_address(OLD);
+    let site = Site::with_address(ADDRESS);
     let second = Interface::new();
     let node_config = NODE_CONFIG
         .replace("eth0", &second.name)
@@ -258,8 +307,8 @@ fn a_prefix_moves_between_two_interfaces() {
     site.server.create(&node_config);
     let node = site.run(3600);
     site.wait_lan("2001:db8:1234:567");
-    site.interface.remove(OLD);
-    second.add(OLD);
+    site.interface.remove(ADDRESS);
+    second.add(ADDRESS);
     node.wait_log(
         &format!("{}: prefixes none -> 2001:db8:1234:5671::/64", second.name),
         SOON,
@@ -273,7 +322,7 @@ fn a_thousand_prefixes_of_an_attacker() {
     let (site, _node) = Site::settled(1);
     let allow = |allowed: serde_json::Value| {
         let spec = json!({"spec": {"allowedPrefixes": allowed}});
-        site.patch(&format!("{}/{CONFIG_NAME}", crate::site::CONFIGS), spec);
+        site.patch(&format!("{}/{CONFIG_NAME}", CONFIGS), spec);
     };
     allow(json!(["2001:db8:1234::/48"]));
     // The nodes hear of it in their next round.
@@ -303,20 +352,20 @@ fn the_interface_disappears_and_comes_back() {
     );
     site.wait_lan("2001:db8:1234:567");
     site.interface = Interface::named(&name);
-    site.interface.add(NEW);
+    site.interface.add(NEW_ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
     node.wait_complaints(1);
 }
 
 fn the_interface_is_renamed() {
-    let mut site = Site::with_address(OLD);
+    let mut site = Site::with_address(ADDRESS);
     let _node = site.run(1);
     site.wait_lan("2001:db8:1234:567");
     let old_name = site.interface.name.clone();
     site.interface.rename("renamed0");
     // An older kernel took it away.
-    site.interface.add(OLD);
+    site.interface.add(ADDRESS);
     site.wait_reason(CONFIG_NAME, "NoPrefix");
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
@@ -334,24 +383,22 @@ fn a_prefix_that_is_announced_no_longer() {
         json!({"spec": {"staleAfterSeconds": 2}}),
     );
     let announce = |address: &str| site.interface.set(address, 64, 1800, 3600);
-    announce(OLD);
-    announce(NEW);
-    let held = |count: usize| {
-        move |store: &k6u_testkit::apiserver::store::Store| (cidrs(store, GROUP)?.len() == count).then_some(())
-    };
+    announce(ADDRESS);
+    announce(NEW_ADDRESS);
+    let held = |count: usize| move |store: &Store| (cidrs(store, GROUP)?.len() == count).then_some(());
     assert!(site.server.wait(SOON, held(6)).is_some(), "{:#?}", node.log());
     // The router announces only the new one from here on.
     let deadline = Instant::now() + SOON;
     while held(3)(&site.server.store()).is_none() {
         assert!(Instant::now() < deadline, "{:#?}", node.log());
-        announce(NEW);
+        announce(NEW_ADDRESS);
         std::thread::sleep(Duration::from_millis(500));
     }
     site.wait_lan("2001:db8:9876:543");
     node.wait_log("2001:db8:1234:5671::/64 left out: stale ", SOON);
     // It is announced again.
-    announce(OLD);
-    announce(NEW);
+    announce(ADDRESS);
+    announce(NEW_ADDRESS);
     assert!(site.server.wait(SOON, held(6)).is_some(), "{:#?}", node.log());
 }
 
@@ -361,13 +408,11 @@ fn a_deprecated_prefix_is_kept_for_a_while() {
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
         json!({"spec": {"keepDeprecatedSeconds": 5}}),
     );
-    site.interface.add(NEW);
-    let held = |count: usize| {
-        move |store: &k6u_testkit::apiserver::store::Store| (cidrs(store, GROUP)?.len() == count).then_some(())
-    };
+    site.interface.add(NEW_ADDRESS);
+    let held = |count: usize| move |store: &Store| (cidrs(store, GROUP)?.len() == count).then_some(());
     assert!(site.server.wait(SOON, held(6)).is_some(), "{:#?}", node.log());
     let begun = Instant::now();
-    site.interface.deprecate(OLD);
+    site.interface.deprecate(ADDRESS);
     site.wait_lan("2001:db8:9876:543");
     let kept = begun.elapsed();
     assert!(kept >= Duration::from_secs(4), "kept for {kept:?} only");

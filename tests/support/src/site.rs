@@ -1,40 +1,73 @@
 //! A site as users have it: a cluster, a node, an interface, the two objects.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use k6u_testkit::apiserver::fault::{Fault, Plan};
-use k6u_testkit::apiserver::http::Response;
-use k6u_testkit::apiserver::kinds::KINDS;
-use k6u_testkit::apiserver::rbac::{Attempt, Identity, cluster_role};
-use k6u_testkit::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
-use k6u_testkit::apiserver::store::{Key, Store};
-use k6u_testkit::example::cidrs_for;
-pub use k6u_testkit::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC};
-use k6u_testkit::machine::namespace::Interface;
-use k6u_testkit::machine::node::{Account, Node, Start};
+use crate::apiserver::fault::{Fault, Plan};
+use crate::apiserver::http::Response;
+use crate::apiserver::kinds::KINDS;
+use crate::apiserver::rbac::{Attempt, Identity, cluster_role};
+use crate::apiserver::server::{ApiServer, Cilium, TOKEN, cidrs, cidrs_of};
+use crate::apiserver::store::{Key, Store};
+use crate::example::cidrs_for;
+pub use crate::example::{CONFIG, CRDS, GROUP, NODE, NODE_CONFIG, RBAC};
+use crate::machine::namespace::Interface;
+use crate::machine::node::{Account, Node, Start};
 use serde_json::{Value, json};
+
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the binary that cargo built for this test; K6U_BIN overrides it, with a musl build for example. A test's `main`
+/// calls this first.
+pub fn use_binary(built: &str) {
+    let binary = std::env::var_os("K6U_BIN").map_or_else(|| built.into(), PathBuf::from);
+    BINARY.get_or_init(|| binary);
+}
+
+/// The binary under test.
+///
+/// # Panics
+/// If [`use_binary`] was not called.
+pub fn binary() -> &'static Path {
+    BINARY.get().expect("main calls use_binary")
+}
 
 /// The config of the examples.
 pub const CONFIG_NAME: &str = "ip6-update-config";
 
+/// Another node.
+pub const NODE_2: &str = "node2.example.com";
+
 /// Longer than anything takes that comes at all, on whatever machine: a wait ends when the thing is there.
 pub const SOON: Duration = Duration::from_secs(120);
-/// The lists that k6u reads and writes.
+/// The list of IP6UpdateConfigs.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
+/// The list of IP6UpdateNodeConfigs.
 pub const NODE_CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
+/// The content type of merge patches.
 pub const MERGE: &str = "application/merge-patch+json";
-/// An address of the first delegated prefix, and one of the next.
+/// An address of the first delegated prefix.
 pub const ADDRESS: &str = "2001:db8:1234:5671::10";
+/// An address of the delegated prefix after a renumbering.
 pub const NEW_ADDRESS: &str = "2001:db8:9876:5431::10";
 
 /// A cluster with one interface.
 pub struct Site {
+    /// The API server.
     pub server: ApiServer,
+    /// The service account's files.
     pub account: Account,
+    /// The interface that the node config names.
     pub interface: Interface,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Site::new()
+    }
 }
 
 impl Site {
@@ -72,7 +105,7 @@ impl Site {
 
     /// How k6u is started here. Everything is logged, so that everything is searched for the token.
     pub fn start(&self) -> Start {
-        Start::new(&crate::binary(), &self.server, &self.account, NODE).with("RUST_LOG", "trace")
+        Start::new(binary(), &self.server, &self.account, NODE).with("RUST_LOG", "trace")
     }
 
     /// Runs k6u with this interval in seconds.
@@ -107,7 +140,7 @@ impl Site {
     }
 
     /// Deletes the IP6UpdateNodeConfig and creates it again.
-    pub fn make_node_config_anew(&self) {
+    pub fn recreate_node_config(&self) {
         self.server
             .admin("DELETE", &format!("{NODE_CONFIGS}/ip6-update-node1"), "", &Value::Null);
         self.server.create(&NODE_CONFIG.replace("eth0", &self.interface.name));
@@ -189,6 +222,23 @@ impl Site {
         self.object("cilium.io", "ciliumcidrgroups", name)
     }
 
+    /// How many CIDRs the example's group holds.
+    pub fn held(&self) -> usize {
+        cidrs(&self.server.store(), GROUP).map_or(0, |cidrs| cidrs.len())
+    }
+
+    /// Puts a spec of the example's config into the store that the schema would refuse, as if it were older than the
+    /// schema.
+    pub fn force_spec(&self, spec: Value) {
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+        let mut store = self.server.store();
+        let mut config = store.objects[&key].clone();
+        config["spec"] = spec;
+        let generation = config["metadata"]["generation"].as_i64().unwrap_or_default();
+        config["metadata"]["generation"] = json!(generation + 1);
+        store.put(key, config);
+    }
+
     /// A group that somebody else made before.
     pub fn create_group(&self, name: &str, cidrs: &[&str]) {
         let group = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata": {"name": name},
@@ -244,7 +294,7 @@ impl Site {
             .collect()
     }
 
-    /// The requests so far that write, but for what nodes publish, which they do every minute.
+    /// The requests so far that write, but for what nodes publish.
     pub fn changes(&self) -> Vec<String> {
         let mut all = writes(&self.server.store());
         all.retain(|line| !line.starts_with(&format!("PATCH {NODE_CONFIGS}/")));
@@ -426,11 +476,40 @@ pub fn writes(store: &Store) -> Vec<String> {
     lines.filter(|line| !line.starts_with("GET ")).collect()
 }
 
+/// A node's entry in the example's IP6UpdateNodeConfig.
+pub fn entry(store: &Store, node: &str) -> Option<Value> {
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    Some(store.objects.get(&key)?["status"]["nodes"][node].clone()).filter(Value::is_object)
+}
+
+/// The message of a condition or an entry.
+pub fn message(value: &Value) -> &str {
+    value["message"].as_str().unwrap_or_default()
+}
+
+/// An answer with this JSON.
+pub fn json_answer(body: &Value) -> Fault {
+    Fault::Answer(Response::new(200, "application/json", body.to_string()))
+}
+
 /// What an API server answers that refuses something about one object.
 pub fn refusal(status: u16, reason: &str, message: &str, name: &str) -> Fault {
     let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status, "message": message,
         "details": {"name": name}});
     Fault::Answer(Response::new(status, "application/json", body.to_string()))
+}
+
+/// What an API server says whose admission webhook is down.
+pub const WEBHOOK: &str = "Internal error occurred: failed calling webhook \"guard.example.com\": connection refused";
+
+/// The ways in which admission refuses; none of them is a missing right.
+pub fn refusals(name: &str) -> [Fault; 3] {
+    let policy = format!("{name:?} is forbidden: ValidatingAdmissionPolicy 'guard' denied request: not on Fridays");
+    [
+        refusal(500, "InternalError", WEBHOOK, name),
+        refusal(403, "Forbidden", &policy, name),
+        refusal(422, "Invalid", &format!("{name:?} is invalid: too long"), name),
+    ]
 }
 
 /// Whether the example's group holds something that starts so.

@@ -1,0 +1,718 @@
+//! What a node publishes, and which node configs select it.
+
+use std::time::{Duration, Instant};
+
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::server::{Cilium, cidrs};
+use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::machine::namespace::Interface;
+use k6u_testkit::site::{
+    ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIG, NODE_CONFIGS, Running, SOON,
+    Site, at_once, entry, follows, message, ready, reasons, refusal, refusals, requests, writes,
+};
+use k6u_testkit::trio::{NAMES, Trio, published};
+use serde_json::{Map, Value, json};
+
+use crate::Scenario;
+use crate::clockwork::{Clockwork, INTERVAL, beside_a_silent_node, rounds_of_all};
+
+pub const ALL: &[Scenario] = scenarios![
+    a_change_whose_second_list_fails,
+    labels_are_read_every_five_minutes,
+    a_node_object_that_is_missing_once,
+    a_node_object_that_is_missing_at_the_start,
+    an_entry_that_a_webhook_always_changes,
+    publications_whose_answers_are_lost,
+    a_node_config_stops_matching,
+    an_idle_node_asks_for_one_list_while_others_publish,
+    idle_nodes_report_that_nobody_publishes,
+    an_entry_is_removed_though_conflicts_come_first,
+    a_problem_ends_with_its_node_config,
+    a_long_node_selector,
+    a_node_that_kubernetes_does_not_know,
+    one_node_config_refused_for_all,
+    a_node_that_moves_and_is_refused,
+    a_stale_message_of_an_idle_node,
+    a_single_node_that_cannot_publish_restores_its_group,
+    two_node_configs_hang,
+    the_first_node_that_publishes_comes_last,
+    a_refused_status_of_a_node_config,
+    endless_conflicts_on_a_publication,
+    an_entry_that_is_not_stored_as_it_was_sent,
+    somebody_else_writes_the_entry,
+];
+
+/// "A node does this half if it published a change [...] or did not come to its end."
+fn a_change_whose_second_list_fails() {
+    let (site, node) = Site::settled(1);
+    let entry = json!({"prefixes": ["2001:db8:1234:5671::/64"], "observedTime": "2026-11-24T00:00:00Z"});
+    let others: Map<String, Value> = (0..296)
+        .map(|n| (format!("other{n}.example.com"), entry.clone()))
+        .collect();
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
+        json!({"status": {"nodes": others}}),
+    );
+    site.wait_rounds(2);
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/"),
+        1,
+        Fault::Late(Duration::from_millis(1500)),
+    ));
+    site.interface.add(NEW_ADDRESS);
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let published = |store: &Store| {
+        let entry = &store.objects[&key]["status"]["nodes"][NODE];
+        entry.to_string().contains("2001:db8:9876:5431").then_some(())
+    };
+    assert!(site.server.wait(SOON, published).is_some());
+    site.server.inject(Plan::on(
+        &format!("GET {NODE_CONFIGS}"),
+        1,
+        refusal(500, "InternalError", "etcdserver: leader changed", ""),
+    ));
+    let since = Instant::now();
+    let reached = site
+        .server
+        .wait(Duration::from_secs(12), |store| follows(store, "2001:db8:9876:543"));
+    let log = node.log();
+    let rounds: Vec<&String> = log
+        .iter()
+        .rev()
+        .filter(|line| line.contains("round: "))
+        .take(6)
+        .collect();
+    let rounds: Vec<String> = rounds.into_iter().cloned().collect();
+    drop(node);
+    assert!(
+        reached.is_some(),
+        "published {:?} ago, and no second half since: {rounds:#?}",
+        since.elapsed()
+    );
+}
+
+fn labels_are_read_every_five_minutes() {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": null, "uplink": "dsl"}}}),
+    );
+    let mut node = Clockwork::start(&site);
+    site.patch(
+        "/api/v1/nodes/node1.example.com",
+        json!({"metadata": {"labels": {"uplink": "dsl"}}}),
+    );
+    node.rounds(29);
+    let asked = || requests(&site.server.store(), "GET /api/v1/nodes/").len();
+    assert_eq!((asked(), site.held()), (1, 0));
+    node.rounds(1);
+    assert_eq!((asked(), site.held()), (2, 3));
+}
+
+/// "A failed read of the node's labels leaves the last known ones" (4xx).
+fn a_node_object_that_is_missing_once() {
+    let (site, mut node) = beside_a_silent_node();
+    site.server.inject(Plan::on(
+        "GET /api/v1/nodes/",
+        1,
+        refusal(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
+    ));
+    let mut rounds = 0;
+    for round in 1..=26 {
+        node.round_after(INTERVAL);
+        if site.held() < 6 {
+            rounds += 1;
+            eprintln!("round {round}: the group holds {}", site.held());
+        }
+    }
+    assert_eq!(
+        rounds, 0,
+        "rounds in which the prefix of node 1, which sees it all the time, was not in the group"
+    );
+}
+
+/// "Before the first success this node stays where it has an entry."
+fn a_node_object_that_is_missing_at_the_start() {
+    let site = Site::with_address(ADDRESS);
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.server.inject(Plan::on(
+        "GET /api/v1/nodes/",
+        1,
+        refusal(404, "NotFound", "nodes \"node1.example.com\" not found", NODE),
+    ));
+    let mut node = Clockwork::start(&site);
+    node.rounds(6);
+    assert!(entry(&site.server.store(), NODE).is_some());
+    assert_eq!(site.held(), 3);
+}
+
+/// How often the entries of the example's node config were written.
+pub fn publications(site: &Site) -> usize {
+    requests(
+        &site.server.store(),
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+    )
+    .len()
+}
+
+/// What is not stored as it was sent is published once a minute, and CRDs are applied as often.
+fn an_entry_that_a_webhook_always_changes() {
+    let site = Site::with_address(ADDRESS);
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updatenodeconfigs" {
+            object["status"]["nodes"][NODE]["prefixes"] = json!([]);
+        }
+    });
+    let mut node = Clockwork::start(&site);
+    let apply = || requests(&site.server.store(), "PATCH /apis/apiextensions.k8s.io/").len();
+    let before = (publications(&site), apply());
+    node.rounds(60);
+    let (published, applied) = (publications(&site) - before.0, apply() - before.1);
+    assert!(
+        published <= 11 && applied <= 2 * 11,
+        "{published} publications, {applied} CRDs in ten minutes"
+    );
+    let reported = site.wait_reason(CONFIG_NAME, "UpdateFailed").to_string();
+    assert!(reported.contains("an admission webhook changes it"), "{reported}");
+    let events = site.events();
+    assert_eq!(
+        events.iter().filter(|(reason, _)| reason == "PublishFailed").count(),
+        1,
+        "{events:?}"
+    );
+    site.server.store().mutation = None;
+    node.rounds(8);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+/// The change is stored, so to the next round it is none; but nobody may have followed it yet.
+fn publications_whose_answers_are_lost() {
+    let (site, mut node) = Clockwork::settled();
+    // The publication is carried out twice, because a dead connection is tried again; both answers are lost.
+    let lost = Plan::on(
+        "PATCH /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs",
+        2,
+        Fault::CutAt(0),
+    );
+    site.server.inject(lost);
+    site.interface.add("2001:db8:aaaa:bbb0::10");
+    node.run(Duration::from_secs(30));
+    assert_eq!(
+        cidrs(&site.server.store(), GROUP).map(|held| held.len()),
+        Some(6),
+        "nobody took it on"
+    );
+    let recovered = "IP6UpdateNodeConfig ip6-update-node1: recovered after 1 failure";
+    assert_eq!(node.count(recovered), 1, "{:#?}", node.log());
+}
+
+fn a_node_config_stops_matching() {
+    let site = Site::with_address(ADDRESS);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "another"}}}),
+    );
+    node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
+    let config = || {
+        site.object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
+            .unwrap()
+    };
+    let removed = site.server.wait(SOON, |store| {
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        store.objects[&key]["status"]["nodes"].get(NODE).is_none().then_some(())
+    });
+    assert!(removed.is_some(), "{}", config());
+    site.wait_rounds(3);
+    assert_eq!(node.count("no IP6UpdateNodeConfig selects"), 1, "said once");
+    site.wait_lan("2001:db8:1234:567");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": NODE}}}),
+    );
+    node.wait_log("an IP6UpdateNodeConfig selects node node1.example.com now", SOON);
+}
+
+/// Runs k6u on a node that no IP6UpdateNodeConfig selects.
+fn run_idle(site: &Site) -> Running {
+    site.server.add_node("other.example.com");
+    Running(
+        site.start()
+            .with("NODE_NAME", "other.example.com")
+            .with("UPDATE_INTERVAL", "1")
+            .spawn(),
+    )
+}
+
+fn an_idle_node_asks_for_one_list_while_others_publish() {
+    let site = Site::new();
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    let _node = run_idle(&site);
+    site.wait_rounds(2);
+    let before = site.server.store().log.len();
+    site.wait_rounds(3);
+    let store = site.server.store();
+    let since: Vec<&String> = store.log[before..].iter().map(|logged| &logged.line).collect();
+    assert!(
+        since.iter().all(|line| **line == format!("GET {NODE_CONFIGS}")),
+        "{since:?}"
+    );
+    assert!(
+        writes(&store)
+            .iter()
+            .all(|line| line.contains("customresourcedefinitions")),
+        "{:?}",
+        writes(&store)
+    );
+}
+
+fn idle_nodes_report_that_nobody_publishes() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let idle = run_idle(&site);
+    idle.wait_log("no IP6UpdateNodeConfig selects node other.example.com", SOON);
+    // A typing error; then the node that published does so no more.
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1.example.com."}}}),
+    );
+    let removed = |store: &Store| entry(store, NODE).is_none().then_some(());
+    assert!(site.server.wait(SOON, removed).is_some(), "its entry is still there");
+    drop(node);
+    let condition = site.wait_reason(CONFIG_NAME, "NoPrefix");
+    assert_eq!(condition["status"], "False");
+    let message = condition["message"].as_str().unwrap();
+    assert!(
+        message.contains("ip6-update-node1") && message.contains("nodeSelector"),
+        "{message}"
+    );
+    site.wait_lan("2001:db8:1234:567");
+    // It is reported once, by whoever is left.
+    site.wait_rounds(3);
+    let reported = site.events().iter().filter(|(reason, _)| reason == "NoPrefix").count();
+    assert_eq!(reported, 1, "{:?}", site.events());
+}
+
+fn an_entry_is_removed_though_conflicts_come_first() {
+    let (site, node) = Site::settled(1);
+    let conflict = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409,
+        "message": "the object has been modified", "details": {"name": "ip6-update-node1"}});
+    let conflict = Response::new(409, "application/json", conflict.to_string());
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+        3,
+        Fault::Answer(conflict),
+    ));
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "another"}}}),
+    );
+    let removed = |store: &Store| entry(store, NODE).is_none().then_some(());
+    assert!(site.server.wait(SOON, removed).is_some(), "{:#?}", node.log());
+    let refused = site
+        .server
+        .store()
+        .log
+        .iter()
+        .filter(|logged| logged.status == 409)
+        .count();
+    assert_eq!(refused, 3);
+    site.wait_lan("2001:db8:1234:567");
+}
+
+fn a_problem_ends_with_its_node_config() {
+    let (site, node) = Site::settled(1);
+    site.revoke("patch", "ip6updatenodeconfigs/status");
+    site.interface.add(NEW_ADDRESS);
+    let reported = "WARN  IP6UpdateNodeConfig ip6-update-node1: node node1.example.com cannot publish what it sees: ";
+    node.wait_log(reported, SOON);
+    let path = format!("{NODE_CONFIGS}/ip6-update-node1");
+    site.server.admin("DELETE", &path, "", &Value::Null);
+    node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
+    site.wait_rounds(2);
+    assert_eq!(node.count(reported), 1, "reported once");
+    // The new one is not the old one: its problem is a new one.
+    site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
+    node.wait_count(reported, 2, SOON);
+    assert_eq!(node.count("IP6UpdateNodeConfig ip6-update-node1: recovered"), 0);
+}
+
+fn a_long_node_selector() {
+    let site = Site::with_address(ADDRESS);
+    let long = |number: usize| (format!("example.com/{number:050}"), json!("x".repeat(63)));
+    let labels: Map<String, Value> = (0..30).map(long).collect();
+    assert!(json!(labels).to_string().len() > 3 * 1024);
+    site.patch(
+        &format!("/api/v1/nodes/{NODE}"),
+        json!({"metadata": {"labels": labels}}),
+    );
+    let path = format!("{NODE_CONFIGS}/ip6-update-node1");
+    site.patch(&path, json!({"spec": {"nodeSelector": labels}}));
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    // A change of its last label counts as one of its first does.
+    site.patch(&path, json!({"spec": {"nodeSelector": {long(29).0: "y"}}}));
+    node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
+    site.patch(&path, json!({"spec": {"nodeSelector": {long(29).0: long(29).1}}}));
+    node.wait_log("an IP6UpdateNodeConfig selects node node1.example.com now", SOON);
+    site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+fn a_node_that_kubernetes_does_not_know() {
+    let site = Site::with_address(ADDRESS);
+    let node = Running(
+        site.start()
+            .with("NODE_NAME", "unknown.example.com")
+            .with("UPDATE_INTERVAL", "1")
+            .spawn(),
+    );
+    node.wait_log("check that NODE_NAME is the name of a Node", SOON);
+    // And that nobody publishes.
+    let complaints = node.wait_complaints(2);
+    assert!(complaints[1].contains("is not Ready: NoPrefix: "), "{complaints:?}");
+    site.wait_rounds(3);
+    assert_eq!(node.complaints().len(), 2, "{:?}", node.complaints());
+    assert!(site.group(GROUP).is_none());
+}
+
+fn one_node_config_refused_for_all() {
+    let trio = Trio::sharing(1);
+    let second = Interface::new();
+    second.add("2001:db8:1234:5673::10");
+    trio.site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/z-second/status"),
+        usize::MAX,
+        refusal(
+            422,
+            "Invalid",
+            "z-second is invalid: spec.interface: too long",
+            "z-second",
+        ),
+    ));
+    trio.site.server.admin(
+        "POST",
+        NODE_CONFIGS,
+        "application/json",
+        &json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+            "metadata": {"name": "z-second"}, "spec": {"interface": second.name}}),
+    );
+    trio.site.wait_rounds(9);
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    let site = &trio.site;
+    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
+    let store = site.server.store();
+    let reported = ready(&store, CONFIG_NAME);
+    let entries = published(&store, NODE);
+    drop(store);
+    assert!(
+        reached.is_some(),
+        "all published the new prefix ({entries:?}) three minutes ago, but nobody wrote it; {reported:?}"
+    );
+}
+
+/// It is moved from one IP6UpdateNodeConfig to another, whose status is refused forever.
+fn a_node_that_moves_and_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    let other = "2001:db8:aaaa:bbb1::10";
+    let second = Interface::new();
+    second.add(other);
+    site.server.add_node("node2.example.com");
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &second.name)
+            .replace("ip6-update-node1", "second")
+            .replace(NODE, "node2.example.com"),
+    );
+    let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, Duration::from_secs(1)));
+    rounds_of_all(&mut nodes, 15);
+    assert_eq!(cidrs(&site.server.store(), GROUP).map(|held| held.len()), Some(6));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/z-moved/status"),
+        usize::MAX,
+        refusal(500, "InternalError", "failed calling webhook", "z-moved"),
+    ));
+    site.server.admin(
+        "POST",
+        NODE_CONFIGS,
+        "application/json",
+        &json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig", "metadata":
+            {"name": "z-moved"}, "spec": {"nodeSelector": {"kubernetes.io/hostname": NODE},
+            "interface": site.interface.name}}),
+    );
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "nobody"}}}),
+    );
+    rounds_of_all(&mut nodes, 120);
+    let held = cidrs(&site.server.store(), GROUP).unwrap();
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    assert_eq!(
+        held.len(),
+        6,
+        "node 1 sees 2001:db8:1234:5671::/64 all the time: {held:?}, {reported:?}"
+    );
+}
+
+/// The config comes first, then the node config with a typing error in its nodeSelector.
+fn a_stale_message_of_an_idle_node() {
+    let site = Site::bare("127.0.0.1", Some(Cilium::Both));
+    site.interface.add(ADDRESS);
+    site.server.apply_crds(CRDS, "k6u");
+    site.server.create(CONFIG);
+    let mut node = Clockwork::of(&site, NODE, Duration::from_secs(1));
+    node.run(Duration::from_secs(5));
+    let reported = site.wait_reason(CONFIG_NAME, "NoPrefix");
+    assert!(
+        reported["message"]
+            .as_str()
+            .unwrap()
+            .contains("There is no IP6UpdateNodeConfig"),
+        "{reported}"
+    );
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &site.interface.name)
+            .replace(NODE, "nod1.example.com"),
+    );
+    node.run(Duration::from_secs(15));
+    let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    assert!(
+        reported["message"].as_str().unwrap().contains("ip6-update-node1"),
+        "15 rounds later: {reported}"
+    );
+}
+
+/// "An entry counts as long as it is there"; "it checks every ten seconds, and restores a group".
+fn a_single_node_that_cannot_publish_restores_its_group() {
+    let (site, mut node) = Clockwork::settled();
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+        usize::MAX,
+        refusal(500, "InternalError", "failed calling webhook", "ip6-update-node1"),
+    ));
+    site.interface.add(NEW_ADDRESS);
+    node.run(Duration::from_secs(15));
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["2001:db8:dead::/64"]}}),
+    );
+    node.run(Duration::from_secs(60));
+    let held = cidrs(&site.server.store(), GROUP);
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let entry = site.server.store().objects[&key]["status"]["nodes"][NODE].clone();
+    drop(node);
+    assert_eq!(
+        held.map(|held| held.len()),
+        Some(3),
+        "60 rounds after somebody changed the group; the entry is {entry}; {reported:?}"
+    );
+}
+
+/// "What may hang is not tried in a round in which something hung already."
+fn two_node_configs_hang() {
+    let site = Site::with_address(ADDRESS);
+    let others = ["a-first", "b-second"];
+    for name in others {
+        let node_config = NODE_CONFIG.replace("ip6-update-node1", name);
+        site.server.create(&node_config.replace("eth0", &site.interface.name));
+    }
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    let publication = |name: &str| format!("PATCH {NODE_CONFIGS}/{name}/status");
+    for name in others {
+        site.server
+            .inject(Plan::on(&publication(name), usize::MAX, Fault::Hang));
+    }
+    let sent = || others.map(|name| requests(&site.server.store(), &publication(name)).len());
+    let before = sent();
+    site.renumber();
+    let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
+    let tried: usize = sent().iter().sum::<usize>() - before.iter().sum::<usize>();
+    let complaints = node.complaints();
+    drop(node);
+    assert!(
+        reached.is_some() && tried <= 5,
+        "{tried} publications hung before the third node config got its own: {complaints:#?}"
+    );
+}
+
+/// A first install: the image is there sooner on the nodes that publish nothing.
+fn the_first_node_that_publishes_comes_last() {
+    let site = Site::with_address(ADDRESS);
+    let run = |name: &str| {
+        let start = site.start().with("NODE_NAME", name).with("UPDATE_INTERVAL", "10");
+        Running(start.spawn())
+    };
+    NAMES[1..].iter().for_each(|name| site.server.add_node(name));
+    let idle: Vec<Running> = NAMES[1..].iter().map(|name| run(name)).collect();
+    idle.iter().for_each(|node| node.wait_log("DEBUG round: ", SOON));
+    std::thread::sleep(Duration::from_secs(2));
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    let events = site.events();
+    assert!(reported.is_none() && events.is_empty(), "{reported:?}, {events:?}");
+    let publisher = run(NAMES[0]);
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"]);
+    let is_event = |store: &Store| store.objects.keys().any(|key| key.resource == "events").then_some(());
+    assert!(site.server.wait(SOON, is_event).is_some());
+    let events: Vec<String> = site.events().into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(events, ["PrefixChanged"]);
+    for node in idle.iter().chain([&publisher]) {
+        assert_eq!(node.complaints(), [""; 0]);
+    }
+}
+
+/// Of two IP6UpdateNodeConfigs of this node, one takes no status.
+fn a_refused_status_of_a_node_config() {
+    at_once(refusals("ip6-update-node1"), |refused| {
+        let site = Site::with_address(ADDRESS);
+        let second = Interface::new();
+        second.add("2001:db8:1234:5672::10");
+        site.server.create(
+            &NODE_CONFIG
+                .replace("eth0", &second.name)
+                .replace("ip6-update-node1", "z-second"),
+        );
+        let node = site.run(1);
+        site.wait_lan("2001:db8:1234:567");
+        site.wait_reason(CONFIG_NAME, "Updated");
+        let status = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
+        site.server.inject(Plan::on(&status, usize::MAX, refused));
+        site.interface.add("2001:db8:aaaa:bbb1::10");
+        let condition = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+        assert!(
+            message(&condition).contains("IP6UpdateNodeConfig ip6-update-node1"),
+            "{condition}"
+        );
+        assert!(!message(&condition).contains("grant k6u this right"), "{condition}");
+        // What it can publish goes on.
+        second.add(NEW_ADDRESS);
+        second.remove("2001:db8:1234:5672::10");
+        let follows = |store: &_| {
+            let held = cidrs(store, GROUP)?;
+            held.iter()
+                .any(|cidr| cidr.starts_with("2001:db8:9876:543"))
+                .then_some(())
+        };
+        assert!(site.server.wait(SOON, follows).is_some(), "{:#?}", node.log());
+        let reported = |store: &Store| {
+            let mut events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+            events.find_map(|(_, event)| (event["reason"] == "PublishFailed").then_some(()))
+        };
+        assert!(site.server.wait(SOON, reported).is_some(), "{:?}", site.events());
+        site.server.heal();
+        let deadline = Duration::from_secs(70);
+        let right = |store: &_| {
+            let held = cidrs(store, GROUP)?;
+            held.iter()
+                .any(|cidr| cidr.starts_with("2001:db8:aaaa:bbb"))
+                .then_some(())
+        };
+        assert!(site.server.wait(deadline, right).is_some(), "it is not tried again");
+        site.wait_reason(CONFIG_NAME, "Updated");
+        node.wait_log("IP6UpdateNodeConfig ip6-update-node1: recovered", SOON);
+    });
+}
+
+fn endless_conflicts_on_a_publication() {
+    let (site, mut node) = Clockwork::settled();
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+        usize::MAX,
+        refusal(
+            409,
+            "Conflict",
+            "admission webhook \"guard\" denied the request: locked",
+            "ip6-update-node1",
+        ),
+    ));
+    site.renumber();
+    node.run(Duration::from_secs(90));
+    let tried = requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
+    let complaints = node.complaints();
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    let held = cidrs(&site.server.store(), GROUP);
+    let events = site.events();
+    drop(node);
+    assert!(
+        !complaints.is_empty() || reported.as_ref().is_some_and(|reported| reported["status"] != "True"),
+        "refused {tried} times, the group holds {held:?}, and nobody is reported: {reported:?} {events:?}"
+    );
+}
+
+/// A webhook drops a field of an entry; or somebody replaces the CRDs by those of 0.3, which have none of it.
+fn an_entry_that_is_not_stored_as_it_was_sent() {
+    let drops: fn(&Site) = |site| {
+        site.server.store().mutation = Some(|key, object| {
+            if key.resource == "ip6updatenodeconfigs" {
+                object["status"]["nodes"][NODE]["prefixes"] = json!([]);
+            }
+        });
+    };
+    let replaces: fn(&Site) = |site| {
+        site.server
+            .apply_crds(include_str!("../data/crds-0.3.yaml"), "update_crds");
+    };
+    at_once([("a webhook", drops), ("older CRDs", replaces)], |(what, begin)| {
+        let (site, node) = Site::settled(1);
+        site.wait_reason(CONFIG_NAME, "Updated");
+        begin(&site);
+        site.renumber();
+        let published = || requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/")).len();
+        let (before, since) = (published(), std::time::Instant::now());
+        std::thread::sleep(Duration::from_secs(10));
+        let (count, time) = (published() - before, since.elapsed());
+        let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+        let log = node.complaints();
+        assert!(
+            count <= 2,
+            "{what}: {count} publications in {time:?}: {reported}, {log:#?}"
+        );
+        assert!(
+            log.iter().any(|line| line.contains("is not stored as it was sent")),
+            "{what}: {reported}, {log:#?}"
+        );
+        assert!(
+            reported["status"] == "False" && message(&reported).contains("k6u crds prints them"),
+            "{what}: {reported}"
+        );
+    });
+}
+
+/// Two machines run k6u with one NODE_NAME.
+fn somebody_else_writes_the_entry() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let status = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
+    let (before, since) = (requests(&site.server.store(), &status).len(), std::time::Instant::now());
+    let deadline = since + Duration::from_secs(10);
+    while std::time::Instant::now() < deadline {
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+        let entry = site.server.store().objects[&key]["status"]["nodes"][NODE].to_string();
+        if !entry.contains("2001:db8:aaaa:bbb1::/64") {
+            site.publish(NODE, &["2001:db8:aaaa:bbb1::/64"]);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let written = requests(&site.server.store(), &status).len() - before;
+    let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    let log = node.complaints();
+    assert!(
+        written <= 2,
+        "{written} publications in {:?}: {reported}, {log:#?}",
+        since.elapsed()
+    );
+    let warning = format!("check that no other machine runs k6u with NODE_NAME {NODE}");
+    assert!(log.iter().any(|line| line.contains(&warning)), "{reported}, {log:#?}");
+    assert!(message(&reported).contains(&warning), "{reported}");
+}

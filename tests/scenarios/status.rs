@@ -1,0 +1,690 @@
+//! What users are shown: conditions, Events, and the log.
+
+use std::time::{Duration, Instant};
+
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::kinds::KINDS;
+use k6u_testkit::apiserver::server::{TOKEN, cidrs};
+use k6u_testkit::apiserver::store::{Key, Store};
+use k6u_testkit::golden;
+use k6u_testkit::site::{
+    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIGS, SOON, Site, WEBHOOK,
+    at_once, follows, message, name_groups, ready, reasons, refusal, refusals, requests,
+};
+use k6u_testkit::trio::Trio;
+use serde_json::{Value, json};
+
+use crate::Scenario;
+use crate::clockwork::{self, Clockwork, INTERVAL, rounds_of_all};
+
+pub const ALL: &[Scenario] = scenarios![
+    conditions_as_users_read_them,
+    events_as_kubectl_describe_prints_them,
+    a_status_that_an_older_server_refuses,
+    the_readme_shows_events_as_they_are_stored,
+    events_of_one_node_are_in_order,
+    events_of_three_nodes_are_in_order,
+    events_that_hang,
+    a_response_that_repeats_the_token,
+    values_that_would_forge_a_log_line,
+    a_list_with_control_characters,
+    names_that_would_forge_a_log_line,
+    changes_of_somebody_else_are_reported_for_ten_minutes,
+    changes_that_one_node_has_seen,
+    a_refused_status_of_a_config,
+    a_long_message_end_to_end,
+    prefixes_that_were_not_written,
+    a_prefix_that_was_never_written_is_shown,
+    ready_after_a_webhook_was_down,
+    endless_conflicts_on_a_status,
+    refusals_whose_text_differs_each_time,
+    as_the_daemonset_runs_it,
+];
+
+/// A golden file for each reason of Ready.
+fn conditions_as_users_read_them() {
+    type Case = (&'static str, &'static str, fn(&Site));
+    let with_address: fn(&Site) = |site| site.interface.add(ADDRESS);
+    let cases: [Case; 5] = [
+        ("Updated", CONFIG_NAME, with_address),
+        ("NoPrefix", CONFIG_NAME, |site| site.interface.add("fd12:3456:789a::10")),
+        ("InvalidSpec", CONFIG_NAME, |site| {
+            let group = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 200]});
+            site.force_spec(json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group]}));
+        }),
+        ("GroupConflict", "younger", |site| {
+            site.interface.add(ADDRESS);
+            site.server.advance_clock(Duration::from_secs(1));
+            site.server.create(&CONFIG.replace(CONFIG_NAME, "younger"));
+        }),
+        ("UpdateFailed", CONFIG_NAME, |site| {
+            site.interface.add(ADDRESS);
+            site.create_group(GROUP, &["2001:db8:1::/64"]);
+            site.revoke("patch", "ciliumcidrgroups");
+        }),
+    ];
+    at_once(cases, |(reason, config, begin)| {
+        let site = Site::new();
+        begin(&site);
+        let mut node = Clockwork::start(&site);
+        node.rounds(2);
+        let condition = ready(&site.server.store(), config).expect("a condition");
+        assert_eq!(condition["reason"], reason);
+        let text = serde_yaml::to_string(&condition).expect("YAML");
+        let interface = (site.interface.name.as_str(), "<interface>");
+        golden::check(
+            &format!("ready-{}.yaml", reason.to_lowercase()),
+            &text,
+            &[golden::TIME, golden::LINK_LOCAL, interface],
+        );
+    });
+}
+
+/// The Events of a config, as `kubectl describe ip6updateconfig` prints them, which puts two spaces between columns.
+fn events_as_kubectl_describe_prints_them() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(1);
+    site.interface.remove(ADDRESS);
+    site.interface.add("fd12:3456:789a::10");
+    node.rounds(2);
+    site.interface.add(NEW_ADDRESS);
+    node.rounds(2);
+    site.revoke("patch", "ciliumcidrgroups");
+    site.interface.add("2001:db8:aaaa:bbb1::10");
+    node.rounds(2);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let mut rows = vec![
+        ["Type", "Reason", "Age", "From", "Message"].map(String::from),
+        ["----", "------", "----", "----", "-------"].map(String::from),
+    ];
+    for event in described(&site.server.store()) {
+        let age = "<age>".to_string();
+        let from = text(&event["source"]["component"]);
+        rows.push([
+            text(&event["type"]),
+            text(&event["reason"]),
+            age,
+            from,
+            text(&event["message"]),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0) + 2;
+    let widths = [0, 1, 2, 3].map(width);
+    let mut printed = "Events:\n".to_string();
+    for [kind, reason, age, from, message] in &rows {
+        let [a, b, c, d] = widths;
+        printed += &format!("  {kind:a$}{reason:b$}{age:c$}{from:d$}{message}\n");
+    }
+    let interface = (site.interface.name.as_str(), "<interface>");
+    golden::check("events.txt", &printed, &[golden::LINK_LOCAL, interface]);
+}
+
+fn a_status_that_an_older_server_refuses() {
+    let (site, node) = Site::settled(1);
+    // Before 1.30 an object that does not fit its schema takes no status either.
+    site.server.store().ratchets = false;
+    site.force_spec(json!({"delegatedPrefixLength": 0, "ciliumCIDRGroups": []}));
+    node.wait_log("WARN  IP6UpdateConfig ip6-update-config: PATCH", SOON);
+    site.wait_rounds(3);
+    assert!(node.wait_complaints(1)[0].contains("422 Invalid"));
+    site.wait_lan("2001:db8:1234:567");
+    // Its status says Ready still, so an Event says what is wrong.
+    let events = site.events();
+    let is_reported = |(reason, note): &&(String, String)| {
+        reason == "StatusRefused" && note.starts_with("InvalidSpec: ") && note.contains("422 Invalid")
+    };
+    assert_eq!(events.iter().filter(is_reported).count(), 1, "{events:?}");
+}
+
+/// What `kubectl describe` lists: by lastTimestamp, and within a second as the API server lists them, by name
+/// (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).
+fn described(store: &Store) -> Vec<Value> {
+    let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+    let about = |event: &&Value| event["involvedObject"]["name"] == CONFIG_NAME;
+    let mut events: Vec<Value> = events.map(|(_, event)| event).filter(about).cloned().collect();
+    events.sort_by_key(|event| event["lastTimestamp"].to_string());
+    events
+}
+
+/// Waits until the last Event names this prefix; all of them make one chain of changes.
+fn wait_chain(site: &Site, last: &str) {
+    let arrived = |store: &Store| {
+        let events = described(store);
+        let end = format!(" -> {last}");
+        let is_there = |event: &Value| event["message"].as_str().is_some_and(|text| text.ends_with(&end));
+        events.iter().any(is_there).then_some(events)
+    };
+    let events = site.server.wait(SOON, arrived).expect("the Event of the last change");
+    let mut held = "none".to_string();
+    for event in events.iter().filter(|event| event["reason"] == "PrefixChanged") {
+        let message = event["message"].as_str().expect("a message");
+        let (from, to) = message.split_once(" -> ").expect("a change");
+        assert_eq!(from, held, "{events:#?}");
+        held = to.to_string();
+    }
+    assert_eq!(held, last);
+    for event in &events {
+        // What the age is made of.
+        assert_eq!(event["firstTimestamp"], event["lastTimestamp"]);
+        assert!(event["lastTimestamp"].is_string(), "{event}");
+        assert!(event["count"] == 1 && event["source"]["component"] == "k6u", "{event}");
+        assert_eq!(event["involvedObject"]["kind"], "IP6UpdateConfig");
+    }
+}
+
+/// The delegated prefixes in turn, and an address in the link of a node.
+fn prefix(number: usize) -> String {
+    format!("2001:db8:{number}:5670::/60")
+}
+
+fn address(number: usize, node: usize) -> String {
+    format!("2001:db8:{number}:567{node}::10")
+}
+
+/// The columns of the table in the README are those of kubectl (k8s.io/kubectl, pkg/describe/describe.go).
+fn the_readme_shows_events_as_they_are_stored() {
+    let (site, _node) = Site::settled(1);
+    wait_chain(&site, "2001:db8:1234:5670::/60");
+    let store = site.server.store();
+    let event = &described(&store)[0];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let from = match text(&event["source"]["component"]) {
+        component if component.is_empty() => text(&event["reportingComponent"]),
+        component => component,
+    };
+    let readme = include_str!("../../README.md").lines();
+    let rows: Vec<Vec<&str>> = readme
+        .filter(|line| line.contains("  PrefixChanged  "))
+        .map(|line| {
+            line.split("  ")
+                .filter(|part| !part.is_empty())
+                .map(str::trim)
+                .collect()
+        })
+        .collect();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    for row in &rows {
+        assert_eq!(
+            (row[0], row[1], row[3]),
+            (
+                text(&event["type"]).as_str(),
+                text(&event["reason"]).as_str(),
+                from.as_str()
+            )
+        );
+    }
+    assert_eq!(rows[0][4], text(&event["message"]));
+}
+
+fn events_of_one_node_are_in_order() {
+    let (site, _node) = Site::settled(1);
+    site.wait_rounds(4);
+    site.interface.add(&address(1, 1));
+    site.interface.remove(ADDRESS);
+    for number in 2..=6 {
+        site.wait_lan(&format!("2001:db8:{}:567", number - 1));
+        site.interface.add(&address(number, 1));
+        site.interface.remove(&address(number - 1, 1));
+    }
+    wait_chain(&site, &prefix(6));
+}
+
+fn events_of_three_nodes_are_in_order() {
+    let trio = Trio::start(1);
+    trio.site.wait_rounds(12);
+    let mut before = "2001:db8:1234:567".to_string();
+    for number in 1..=4 {
+        let after = format!("2001:db8:{number}:567");
+        trio.renumber(&before, &after);
+        trio.site.wait_lan(&after);
+        before = after;
+    }
+    wait_chain(&trio.site, &prefix(4));
+}
+
+/// "Two requests that time out end a round."
+fn events_that_hang() {
+    let (site, node) = Site::settled(1);
+    for at in 0..3 {
+        site.server.create(
+            &CONFIG
+                .replace(CONFIG_NAME, &format!("z-{at}"))
+                .replace(GROUP, &format!("group-{at}")),
+        );
+        site.wait_reason(&format!("z-{at}"), "Updated");
+    }
+    site.server.inject(Plan::on(
+        "POST /api/v1/namespaces/default/events",
+        usize::MAX,
+        Fault::Hang,
+    ));
+    site.renumber();
+    site.wait_lan("2001:db8:9876:543");
+    let hung = |store: &Store| (requests(store, "POST /api/v1/namespaces/default/events").len() >= 12).then_some(());
+    let _ = site.server.wait(Duration::from_secs(5), hung);
+    // While it waits for Events, the prefix changes once more.
+    site.interface.add("2001:db8:aaaa:bbb1::10");
+    let since = Instant::now();
+    let reached = site.server.wait(SOON, |store| follows(store, "2001:db8:aaaa:bbb"));
+    let time = since.elapsed();
+    let lines: Vec<String> = site
+        .server
+        .store()
+        .log
+        .iter()
+        .map(|logged| logged.line.clone())
+        .collect();
+    let rounds = lines.split(|line| *line == format!("GET {NODE_CONFIGS}"));
+    let most = rounds
+        .map(|round| round.iter().filter(|line| line.contains("/events")).count())
+        .skip(1)
+        .max();
+    drop(node);
+    assert!(
+        reached.is_some() && most <= Some(2),
+        "the change reached the group after {time:?}; requests that timed out between two lists: {most:?}"
+    );
+}
+
+fn a_response_that_repeats_the_token() {
+    // What a proxy's error page may do. `Running` searches the log when it goes.
+    let text = format!("you sent {TOKEN}\r\n\x1b[31mand\x07 that is wrong");
+    let echo = Response::new(403, "text/plain", text);
+    let (site, node) = Site::settled(1);
+    site.server
+        .inject(Plan::on("GET /apis/cilium.io", usize::MAX, Fault::Answer(echo)));
+    let condition = site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let message = condition["message"].as_str().unwrap();
+    assert!(message.contains("you sent [token] [31mand that is wrong"), "{message}");
+    assert!(
+        site.events().iter().all(|(_, note)| !note.contains(TOKEN)),
+        "{:?}",
+        site.events()
+    );
+    assert!(
+        node.log()
+            .iter()
+            .all(|line| !line.contains(TOKEN) && !line.contains('\x1b'))
+    );
+    site.server.heal();
+    site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+/// A list element with the token, or with what ends a line, whoever wrote it.
+fn values_that_would_forge_a_log_line() {
+    let site = Site::with_address(ADDRESS);
+    let label = json!({"metadata": {"labels": {"x": TOKEN}}});
+    let forged = "2001:db8::1\n2026-11-26T00:00:00Z ERROR forged\u{2028}by \u{1b}[2K";
+    site.create_group(GROUP, &[TOKEN, forged, &TOKEN[..TOKEN.len() - 5]]);
+    site.patch(&format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"), label);
+    let node = site.run(1);
+    site.wait_lan("2001:db8:1234:567");
+    node.wait_log(
+        "[token], 2001:db8::1 2026-11-26T00:00:00Z ERROR forged by [2K, [token]",
+        SOON,
+    );
+    let log = node.log();
+    assert!(
+        log.iter().all(|line| !line.starts_with("2026-11-26T00:00:00Z ERROR")),
+        "{log:#?}"
+    );
+    assert!(log.iter().all(|line| !line.contains(char::is_control)), "{log:#?}");
+}
+
+/// "Control characters in the server's messages do not reach the log."
+fn a_list_with_control_characters() {
+    let kind = KINDS.into_iter().find(|kind| kind.name == "GlobalNetworkSet").unwrap();
+    let site = Site::with_address(ADDRESS);
+    site.server.install(kind.crd);
+    site.grant(kind.rights);
+    site.server.admin(
+        "POST",
+        &kind.path(),
+        "application/json",
+        &kind.object(&["x\n2026-11-25T00:00:00Z WARN  API server: forged \u{1b}[31m"]),
+    );
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"targets": [kind.target("::1:ffff:0:0:0/112")]}}),
+    );
+    let node = site.run(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let forged: Vec<String> = node.log().into_iter().filter(|line| line.contains("forged")).collect();
+    drop(node);
+    assert!(
+        !forged.is_empty()
+            && forged
+                .iter()
+                .all(|line| !line.starts_with("2026-11-25T00:00:00Z") && !line.contains('\u{1b}')),
+        "{forged:#?}"
+    );
+}
+
+/// A node's and an interface's name, written past the schema by whoever can.
+fn names_that_would_forge_a_log_line() {
+    const FORGED: &str = "x\n2026-11-26T00:00:00Z ERROR forged \u{1b}[2K";
+    let site = Site::with_address(ADDRESS);
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let mut second = site.server.store().objects[&key].clone();
+    second["metadata"]["name"] = json!("z-second");
+    second["metadata"]["uid"] = json!("z-second");
+    second["spec"]["interface"] = json!("e\n\u{1b}[2Kforged");
+    let entry = json!({"prefixes": ["2001:db8:aaaa:bbb1::/64"], "observedTime": "2026-11-24T00:00:00Z",
+        "ignoresRouters": true, "message": FORGED});
+    second["status"] = json!({"nodes": {FORGED: entry.clone(), TOKEN: entry}});
+    let second_key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "z-second");
+    site.server.store().put(second_key, second);
+    let node = site.run(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.interface.add(NEW_ADDRESS);
+    site.wait_rounds(5);
+    // Another group of somebody who labels it so that it is reported.
+    let label = json!({"metadata": {"labels": {format!("extgrp.cilium.io/{TOKEN}"): FORGED}}});
+    site.patch(&format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"), label);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.wait_rounds(3);
+    let is_clean = |text: &str| !text.contains(TOKEN) && !text.contains(char::is_control);
+    let log = node.log();
+    assert!(log.iter().all(|line| is_clean(line)), "{log:#?}");
+    assert!(
+        log.iter().all(|line| !line.starts_with("2026-11-26T00:00:00Z ERROR")),
+        "{log:#?}"
+    );
+    assert!(log.iter().any(|line| line.contains("forged")), "{log:#?}");
+    let events = site.events();
+    assert!(
+        !events.is_empty() && events.iter().all(|(_, note)| is_clean(note)),
+        "{events:#?}"
+    );
+    let store = site.server.store();
+    for past in &store.history {
+        let object = past.object.as_ref().filter(|_| past.key.resource == "ip6updateconfigs");
+        let conditions = object
+            .into_iter()
+            .flat_map(|object| object["status"]["conditions"].as_array());
+        for condition in conditions.flatten() {
+            assert!(is_clean(condition["message"].as_str().unwrap()), "{condition}");
+        }
+    }
+}
+
+fn revert(site: &Site) {
+    site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+    );
+}
+
+fn changes_of_somebody_else_are_reported_for_ten_minutes() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(1);
+    for reverts in 1..=3 {
+        site.wait_reason(CONFIG_NAME, "Updated");
+        revert(&site);
+        node.rounds(2);
+        assert_eq!(site.held(), 3, "after {reverts}");
+    }
+    let reported = site.wait_reason(CONFIG_NAME, "UpdateFailed").to_string();
+    assert!(
+        reported.contains("somebody else changed it 3 times within ten minutes"),
+        "{reported}"
+    );
+    node.rounds(54);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    node.rounds(8);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(
+        reasons(&site.server.store(), CONFIG_NAME),
+        ["Updated", "UpdateFailed", "Updated"]
+    );
+}
+
+/// The others find the group right each time: none of them may say the contrary.
+fn changes_that_one_node_has_seen() {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let mut node = Clockwork::start(&site);
+    let mut other = Clockwork::of(&site, NODE_2, INTERVAL);
+    other.rounds(2);
+    node.rounds(2);
+    for _ in 0..3 {
+        revert(&site);
+        node.rounds(1);
+        other.rounds(1);
+    }
+    for _ in 0..50 {
+        node.rounds(1);
+        other.rounds(1);
+    }
+    let reported = reasons(&site.server.store(), CONFIG_NAME);
+    assert_eq!(reported, ["Updated", "UpdateFailed"]);
+    for _ in 0..20 {
+        node.rounds(1);
+        other.rounds(1);
+    }
+    assert_eq!(
+        reasons(&site.server.store(), CONFIG_NAME),
+        ["Updated", "UpdateFailed", "Updated"]
+    );
+    // The one that saw the changes is gone before it could say that they ended.
+    for _ in 0..3 {
+        revert(&site);
+        node.rounds(1);
+        other.rounds(1);
+    }
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    drop(node);
+    other.rounds(65);
+    site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+fn a_refused_status_of_a_config() {
+    at_once(refusals(CONFIG_NAME), |refused| {
+        let (site, node) = Site::settled(1);
+        site.server
+            .create(&CONFIG.replace(CONFIG_NAME, "z-config").replace(GROUP, "z-third"));
+        site.wait_reason("z-config", "Updated");
+        let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
+        site.server.inject(Plan::on(&status, usize::MAX, refused));
+        site.renumber();
+        site.wait_lan("2001:db8:9876:543");
+        let written = |store: &_| {
+            let condition = ready(store, "z-config")?;
+            message(&condition).contains("2001:db8:9876:5430::/60").then_some(())
+        };
+        assert!(site.server.wait(SOON, written).is_some(), "{:#?}", node.log());
+        let complaints = node.wait_complaints(1);
+        assert!(
+            complaints[0].contains(&format!("IP6UpdateConfig {CONFIG_NAME}: PATCH")),
+            "{complaints:?}"
+        );
+        assert!(!complaints[0].contains("grant k6u this right"), "{complaints:?}");
+    });
+}
+
+fn a_long_message_end_to_end() {
+    let (site, node) = Site::settled(1);
+    site.revoke("create", "ciliumcidrgroups");
+    name_groups(&site, &["a", "b", "c", "d"].map(String::from));
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.wait_rounds(3);
+    let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
+    let before = requests(&site.server.store(), &status).len();
+    site.wait_rounds(10);
+    let written = requests(&site.server.store(), &status).len() - before;
+    drop(node);
+    assert!(written <= 1, "the same status was written {written} times in 10 rounds");
+}
+
+fn prefixes_that_were_not_written() {
+    let (site, _node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.revoke("patch", "ciliumcidrgroups");
+    site.renumber();
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let config = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap();
+    let held = cidrs(&site.server.store(), GROUP);
+    let events = site.events();
+    assert_eq!(
+        config["status"]["delegatedPrefixes"],
+        json!(["2001:db8:1234:5670::/60"]),
+        "the only group holds {held:?}; {events:?}"
+    );
+    assert_eq!(
+        config["status"]["prefix"], "2001:db8:9876:5430::/60",
+        "what the node sees"
+    );
+}
+
+/// `kubectl get ip6uc` shows it in the column PREFIX.
+fn a_prefix_that_was_never_written_is_shown() {
+    let site = Site::with_address(ADDRESS);
+    let create = "POST /apis/cilium.io/v2/ciliumcidrgroups";
+    let refused = refusal(500, "InternalError", WEBHOOK, GROUP);
+    site.server.inject(Plan::on(create, usize::MAX, refused));
+    let _node = site.run(1);
+    let shown = |expected: &str| {
+        site.wait_reason(CONFIG_NAME, "UpdateFailed");
+        let key = Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
+        let is_shown = |store: &Store| (store.objects[&key]["status"]["prefix"] == expected).then_some(());
+        let reached = site.server.wait(SOON, is_shown);
+        let status = site.server.store().objects[&key]["status"].clone();
+        assert!(reached.is_some(), "{status}");
+        assert_eq!(status["delegatedPrefixes"], json!([]), "nothing holds it");
+    };
+    shown("2001:db8:1234:5670::/60");
+    site.renumber();
+    shown("2001:db8:9876:5430::/60");
+    let events = site.events();
+    assert!(events.iter().all(|(reason, _)| reason == "UpdateFailed"), "{events:?}");
+}
+
+/// A webhook was down while the provider renumbered; it is back, and the group is right.
+fn ready_after_a_webhook_was_down() {
+    let mut trio = clockwork::trio();
+    trio.site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io",
+        usize::MAX,
+        refusal(500, "InternalError", "failed calling webhook", GROUP),
+    ));
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    rounds_of_all(&mut trio.nodes, 25);
+    trio.site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    trio.site.server.heal();
+    rounds_of_all(&mut trio.nodes, 60);
+    trio.site.wait_lan("2001:db8:9876:543");
+    trio.site.wait_reason(CONFIG_NAME, "Updated");
+    let before = reasons(&trio.site.server.store(), CONFIG_NAME).len();
+    let events = trio.site.events().len();
+    rounds_of_all(&mut trio.nodes, 30);
+    let after = reasons(&trio.site.server.store(), CONFIG_NAME).split_off(before - 1);
+    let events = trio.site.events().len() - events;
+    assert_eq!(
+        after,
+        ["Updated"],
+        "Ready in 30 rounds after the group was right; {events} Events"
+    );
+}
+
+/// "One line for a failure."
+fn endless_conflicts_on_a_status() {
+    let (site, mut node) = Clockwork::settled();
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
+        usize::MAX,
+        refusal(
+            409,
+            "Conflict",
+            "admission webhook \"guard\" denied the request: locked",
+            CONFIG_NAME,
+        ),
+    ));
+    site.renumber();
+    node.run(Duration::from_secs(60));
+    site.wait_lan("2001:db8:9876:543");
+    let tried = requests(&site.server.store(), &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status")).len();
+    let complaints = node.complaints();
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    drop(node);
+    assert!(
+        !complaints.is_empty(),
+        "refused {tried} times, and no line says so: {reported:?}"
+    );
+}
+
+/// Three nodes meet a webhook whose error has a port in it that differs each time.
+fn refusals_whose_text_differs_each_time() {
+    let trio = Trio::start(1);
+    let site = &trio.site;
+    for port in 40_000..41_000 {
+        let text = format!("failed calling webhook: read tcp 10.0.0.1:{port}: connection reset by peer");
+        site.server.inject(Plan::on(
+            "PATCH /apis/cilium.io",
+            1,
+            refusal(500, "InternalError", &text, GROUP),
+        ));
+    }
+    trio.renumber("2001:db8:1234:567", "2001:db8:9876:543");
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
+    let before = requests(&site.server.store(), &status).len();
+    std::thread::sleep(Duration::from_secs(10));
+    let written = requests(&site.server.store(), &status).len() - before;
+    assert!(written <= 3, "{written} status writes in ten seconds");
+    for node in &trio.nodes {
+        assert!(node.complaints().len() <= 2, "{:#?}", node.complaints());
+    }
+}
+
+fn as_the_daemonset_runs_it() {
+    let site = Site::with_address(ADDRESS);
+    let start = site.start().with("RUST_LOG", "info");
+    let node = start.spawn();
+    site.wait_lan("2001:db8:1234:567");
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let log = node.log();
+    assert!(
+        log[0].contains(" on node node1.example.com, every 10 s, API server https://127.0.0.1:"),
+        "{log:#?}"
+    );
+    let expected = "CiliumCIDRGroup ip6-local-lan: created with 2001:db8:1234:5670::/64, 2001:db8:1234:5671::/64, \
+                    2001:db8:1234:5672::/64";
+    node.wait_log(expected, SOON);
+    let entry = site
+        .object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1")
+        .unwrap();
+    let entry = &entry["status"]["nodes"][NODE];
+    assert_eq!(entry["prefixes"], json!(["2001:db8:1234:5671::/64"]));
+    assert_eq!(entry.get("message"), None, "there is nothing to say");
+    let status = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap()["status"]
+        .clone();
+    assert_eq!(status["observedGeneration"], 1);
+    assert_eq!(status["delegatedPrefixes"], json!(["2001:db8:1234:5670::/60"]));
+    assert_eq!(
+        status["conditions"][0]["message"],
+        "1 target up to date with 2001:db8:1234:5670::/60"
+    );
+    site.server
+        .wait(SOON, |store| {
+            store.objects.keys().find(|key| key.resource == "events").cloned()
+        })
+        .unwrap();
+    assert_eq!(
+        site.events(),
+        [(
+            "PrefixChanged".to_string(),
+            "none -> 2001:db8:1234:5670::/60".to_string()
+        )]
+    );
+}
