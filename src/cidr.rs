@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cidr() {
+    fn texts_that_are_no_cidrs() {
         for text in [
             "",
             "10.0.0.0",

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_prefix() {
+    fn texts_that_are_no_prefixes() {
         for text in [
             "",
             "/",

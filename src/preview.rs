@@ -488,7 +488,7 @@ mod tests {
         );
     }
     #[test]
-    fn what_the_api_server_refuses_is_reported() {
+    fn refusals_by_the_schema_are_reported() {
         for (old, new, problem) in [
             (
                 "prefixIds: [0, 1, 2]",

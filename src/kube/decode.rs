@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_deep_is_skipped() {
+    fn values_that_are_too_deep_are_skipped() {
         let text = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         let mut value = bounded(&text).unwrap();
         for _ in 0..=MAX_DEPTH {
@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut() {
+    fn values_that_are_too_long_are_cut() {
         let long = format!("\"{}\"", "ü".repeat(MAX_TEXT));
         assert_eq!(bounded(&long).unwrap().as_str().unwrap().len(), MAX_TEXT);
         let list = |count: usize| {
@@ -621,7 +621,7 @@ mod tests {
     }
 
     #[test]
-    fn no_element_is_lost_in_silence() {
+    fn an_element_that_is_cut_is_noted() {
         let mut cut = 0;
         for count in 1..200 {
             let elements = vec![r#""x""#; count].join(",");
@@ -656,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_is_bounded_as_well() {
+    fn skipped_values_are_bounded_as_well() {
         let error = |text: &str| decode::<BTreeMap<String, IgnoredAny>>(&mut text.as_bytes()).unwrap_err();
         for (text, what) in [
             (

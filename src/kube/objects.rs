@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fat_managed_fields_is_skipped() {
+    fn long_managed_fields_are_skipped() {
         let text = format!(
             r#"{{"metadata":{{"name":"a","managedFields":[{}1{}]}},"spec":{{}}}}"#,
             r#"{"f:x":["#.repeat(5000),

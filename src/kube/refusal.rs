@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_body_is() {
+    fn bodies_of_refusals() {
         let read = |body: &str| Refusal::read(404, body.as_bytes(), None, &Redactor::default());
         let text = read("404 page not found\n");
         assert_eq!((text.message.as_str(), text.is_status), ("404 page not found", false));

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_schema_accepts() {
+    fn objects_that_the_schema_accepts() {
         assert_eq!(config(json!(null)), [""; 0]);
         let group = json!({"ciliumCIDRGroupName": "lan", "prefixIds": Vec::from_iter(0..256), "suffixes": null});
         let spec = json!({"delegatedPrefixLength": 56, "ciliumCIDRGroups": [group]});
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_refuses_with_the_path_of_the_field() {
+    fn refusals_name_the_path_of_the_field() {
         for (spec, problem) in [
             (
                 json!({"allowedPrefix": []}),

@@ -57,12 +57,12 @@ impl TargetSpec {
 pub struct Parts {
     /// Numbers of /64 prefixes inside every delegated prefix.
     pub prefix_ids: BTreeSet<u64>,
-    /// Suffixes of every delegated prefix.
-    pub suffixes: BTreeSet<Suffix>,
+    /// Suffixes of every delegated prefix; each once, as in the lists below.
+    pub suffixes: Vec<Suffix>,
     /// Ranges of suffixes of every delegated prefix.
-    pub ranges: BTreeSet<SuffixRange>,
+    pub ranges: Vec<SuffixRange>,
     /// CIDRs that are always in the list.
-    pub extra: BTreeSet<Cidr>,
+    pub extra: Vec<Cidr>,
 }
 
 impl Parts {
@@ -200,14 +200,17 @@ fn parts(entry: &Field, kind: Option<&Kind>, length: Option<PrefixLength>) -> Pa
         ranges.must_be_absent(format_args!("only {kinds} can hold ranges"));
     }
     Parts {
-        prefix_ids: set(&ids, "prefix ids", usize::MAX, |value| prefix_id(value, length)),
+        prefix_ids: ids
+            .list("prefix ids", usize::MAX)
+            .filter_map(|id| id.read(|value| prefix_id(value, length)))
+            .collect(),
         suffixes: set(&entry.get("suffixes"), "suffixes", MAX_SUFFIXES, |value| {
             suffix(value, length, holds_hosts)
         }),
         ranges: if can_hold_ranges {
             set(&ranges, "ranges", MAX_RANGES, |value| range(value, length))
         } else {
-            BTreeSet::new()
+            Vec::new()
         },
         extra: set(&entry.get("extraCIDRs"), "CIDRs", MAX_EXTRA_CIDRS, |value| {
             extra_cidr(value, holds_hosts)
@@ -216,8 +219,14 @@ fn parts(entry: &Field, kind: Option<&Kind>, length: Option<PrefixLength>) -> Pa
 }
 
 /// The elements of a list, each once, however often and in whichever spelling it occurs.
-fn set<T: Ord>(list: &Field, of: &str, max: usize, rule: impl Fn(&Value) -> Result<T, But>) -> BTreeSet<T> {
-    list.list(of, max).filter_map(|element| element.read(&rule)).collect()
+fn set<T: PartialEq>(list: &Field, of: &str, max: usize, rule: impl Fn(&Value) -> Result<T, But>) -> Vec<T> {
+    let mut set = Vec::new();
+    for element in list.list(of, max).filter_map(|element| element.read(&rule)) {
+        if !set.contains(&element) {
+            set.push(element);
+        }
+    }
+    set
 }
 
 fn prefix_id(value: &Value, length: Option<PrefixLength>) -> Result<u64, But> {

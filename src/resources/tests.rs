@@ -1,4 +1,4 @@
-//! What the fields of k6u's objects may hold, and what is said of those that do not.
+//! The fields of k6u's objects: accepted values, refused ones and the messages about them.
 
 mod schema;
 
@@ -215,7 +215,7 @@ fn seconds_in_range_and_beyond() {
 }
 
 #[test]
-fn what_some_config_allows() {
+fn prefixes_that_some_config_allows() {
     let config = |allowed: Value| -> Config {
         let spec =
             json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [], "targets": [], "allowedPrefixes": allowed});
@@ -333,7 +333,7 @@ fn statuses_of_other_types_count_as_empty() {
 }
 
 #[test]
-fn node_entries_whatever_they_hold() {
+fn node_entries_with_fields_of_any_type() {
     let config: NodeConfig = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"nodes": {
         "good": {"prefixes": ["2001:db8::/64", "x", 1], "observedTime": "2026-11-23T05:28:45Z", "extra": [{}]},
         "odd": {"prefixes": "2001:db8::/64", "observedTime": 3, "message": []},
@@ -348,7 +348,7 @@ fn node_entries_whatever_they_hold() {
 }
 
 #[test]
-fn a_spec_that_is_too_large_is_its_own_trouble() {
+fn a_spec_that_is_too_large_fails_alone() {
     let group = |ids: usize| {
         json!({"metadata": {"name": "a"}, "spec": {"delegatedPrefixLength": 1, "ciliumCIDRGroups": [
             {"ciliumCIDRGroupName": "lan", "prefixIds": (0..ids).collect::<Vec<_>>()}]}})
@@ -364,7 +364,7 @@ fn a_spec_that_is_too_large_is_its_own_trouble() {
 
 /// One object for 1,200 nodes.
 #[test]
-fn a_crowd_is_read() {
+fn one_object_with_1200_entries_is_read() {
     let prefixes: Vec<String> = (0..4).map(|n| format!("2001:db8:{n:x}::/64")).collect();
     let message = "x".repeat(600);
     let entry = json!({"prefixes": prefixes, "observedTime": "2026-11-23T05:28:45Z", "message": message});
@@ -388,9 +388,9 @@ fn at_most_64_prefixes_of_an_entry_are_read() {
     assert_eq!(entry.prefixes.len(), 64);
 }
 
-/// Whatever an item is, the others are read.
+/// The other items are read.
 #[test]
-fn an_item_that_cannot_be_read_is_its_own_trouble() {
+fn an_item_that_cannot_be_read_fails_alone() {
     let bad = [
         ("null", "", "it is not an object"),
         ("7", "", "it is not an object"),
@@ -455,7 +455,7 @@ fn null_is_absent() {
 }
 
 #[test]
-fn what_is_no_list_is_no_empty_list() {
+fn a_response_without_a_list_is_an_error() {
     for text in [
         "{}",
         "null",
@@ -487,7 +487,7 @@ fn a_large_cluster_is_read() {
     assert!(list.items.iter().all(Result::is_ok) && list.items.len() == 1000);
 }
 
-/// The whole is bounded, not each item only.
+/// The list is bounded as a whole, not each item only.
 #[test]
 fn a_list_that_is_too_large_is_refused() {
     for item in [

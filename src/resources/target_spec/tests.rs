@@ -1,4 +1,4 @@
-//! What entries may say, and what is said of those that may not.
+//! Entries of configs: accepted ones, refused ones and the messages about them.
 
 use std::net::Ipv6Addr;
 
@@ -486,9 +486,9 @@ fn any_suffix() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever is accepted lies inside the delegated prefix, but for the extra CIDRs.
+    /// All accepted parts lie inside the delegated prefix, but for the extra CIDRs.
     #[test]
-    fn what_is_accepted_lies_inside(
+    fn accepted_parts_lie_inside(
         length in 1u8..=64,
         suffixes in proptest::collection::vec(any_suffix(), 0..3),
         ids in proptest::collection::vec(any::<u64>(), 0..3),
@@ -511,7 +511,7 @@ proptest! {
     }
 }
 
-/// The schema accepts it, because prefixIds is there. A template that always writes both lists makes such.
+/// The schema accepts this entry, because prefixIds is there. A template that always writes both lists writes such.
 #[test]
 fn two_empty_lists_are_as_good_as_one() {
     let alone = json!({"ciliumCIDRGroupName": "lan", "prefixIds": [], "extraCIDRs": ["fd00::/8"]});

@@ -1,4 +1,4 @@
-//! What is read from each kind and what is written to it.
+//! Lists of each kind, as they are read and written.
 
 use std::collections::BTreeSet;
 
@@ -400,7 +400,7 @@ fn long_lists_are_cut_in_the_log() {
 }
 
 #[test]
-fn what_is_no_list_is_refused() {
+fn values_that_are_no_lists_are_refused() {
     for list in [json!(3), json!("2001:db8::/64"), json!({"a": 1}), json!(true)] {
         assert!(held(CIDR_GROUP, json!({"externalCIDRs": list})).is_err(), "{list}");
     }
@@ -443,9 +443,9 @@ fn any_item(name: &'static str) -> impl Strategy<Value = Item> {
 }
 
 proptest! {
-    /// What was written is not written again, whatever the kind.
+    /// A list of any kind that was written is not written again.
     #[test]
-    fn what_is_written_is_read_back(
+    fn written_lists_are_read_back(
         (name, items) in (0..KINDS.len()).prop_flat_map(|at| {
             let name = KINDS[at].name;
             (Just(name), proptest::collection::btree_set(any_item(name), 0..6))
@@ -505,7 +505,7 @@ fn refused(path: &str, status: u16, message: &str) -> Error {
 }
 
 #[test]
-fn what_to_apply_when_a_kind_or_a_right_is_missing() {
+fn advice_when_a_kind_or_a_right_is_missing() {
     let absent = refused("/apis/metallb.io", 404, "404 page not found");
     assert_eq!(
         key("IPAddressPool", "metallb-system").explain(&absent),

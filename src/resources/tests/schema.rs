@@ -1,5 +1,5 @@
-//! The schemas of manifests/crds.yaml and the readers of the objects say the same. Each has the other's fields; and
-//! whatever is tried in the place of a field, both accept it or both refuse it, but for [`accepted_by_one`].
+//! The schemas of manifests/crds.yaml and the readers of the objects agree. Each has the fields of the other; and both
+//! accept or both refuse each value that is tried in the place of a field, but for [`accepted_by_one`].
 
 use std::collections::BTreeSet;
 
@@ -349,7 +349,7 @@ fn schemas_and_readers_accept_the_same_specs() {
 
 /// And right texts are right: else both could refuse everything.
 #[test]
-fn what_is_right_is_accepted() {
+fn right_texts_are_accepted() {
     for kind in [CONFIG, NODE_CONFIG] {
         for (path, schema) in fields("spec", &schema(kind)["properties"]["spec"]) {
             let is_text = schema["type"] == "string";
