@@ -27,8 +27,8 @@ impl Served {
         match self.crds.deploy(cx.client, cx.host.now(), cx.host.random())? {
             Deployment::Unchanged => {}
             Deployment::Established => cx.problems.works(&Subject::Crds),
-            Deployment::Served(problem) => {
-                cx.problems.fails(Subject::Crds, &problem);
+            Deployment::NotApplied { kind, text } => {
+                cx.problems.fails_by(Subject::Crds, &kind, &text);
             }
             Deployment::NotYet(name) => return Err(Failure::NotServed(name)),
         }
@@ -85,7 +85,14 @@ fn report_unreadable(cx: &mut Context<'_>, path: &str, items: Vec<BadItem>) {
     let readable: Vec<Subject> = cx.problems.subjects().filter(is_readable).cloned().collect();
     readable.iter().for_each(|subject| cx.problems.works(subject));
     for BadItem { name, problem } in items {
-        cx.problems.fails(Subject::Item(kind, name), &problem);
+        // Those without a name share a subject.
+        let of_kind = if name.is_empty() {
+            "it has no name"
+        } else {
+            problem.as_str()
+        }
+        .to_string();
+        cx.problems.fails_by(Subject::Item(kind, name), &of_kind, &problem);
     }
 }
 

@@ -47,8 +47,13 @@ pub enum Deployment {
     Unchanged,
     /// CRDs of this release or a newer one are served now.
     Established,
-    /// Both are served, but could not be applied: why, and what to do.
-    Served(String),
+    /// They could not be applied, but may be served all the same.
+    NotApplied {
+        /// The same for all failures of this kind.
+        kind: String,
+        /// Why, and what to do.
+        text: String,
+    },
     /// The API server has this one, but does not serve it yet.
     NotYet(String),
 }
@@ -79,9 +84,13 @@ impl Crds {
             }
             Ok(Some(name)) => Ok(Deployment::NotYet(name)),
             Err(e) if e.is_unreachable() || e.is_initializing() => Err(e),
+            // Whether they are served shows in the lists.
             Err(e) => match missing(client) {
-                Ok(kinds) if kinds.is_empty() => Ok(Deployment::Served(self.failed(&e, now, random))),
-                _ => Err(e),
+                Ok(kinds) if !kinds.is_empty() => Err(e),
+                _ => Ok(Deployment::NotApplied {
+                    kind: e.kind().to_string(),
+                    text: self.failed(&e, now, random),
+                }),
             },
         }
     }
@@ -97,9 +106,7 @@ impl Crds {
             (pause, "k6u tries again")
         };
         self.state = State::Retry(now + pause);
-        format!(
-            "they are served, but may be those of another release, because k6u could not update them; {advice}: {error}"
-        )
+        format!("they may be those of another release, because k6u could not update them; {advice}: {error}")
     }
 
     /// Applies them at the next chance: they were deleted, or the cluster is a new one.

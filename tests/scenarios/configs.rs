@@ -3,6 +3,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::server::Cilium;
 use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::machine::namespace::Interface;
@@ -22,6 +24,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_config_is_deleted_and_created_again,
     a_group_that_is_new_in_the_second_plan,
     unknown_fields_and_odd_types_of_old_objects,
+    items_without_a_name_are_reported_once,
 ];
 
 fn path() -> String {
@@ -204,4 +207,24 @@ fn unknown_fields_and_odd_types_of_old_objects() {
     site.force_spec(spec);
     site.wait_group(GROUP, &["2001:db8:1234:5673::/64"]);
     assert_eq!(site.group_history(GROUP).len(), 2);
+}
+
+fn items_without_a_name_are_reported_once() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let list = site.server.admin("GET", NODE_CONFIGS, "", &Value::Null);
+    let mut list = list;
+    let items = list["items"].as_array_mut().unwrap();
+    items.push(json!({"metadata": {"labels": {"a": 1}}, "spec": {"interface": "eth0"}}));
+    items.push(json!(7));
+    let answer = Fault::Answer(Response::new(200, "application/json", list.to_string()));
+    site.server
+        .inject(Plan::on(&format!("GET {NODE_CONFIGS}"), usize::MAX, answer));
+    site.wait_rounds(10);
+    let complaints = node.complaints();
+    assert!(
+        complaints.len() <= 2,
+        "{} lines in ten rounds: {complaints:#?}",
+        complaints.len()
+    );
 }

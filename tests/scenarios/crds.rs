@@ -8,8 +8,8 @@ use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::server::Cilium;
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::site::{
-    ADDRESS, CONFIG, CONFIG_NAME, CRDS, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, WEBHOOK, at_once, refusal,
-    requests, writes,
+    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NODE, NODE_CONFIG, NODE_CONFIGS, SOON, Site, WEBHOOK, at_once,
+    refusal, requests, writes,
 };
 use serde_json::{Value, json};
 
@@ -34,6 +34,8 @@ pub const ALL: &[Scenario] = scenarios![
     crd_rights_missing_but_crds_installed,
     crd_rights_missing_and_no_crds,
     upgrade_from_0_3,
+    discovery_and_crds_are_refused,
+    crds_refused_in_other_words_each_time,
 ];
 
 fn the_server_loses_all_objects() {
@@ -137,7 +139,7 @@ fn crds_that_cannot_be_updated() {
         site.wait_rounds(4);
         let complaints = node.wait_complaints(1);
         assert!(
-            complaints[0].contains("CustomResourceDefinitions: they are served, but"),
+            complaints[0].contains("CustomResourceDefinitions: they may be those of another release"),
             "{complaints:?}"
         );
         assert_eq!(requests(&site.server.store(), apply).len(), 1, "once an hour");
@@ -285,7 +287,7 @@ fn crds_are_tried_again_after_an_hour() {
     let mut deploy = |seconds| crds.deploy(&mut client, Duration::from_secs(seconds), 1.0).unwrap();
     let first = deploy(100);
     assert!(
-        matches!(&first, Deployment::Served(why) if why.contains("x is invalid")),
+        matches!(&first, Deployment::NotApplied { text, .. } if text.contains("x is invalid")),
         "{first:?}"
     );
     assert_eq!(deploy(100 + 3599), Deployment::Unchanged);
@@ -441,3 +443,45 @@ fn upgrade_from_0_3() {
 
 /// As 0.3 had them: prefixIds as uint8, no printer columns, no rules.
 const CRDS_OF_0_3: &str = include_str!("../data/crds-0.3.yaml");
+
+fn discovery_and_crds_are_refused() {
+    let site = Site::with_address(ADDRESS);
+    site.revoke("patch", "customresourcedefinitions");
+    site.server.inject(Plan::on(
+        "GET /apis/apps.fuwafuwatime.moe/v1$",
+        usize::MAX,
+        refusal(
+            403,
+            "Forbidden",
+            "forbidden: User \"x\" cannot get path \"/apis/apps.fuwafuwatime.moe/v1\"",
+            "x",
+        ),
+    ));
+    let node = site.run(1);
+    std::thread::sleep(Duration::from_secs(30));
+    let reported = node.complaints();
+    let lists = requests(&site.server.store(), &format!("GET {CONFIGS}")).len();
+    let entry = k6u_testkit::site::entry(&site.server.store(), NODE);
+    assert!(
+        lists > 0 && entry.is_some(),
+        "in 30 s k6u read its configs {lists} times, its entry is {entry:?}; the group is {:?}: {reported:#?}",
+        site.group(GROUP)
+    );
+}
+
+fn crds_refused_in_other_words_each_time() {
+    let site = Site::with_address(ADDRESS);
+    for port in 40_000..41_000 {
+        let text = format!("failed calling webhook: read tcp 10.0.0.1:{port}: connection reset by peer");
+        site.server.inject(Plan::on(
+            "PATCH /apis/apiextensions.k8s.io",
+            1,
+            refusal(500, "InternalError", &text, "ip6updateconfigs.apps.fuwafuwatime.moe"),
+        ));
+    }
+    let node = site.run(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    std::thread::sleep(Duration::from_secs(25));
+    let complaints = node.complaints();
+    assert!(complaints.len() <= 1, "{complaints:#?}");
+}

@@ -76,7 +76,12 @@ impl Plan {
 
     /// Takes this fault for the request, if it is for it.
     pub fn take(&mut self, line: &str) -> Option<Fault> {
-        if self.times == 0 || !line.contains(&self.part) {
+        // A dollar is the end of the line.
+        let is_meant = match self.part.strip_suffix('$') {
+            Some(end) => line.ends_with(end),
+            None => line.contains(&self.part),
+        };
+        if self.times == 0 || !is_meant {
             return None;
         }
         self.spared += 1;

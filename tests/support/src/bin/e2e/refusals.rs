@@ -200,7 +200,10 @@ pub fn crds_that_are_refused(cluster: &mut Cluster, binary: &Path, interface: &I
     let touch = ["patch", "--dry-run=server", "--type=merge", patch, K6U, crd];
     refuse(cluster, None, &crds, "Invalid", &touch);
     let node = cluster.run(binary);
-    node.wait_log("CustomResourceDefinitions: they are served, but", PATIENCE);
+    node.wait_log(
+        "CustomResourceDefinitions: they may be those of another release",
+        PATIENCE,
+    );
     renumber(interface, HOME, AWAY);
     cluster.wait_group(AWAY, &node);
     wait_ready(cluster, &node, "Updated", AWAY);
