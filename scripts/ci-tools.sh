@@ -17,6 +17,7 @@ have promtool || need prometheus
 have valgrind strace || need valgrind strace
 have radvd dnsmasq dhcpcd ip nsenter || need radvd dnsmasq-base dhcpcd-base iproute2 util-linux
 have shellcheck || need shellcheck
+have lua5.4 || need lua5.4
 have "${KUBECTL:-kubectl}" || need kubernetes-client
 
 if [ -n "$packages" ]; then
