@@ -78,6 +78,7 @@ impl Context<'_> {
                 is_new: false,
             }));
         }
+        self.problems.sends(subject, self.host.now());
         let error = match request(self.client) {
             Ok(done) => {
                 self.problems.works(subject);
@@ -115,10 +116,13 @@ impl Context<'_> {
     }
 
     /// The objects of a step in the order of their turns: those that failed last time come last, so that an object that
-    /// hangs keeps no other waiting.
+    /// hangs keeps no other waiting; and whoever has waited for longest is first.
     pub fn in_turn<T>(&self, all: impl Iterator<Item = T>, subject: impl Fn(&T) -> Subject) -> Vec<T> {
         let mut all: Vec<T> = all.collect();
-        all.sort_by_key(|one| self.problems.has(&subject(one)));
+        all.sort_by_cached_key(|one| {
+            let subject = subject(one);
+            (self.problems.has(&subject), self.problems.sent_at(&subject))
+        });
         all
     }
 

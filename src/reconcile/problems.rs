@@ -31,8 +31,8 @@ pub enum Subject {
     NodeConfig(String),
     /// This node's entry in an IP6UpdateNodeConfig, as it is stored; by name.
     Entry(String),
-    /// The removal of silent nodes from an IP6UpdateNodeConfig, by name.
-    Removal(String),
+    /// The removal of the entries of silent nodes from an IP6UpdateNodeConfig: its name, and theirs.
+    Removal(String, Vec<String>),
     /// Reading an object that holds the prefix.
     Read(TargetKey),
     /// Writing such an object, or a property of it that keeps k6u from writing it.
@@ -50,7 +50,9 @@ impl fmt::Display for Subject {
             Subject::Item(kind, name) => write!(f, "{kind} {name}"),
             Subject::Config(name) => write!(f, "IP6UpdateConfig {name}"),
             Subject::NodeConfig(name) | Subject::Entry(name) => write!(f, "IP6UpdateNodeConfig {name}"),
-            Subject::Removal(name) => write!(f, "removal of silent nodes from IP6UpdateNodeConfig {name}"),
+            Subject::Removal(name, nodes) => {
+                write!(f, "removal of {} from IP6UpdateNodeConfig {name}", nodes.join(", "))
+            }
             Subject::Read(key) | Subject::Target(key) => key.fmt(f),
         }
     }
@@ -72,6 +74,8 @@ pub struct Problems {
     current: BTreeMap<Subject, Lasting>,
     /// Failures in a row that are normal for a moment: how many, and since when, in steady time.
     passing: BTreeMap<Subject, (u32, Duration)>,
+    /// When the last request about each subject was sent, in steady time.
+    sent_at: BTreeMap<Subject, Duration>,
 }
 
 /// A failure that is normal for a moment.
@@ -141,6 +145,19 @@ impl Problems {
         Some(&lasting.problem)
     }
 
+    /// Records that a request about `subject` is sent at `now`, in steady time.
+    pub fn sends(&mut self, subject: &Subject, now: Duration) {
+        match self.sent_at.get_mut(subject) {
+            Some(at) => *at = now,
+            None => drop(self.sent_at.insert(subject.clone(), now)),
+        }
+    }
+
+    /// When the last request about `subject` was sent, in steady time.
+    pub fn sent_at(&self, subject: &Subject) -> Option<Duration> {
+        self.sent_at.get(subject).copied()
+    }
+
     /// Whether something is wrong with `subject`.
     pub fn has(&self, subject: &Subject) -> bool {
         self.current.contains_key(subject)
@@ -170,6 +187,7 @@ impl Problems {
     pub fn retain(&mut self, is_there: impl Fn(&Subject) -> bool) {
         self.current.retain(|subject, _| is_there(subject));
         self.passing.retain(|subject, _| is_there(subject));
+        self.sent_at.retain(|subject, _| is_there(subject));
     }
 
     /// The subjects that have a problem.

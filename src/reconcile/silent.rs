@@ -19,28 +19,32 @@ use crate::schedule::RoundEnd;
 pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &Peers) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::READY;
     let until = cx.step_ends();
-    for config in cx.in_turn(node_configs.iter(), |config| {
-        Subject::Removal(config.metadata.name.clone())
-    }) {
+    let silent = |config: &NodeConfig| -> Vec<String> {
+        let nodes = config.nodes().keys();
+        let silent = nodes.filter(|node| *node != cx.node && peers.is_silent(&config.metadata.name, node));
+        silent.cloned().collect()
+    };
+    let all = node_configs.iter().map(|config| (config, silent(config)));
+    let all: Vec<_> = all.filter(|(_, silent)| !silent.is_empty()).collect();
+    let subject =
+        |(config, silent): &(&NodeConfig, Vec<String>)| Subject::Removal(config.metadata.name.clone(), silent.clone());
+    for one in cx.in_turn(all.into_iter(), subject) {
         if cx.host.now() >= until {
             return Ok(outcome.and(Outcome::not_ready(RoundEnd::Soon)));
         }
-        let name = &config.metadata.name;
-        let silent = config
-            .nodes()
-            .keys()
-            .filter(|node| *node != cx.node && peers.is_silent(name, node));
-        let nodes: Map<String, Value> = silent.map(|node| (node.clone(), Value::Null)).collect();
-        if nodes.is_empty() {
-            continue;
-        }
-        let gone = nodes.keys().cloned().collect::<Vec<_>>().join(", ");
+        let subject = subject(&one);
+        let (config, silent) = one;
+        let (name, gone) = (&config.metadata.name, silent.join(", "));
+        let nodes: Map<String, Value> = silent.into_iter().map(|node| (node, Value::Null)).collect();
+        debug_assert!(
+            !config.metadata.resource_version.is_empty(),
+            "a removal carries a resourceVersion (I3)"
+        );
         // I3: if a node just came back, its new entry stays.
         let patch = json!({
             "metadata": {"resourceVersion": config.metadata.resource_version},
             "status": {"nodes": &nodes},
         });
-        let subject = Subject::Removal(name.clone());
         let explain = |e: &_| format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
         let path = status_path(NODE_CONFIGS, name);
         let remove = |client: &mut Client| remove_entries(client, &path, &patch, nodes.keys());

@@ -6,12 +6,12 @@ use std::time::Duration;
 use log::info;
 
 use super::condition::Failing;
-use super::context::{Context, Refused, Tried};
+use super::context::{Context, Tried};
 use super::plan::Plan;
-use super::problems::{Problem, Problems, Subject};
+use super::problems::{Problem, Subject};
 use super::{Failure, Outcome, fingerprint};
 use crate::kube::Client;
-use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_PLANNED, MAX_READ, STEP_TIME};
+use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_PLANNED, MAX_READ};
 use crate::resources::config::Config;
 use crate::resources::targets::{Api, DesiredTarget, Held, TargetApi, TargetKey};
 use crate::schedule::RoundEnd;
@@ -26,6 +26,8 @@ pub struct Targets {
     keys: Vec<TargetKey>,
     states: BTreeMap<TargetKey, State>,
     histories: BTreeMap<TargetKey, History>,
+    /// Whether a target that is new, or failed last time, was read first in the last round.
+    began_with_other: bool,
 }
 
 /// State of a target when it last had its turn.
@@ -42,8 +44,6 @@ enum State {
 /// Earlier rounds of a target, in steady time.
 #[derive(Debug, Default)]
 struct History {
-    /// When it was last its turn to be read.
-    tried_at: Option<Duration>,
     /// Hash of the desired content for which it was last found right, or written.
     right: Option<u64>,
     /// When somebody else changed it although it was right.
@@ -60,10 +60,11 @@ impl State {
         }
     }
 
-    fn refused(subject: &Subject, refused: &Refused) -> Self {
+    /// It failed in this round.
+    fn failed(failing: Failing) -> Self {
         State::Failed {
-            failing: Failing::new(subject, &refused.problem),
-            is_retry_pending: refused.is_retry_pending,
+            failing,
+            is_retry_pending: false,
         }
     }
 }
@@ -77,22 +78,13 @@ impl Targets {
         // A target that is not reached in this round keeps its last state, but a list that was read then is outdated.
         self.states.retain(|_, state| !matches!(state, State::Read(_)));
         self.states.values_mut().for_each(State::grow_old);
-        let (answered, others) = self.turns(cx.problems);
         let until = cx.step_ends();
-        // One that hangs must not keep the others from their turn, nor many others a new one.
-        let reserved = if others.is_empty() {
-            Duration::ZERO
-        } else {
-            STEP_TIME / 4
-        };
-        for (keys, until) in [(answered, until - reserved), (others, until)] {
-            for key in keys {
-                // Whatever others put into the lists, they fit into memory together.
-                if cx.host.now() >= until || self.held() >= MAX_PLANNED {
-                    break;
-                }
-                self.read_one(cx, key)?;
+        for key in self.turns(cx) {
+            // Whatever others put into the lists, they fit into memory together.
+            if cx.host.now() >= until || self.held() >= MAX_PLANNED {
+                break;
             }
+            self.read_one(cx, key)?;
         }
         Ok(())
     }
@@ -108,25 +100,33 @@ impl Targets {
 
     fn read_one(&mut self, cx: &mut Context<'_>, key: TargetKey) -> Result<(), Failure> {
         let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
-        self.histories.entry(key.clone()).or_default().tried_at = Some(now);
         let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, &key, now));
         let state = match cx.attempt(&subject, |e| key.explain(e), read)? {
             Tried::Done(held) => State::Read(held.map(Box::new)),
             Tried::Overtaken => return Ok(()),
-            Tried::Refused(refused) => State::refused(&subject, &refused),
+            Tried::Refused(refused) => State::Failed {
+                failing: Failing::new(&subject, &refused.problem),
+                is_retry_pending: refused.is_retry_pending,
+            },
         };
         self.states.insert(key, state);
         Ok(())
     }
 
-    /// The targets that answered when they last had their turn, and the others; both in the order of how long they have
-    /// waited.
-    fn turns(&self, problems: &Problems) -> (Vec<TargetKey>, Vec<TargetKey>) {
-        let tried_at = |key: &TargetKey| self.histories.get(key).and_then(|history| history.tried_at);
-        let answered = |key: &TargetKey| tried_at(key).is_some() && !problems.has(&Subject::Read(key.clone()));
-        let mut keys = self.keys.clone();
-        keys.sort_by_key(tried_at);
-        keys.into_iter().partition(answered)
+    /// The targets in the order of their turns: those that answered last time, then those that failed and new ones; in
+    /// both, whoever has waited for longest is first. In every second round one of the latter begins, so that however
+    /// slow the former are, it has its turn; and however many of the latter hang, the former have theirs.
+    fn turns(&mut self, cx: &Context<'_>) -> Vec<TargetKey> {
+        let subject = |key: &TargetKey| Subject::Read(key.clone());
+        let all = cx.in_turn(self.keys.iter().cloned(), subject);
+        let answered = |key: &TargetKey| {
+            let subject = subject(key);
+            cx.problems.sent_at(&subject).is_some() && !cx.problems.has(&subject)
+        };
+        let (answered, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(answered);
+        self.began_with_other = !self.began_with_other && !others.is_empty();
+        let last = others.split_off(usize::from(self.began_with_other));
+        [others, answered, last].concat()
     }
 
     /// Takes over which targets there are. Returns whether all of them had their turn in [`Targets::read`].
@@ -173,10 +173,7 @@ impl Targets {
         let subject = Subject::Target(key.clone());
         if let Some(problem) = unfit(held.as_deref(), desired, self.api.known(key.kind)) {
             cx.problems.fails(subject.clone(), &problem.text);
-            let state = State::Failed {
-                failing: Failing::new(&subject, &problem),
-                is_retry_pending: false,
-            };
+            let state = State::failed(Failing::new(&subject, &problem));
             self.states.insert(key.clone(), state);
             return Ok(());
         }
@@ -195,6 +192,10 @@ impl Targets {
         wanted.items = held
             .as_ref()
             .map_or(wanted.items, |held| held.list.with_lingering(desired));
+        debug_assert!(
+            held.as_deref().is_none_or(|held| !held.list.matches(&wanted)),
+            "a target that is right is not written"
+        );
         let write = |client: &mut Client| self.api.write(client, &wanted, held.as_deref());
         match cx.attempt(&subject, |e| key.explain(e), write)? {
             Tried::Done(list) => {
@@ -207,8 +208,10 @@ impl Targets {
             }
             // Changed, created or deleted since it was read.
             Tried::Overtaken => {}
+            // It was read and differs, so it is wrong now, whether the write was tried again or not.
             Tried::Refused(refused) => {
-                self.states.insert(key.clone(), State::refused(&subject, &refused));
+                let failing = Failing::new(&subject, &refused.problem);
+                self.states.insert(key.clone(), State::failed(failing));
             }
         }
         Ok(())

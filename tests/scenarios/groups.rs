@@ -47,6 +47,7 @@ pub const ALL: &[Scenario] = scenarios![
     four_targets_hang_on_write,
     thirty_targets_hang_on_write,
     a_group_of_extra_cidrs_needs_no_prefix,
+    a_group_that_is_reverted_beside_another,
 ];
 
 fn served(cilium: Cilium, version: &str) -> (Site, Running) {
@@ -730,4 +731,48 @@ fn a_group_of_extra_cidrs_needs_no_prefix() {
     site.interface.add(ADDRESS);
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
+}
+
+fn a_group_that_is_reverted_beside_another() {
+    let (site, node) = Site::settled(1);
+    name_groups(&site, &["second".to_string()]);
+    site.wait_group("second", &["2001:db8:1234:5671::/64"]);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io/v2/ciliumcidrgroups/",
+        usize::MAX,
+        Fault::Late(Duration::from_secs(3)),
+    ));
+    let path = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
+    let tool = ["192.0.2.0/24".to_string()];
+    let revert = || {
+        if cidrs(&site.server.store(), GROUP).is_some_and(|list| list != tool) {
+            site.patch(&path, json!({"spec": {"externalCIDRs": tool}}));
+        }
+    };
+    revert();
+    site.renumber();
+    let start = Instant::now();
+    let is_new = || cidrs(&site.server.store(), "second").is_some_and(|list| list == ["2001:db8:9876:5431::/64"]);
+    while start.elapsed() < Duration::from_secs(90) && !is_new() {
+        revert();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let wrote = |name: &str| {
+        requests(
+            &site.server.store(),
+            &format!("PATCH /apis/cilium.io/v2/ciliumcidrgroups/{name}"),
+        )
+        .len()
+    };
+    let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    let stored = cidrs(&site.server.store(), "second");
+    assert!(
+        is_new(),
+        "{:?} after the renumbering \"second\" holds {stored:?}; k6u wrote {GROUP} {} times and \"second\" {} times; {reported}",
+        start.elapsed(),
+        wrote(GROUP),
+        wrote("second")
+    );
+    drop(node);
 }

@@ -39,6 +39,8 @@ pub const ALL: &[Scenario] = scenarios![
     recreated_just_before_a_publication,
     killed_with_an_object_for_each_node,
     killed_with_one_object,
+    a_refused_removal_ends_with_its_entry,
+    races_for_removals_are_no_refusal,
 ];
 
 /// After so many intervals of standing still an entry is removed.
@@ -620,4 +622,91 @@ fn recreated_just_before_a_publication() {
             .all(|held| held.iter().any(|cidr| cidr.starts_with("2001:db8:aaaa:bbb"))),
         "node 2 was back within an interval: {log:#?}"
     );
+}
+
+fn a_refused_removal_ends_with_its_entry() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(2);
+    site.publish(NODE_2, &["2001:db8:aaaa:bbb1::/64"]);
+    let path = format!("{NODE_CONFIGS}/ip6-update-node1/status");
+    node.rounds(29);
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updatenodeconfigs" && object["status"]["nodes"][NODE_2].is_null() {
+            object["status"]["nodes"][NODE_2] = json!({"prefixes": ["2001:db8:aaaa:bbb1::/64"], "observedTime": "x"});
+        }
+    });
+    node.rounds(40);
+    let reported = site
+        .events()
+        .iter()
+        .filter(|(reason, _)| reason == "PublishFailed")
+        .count();
+    assert_eq!(reported, 1, "the removal is refused: {:?}", site.events());
+    site.server.store().mutation = None;
+    site.patch(&path, json!({"status": {"nodes": {NODE_2: null}}}));
+    node.rounds(60);
+    let left: Vec<String> = node.reconciler().problems.subjects().map(ToString::to_string).collect();
+    // A year later another node dies, and its removal is refused too.
+    let third = "node3.example.com";
+    site.publish(third, &["2001:db8:cccc:ddd1::/64"]);
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updatenodeconfigs" && object["status"]["nodes"]["node3.example.com"].is_null() {
+            object["status"]["nodes"]["node3.example.com"] =
+                json!({"prefixes": ["2001:db8:cccc:ddd1::/64"], "observedTime": "x"});
+        }
+    });
+    node.rounds(120);
+    let reported = site
+        .events()
+        .iter()
+        .filter(|(reason, _)| reason == "PublishFailed")
+        .count();
+    assert!(
+        left.is_empty() && reported == 2,
+        "ten minutes after the entry is gone these problems last: {left:?}; of the second dead node, whose removal is \
+         refused, {} Events tell; the group holds {:?}",
+        reported - 1,
+        cidrs(&site.server.store(), GROUP)
+    );
+}
+
+fn races_for_removals_are_no_refusal() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(2);
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &site.interface.name)
+            .replace("ip6-update-node1", "other")
+            .replace(NODE, NODE_2),
+    );
+    let path = format!("{NODE_CONFIGS}/other/status");
+    let removals = |site: &Site| requests(&site.server.store(), &format!("PATCH {path}")).len();
+    for death in 1..=25 {
+        let entry = json!({"prefixes": ["2001:db8:1234:5671::/64"], "observedTime": death.to_string()});
+        site.patch(&path, json!({"status": {"nodes": {NODE_2: entry}}}));
+        // The other node is first, so that this one meets a conflict.
+        let conflict = refusal(409, "Conflict", "the object has been modified", "other");
+        site.server.inject(Plan::on(&format!("PATCH {path}"), 1, conflict));
+        let before = removals(&site);
+        let mut rounds = 0;
+        while removals(&site) == before {
+            node.rounds(1);
+            rounds += 1;
+            assert!(rounds < 100, "it tries to remove it");
+        }
+        site.server.heal();
+        site.patch(&path, json!({"status": {"nodes": {NODE_2: null}}}));
+        // An hour.
+        node.rounds(360);
+        let events = site.events();
+        let alarms: Vec<_> = events.iter().filter(|(reason, _)| reason == "PublishFailed").collect();
+        let left: Vec<String> = node.reconciler().problems.subjects().map(ToString::to_string).collect();
+        assert!(
+            alarms.is_empty(),
+            "after {death} nodes that died hours apart, each removed at once by another node: {alarms:?}; an hour later \
+             these problems last: {left:?}"
+        );
+    }
 }

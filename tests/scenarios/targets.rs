@@ -7,10 +7,11 @@ use k6u::resources::targets::{self, TargetApi, TargetKey};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::kinds::{CALICO_V3, DNS_NAME, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS, TTL};
+use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::site::{
-    ADDRESS, CONFIG_NAME, CONFIGS, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, follows, ready,
-    requests, writes,
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, follows,
+    name_groups, ready, refusal, requests, writes,
 };
 use serde_json::{Value, json};
 
@@ -40,6 +41,8 @@ pub const ALL: &[Scenario] = scenarios![
     without_any_global_prefix_lists_keep_what_they_hold,
     thirty_targets_hang,
     twelve_targets_that_take_six_seconds,
+    a_slow_target_beside_a_new_one,
+    a_slow_target_beside_one_that_failed_once,
 ];
 
 const SUFFIX: &str = "::1:ffff:0:0:0/112";
@@ -787,5 +790,62 @@ fn twelve_targets_that_take_six_seconds() {
         published < Duration::from_secs(10) && followed < Duration::from_secs(20),
         "published after {published:?}, in the group after {followed:?}: {:#?}",
         node.complaints()
+    );
+}
+
+fn a_slow_target_beside_a_new_one() {
+    let (site, node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("GET /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        usize::MAX,
+        Fault::Late(Duration::from_secs(3)),
+    ));
+    let start = Instant::now();
+    name_groups(&site, &["new".to_string()]);
+    let made = site.server.wait(Duration::from_secs(90), |store| cidrs(store, "new"));
+    let reads = |name: &str| {
+        requests(
+            &site.server.store(),
+            &format!("GET /apis/cilium.io/v2/ciliumcidrgroups/{name}"),
+        )
+        .len()
+    };
+    assert!(
+        made.is_some(),
+        "{:?} after it was added to the spec, group \"new\" does not exist; it was read {} times, {GROUP} {} times; {:?}",
+        start.elapsed(),
+        reads("new"),
+        reads(GROUP),
+        ready(&site.server.store(), CONFIG_NAME)
+    );
+    drop(node);
+}
+
+fn a_slow_target_beside_one_that_failed_once() {
+    let (site, node) = Site::settled(1);
+    name_groups(&site, &["second".to_string()]);
+    site.wait_group("second", &["2001:db8:1234:5671::/64"]);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let second = "GET /apis/cilium.io/v2/ciliumcidrgroups/second";
+    site.server
+        .inject(Plan::on(second, 1, refusal(500, "InternalError", "once", "second")));
+    node.wait_log("500 InternalError once", SOON);
+    site.server.inject(Plan::on(
+        &format!("GET /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        usize::MAX,
+        Fault::Late(Duration::from_secs(3)),
+    ));
+    let before = requests(&site.server.store(), second).len();
+    site.renumber();
+    let reached = site.server.wait(Duration::from_secs(90), |store| {
+        (cidrs(store, "second")? == ["2001:db8:9876:5431::/64"]).then_some(())
+    });
+    let reads = requests(&site.server.store(), second).len() - before;
+    let stored = cidrs(&site.server.store(), "second");
+    assert!(
+        reached.is_some(),
+        "90 s after the renumbering \"second\" holds {stored:?}, whose read failed once; it was read {reads} times since; {:?}",
+        ready(&site.server.store(), CONFIG_NAME)
     );
 }
