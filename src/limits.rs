@@ -23,6 +23,8 @@ pub const SPREAD: Duration = Duration::from_millis(2);
 /// Statuses and Events wait until the addresses have been still for this long: a renumbering often comes in two
 /// steps, and under the pod's CPU limit the second one would pay for the reports about the first.
 pub const STILL: Duration = Duration::from_millis(500);
+/// But reports wait for no longer than this, should the addresses never be still.
+pub const MAX_UNREPORTED: Duration = Duration::from_secs(5);
 /// The longest pause after a conflict with another writer.
 pub const SOON: Duration = Duration::from_secs(1);
 /// This many rounds in a row that end in a conflict are normal where many nodes write; each further one doubles
@@ -56,8 +58,8 @@ pub const MAX_ROUNDS_OF_ONCE: u32 = 60;
 /// A round starts again this often while the objects change under it, then leaves the rest to the next one.
 pub const MAX_PASSES: usize = 3;
 /// Requests that read targets begin within this much of a round, those that write them within as much again, and those
-/// that report within as much again: what hangs cannot keep k6u from publishing. What was not reached is next in the
-/// next round.
+/// that report within as much again: targets that hang cannot keep k6u from publishing. What was not reached is next in
+/// the next round.
 pub const STEP_TIME: Duration = Duration::from_millis(2500);
 /// Reading one target takes this long at most.
 pub const MAX_READ: Duration = Duration::from_secs(5);

@@ -125,6 +125,7 @@ impl Schedule {
     /// Records how a round ended and returns when the next one is due. `random` is in 0..1: nodes must not come
     /// back all at once.
     pub fn after_round(&mut self, now: Duration, end: RoundEnd, random: f64) -> Duration {
+        debug_assert!((0.0..=1.0).contains(&random), "{random}");
         self.is_in_step |= self.reaction.take().is_some();
         self.failures = match end {
             RoundEnd::Failed { .. } => self.failures.saturating_add(1),

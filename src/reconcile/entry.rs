@@ -13,7 +13,7 @@ use super::problems::{Problem, Subject};
 use super::selection::Wanted;
 use super::{Failure, Objects, Outcome, status_path};
 use crate::kube::{Client, Error};
-use crate::limits::{HEARTBEAT, STILL};
+use crate::limits::{HEARTBEAT, MAX_UNREPORTED, STILL};
 use crate::node::Host;
 use crate::node::select::{Observation, Watch};
 use crate::prefix::{Prefix, join, texts};
@@ -29,8 +29,10 @@ pub struct Entry {
     allowed: Option<Vec<Prefix>>,
     /// When the interfaces have to be looked at again though nothing changes, in steady time.
     look_at: Option<Duration>,
-    /// When an interface last looked other than before.
+    /// When an interface last looked other than before, in steady time.
     changed_at: Option<Duration>,
+    /// The first such time since the last report.
+    unreported_since: Option<Duration>,
     /// By IP6UpdateNodeConfig.
     sent: BTreeMap<String, Sent>,
 }
@@ -43,6 +45,8 @@ struct Sent {
     uid: String,
     /// In steady time.
     at: Duration,
+    /// It was sent again because it was not stored as it was sent, and was not seen to be stored since.
+    is_repeated: bool,
 }
 
 /// Result of publishing.
@@ -50,10 +54,11 @@ struct Sent {
 pub struct Published {
     /// This node has nothing to publish: nothing selects it.
     pub is_idle: bool,
-    /// The pause after a refusal is not over: what is refused may succeed then.
+    /// An entry of this node has the prefixes that it sees, whatever became of the request that stored it: plans are made
+    /// from what is stored.
+    pub is_represented: bool,
+    /// The pause after a refusal is not over: it may succeed by now.
     pub is_retry_pending: bool,
-    /// An entry is not stored as it was sent.
-    pub suspects_crds: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
     /// The reasons why entries of this node do not say what it sees.
@@ -70,12 +75,12 @@ impl Published {
         !self.taken.is_empty()
     }
 
-    /// Whether the entries that the API server took are there as they were sent, in objects that were read since.
+    /// Whether the prefixes of these entries are there, in objects that were read since.
     pub fn is_there(&self, node: &str, objects: &Objects) -> bool {
         objects.node_configs.iter().all(|config| {
             let stored = config.nodes().get(node);
             let taken = self.taken.get(&config.metadata.name);
-            taken.is_none_or(|taken| stored.is_some_and(|stored| is_equivalent(stored, taken)))
+            taken.is_none_or(|taken| stored.is_some_and(|stored| stored.prefixes == taken.prefixes))
         })
     }
 
@@ -107,7 +112,7 @@ impl Entry {
                     let before = self.seen.get(watch);
                     log_change(&watch.interface, before, &observed);
                     if before.is_some_and(|before| !observed.is_like(before)) {
-                        self.changed_at = Some(cx.host.now());
+                        self.note_change(cx.host.now());
                     }
                     seen.insert(watch.clone(), observed.clone());
                     NodeEntry {
@@ -130,7 +135,7 @@ impl Entry {
     /// logs the difference; else it is logged here, when it is seen.
     pub fn look(&mut self, host: &mut dyn Host, round_follows: bool) -> bool {
         self.look_at = None;
-        let mut is_changed = false;
+        let (mut is_changed, mut is_logged) = (false, false);
         for (watch, before) in &mut self.seen {
             // If the kernel does not answer, the round says so.
             let seen = observe(host, watch, self.allowed.as_deref()).ok();
@@ -141,11 +146,14 @@ impl Entry {
             };
             if !seen.is_like(before) {
                 log_change(&watch.interface, Some(before), &seen);
-                self.changed_at = Some(host.now());
+                is_logged = true;
                 is_changed = true;
             }
             self.look_at = [self.look_at, seen.until].into_iter().flatten().min();
             *before = seen;
+        }
+        if is_logged {
+            self.note_change(host.now());
         }
         is_changed
     }
@@ -155,9 +163,19 @@ impl Entry {
         self.look_at
     }
 
-    /// Whether the addresses have been still for long enough to report what became of them.
-    pub fn is_still(&self, now: Duration) -> bool {
-        self.changed_at.is_none_or(|changed_at| now >= changed_at + STILL)
+    /// Whether to report in this round: the addresses have been still for long enough, or not for too long.
+    pub fn is_report_due(&mut self, now: Duration) -> bool {
+        let has_passed = |since: Option<Duration>, time| since.is_none_or(|since| now >= since + time);
+        let is_due = has_passed(self.changed_at, STILL) || has_passed(self.unreported_since, MAX_UNREPORTED);
+        if is_due {
+            self.unreported_since = None;
+        }
+        is_due
+    }
+
+    fn note_change(&mut self, now: Duration) {
+        self.changed_at = Some(now);
+        self.unreported_since.get_or_insert(now);
     }
 
     /// Publishes what differs from `node_configs` as last read, or is due, or all if it is urgent. Then removes this
@@ -211,40 +229,54 @@ impl Entry {
     ) -> Result<(), Failure> {
         let name = &config.metadata.name;
         let stored = config.nodes().get(cx.node);
-        let is_same = |sent: &&Sent| is_equivalent(&sent.entry, entry) && sent.uid == config.metadata.uid;
-        let sent = self.sent.get(name).filter(is_same);
-        let is_due = sent.is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
+        published.is_represented |= stored.is_some_and(|stored| stored.prefixes == entry.prefixes);
+        let is_same = |sent: &&mut Sent| is_equivalent(&sent.entry, entry) && sent.uid == config.metadata.uid;
+        let mut sent = self.sent.get_mut(name).filter(is_same);
+        let is_due = sent
+            .as_ref()
+            .is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
         let is_right = stored.is_some_and(|stored| is_equivalent(stored, entry));
-        // An entry that is missing when a heartbeat is due is not altered: others removed it, because this node was
-        // silent.
-        let altered = sent.filter(|_| !is_right && (stored.is_some() || !is_due));
         if is_right {
             cx.problems.works(&Subject::Entry(name.clone()));
         }
-        if let Some(sent) = altered {
-            published.suspects_crds = true;
+        // Somebody may have restored a backup: what differs once is sent again at once, what differs twice in a row with
+        // each heartbeat.
+        let is_altered = match &mut sent {
+            Some(sent) => std::mem::replace(&mut sent.is_repeated, !is_right) && !is_right,
+            None => false,
+        };
+        if let Some(sent) = sent.as_ref().filter(|_| is_altered) {
             published.failures.push(altered_entry(cx, config, &sent.entry, stored));
         }
         if is_right && !is_due && !is_urgent {
             published.taken.insert(name.clone(), entry.clone());
             return Ok(());
         }
-        // An altered entry is sent with each heartbeat, not in every round.
-        let is_altered = altered.is_some();
         if is_altered && !is_due {
             return Ok(());
         }
+        let is_repeated = sent.is_some_and(|sent| sent.is_repeated);
         let entry = NodeEntry {
             observed_time: heartbeat(cx.time(), stored),
             ..entry.clone()
         };
+        debug_assert!(
+            stored.is_none_or(|stored| stored.observed_time != entry.observed_time),
+            "a heartbeat differs from the one before"
+        );
         if send(cx, config, Some(&entry), published)? {
             let at = cx.host.now();
             if !is_altered {
                 published.taken.insert(name.clone(), entry.clone());
             }
             let uid = config.metadata.uid.clone();
-            self.sent.insert(name.clone(), Sent { entry, uid, at });
+            let sent = Sent {
+                entry,
+                uid,
+                at,
+                is_repeated,
+            };
+            self.sent.insert(name.clone(), sent);
         }
         Ok(())
     }

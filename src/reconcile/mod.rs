@@ -202,7 +202,7 @@ impl Memory {
 
             // 3. Read the targets of the last plan: before the entries (I2). A node that does not publish leaves them
             // to those that do (I6).
-            let leads = |peers: &Peers| published.has_published() || peers.are_silent();
+            let leads = |peers: &Peers| published.has_published() || published.is_represented || peers.are_silent();
             let is_leading = leads(&self.peers);
             if is_leading {
                 self.targets.read(cx)?;
@@ -251,7 +251,11 @@ impl Memory {
             self.peers.reset();
         }
         published.failed_in.iter().for_each(|name| self.peers.reset_in(name));
-        if published.suspects_crds {
+        if cx
+            .problems
+            .subjects()
+            .any(|subject| matches!(subject, Subject::Entry(_)))
+        {
             self.served.suspect();
         }
         Ok(published)
@@ -274,7 +278,10 @@ impl Memory {
         self.nodes = nodes.len();
         let is_there = |name: &String| node_configs.iter().any(|config| config.metadata.name == *name);
         cx.problems.retain(|subject| match subject {
-            Subject::NodeConfig(name) | Subject::Entry(name) | Subject::Removal(name) => is_there(name),
+            Subject::NodeConfig(name) | Subject::Entry(name) => is_there(name),
+            Subject::Removal(name, silent) => node_configs.iter().any(|config| {
+                config.metadata.name == *name && silent.iter().any(|node| config.nodes().contains_key(node))
+            }),
             _ => true,
         });
         Ok(Objects {
@@ -298,12 +305,13 @@ impl Memory {
             _ => true,
         });
         let mut outcome = self.targets.write(cx, plan)?.and(published.outcome());
-        if self.entry.is_still(cx.host.now()) {
+        if self.entry.is_report_due(cx.host.now()) {
             let contested = self.targets.contested(&objects.configs, plan, cx.host.now());
             let reported = report(
                 cx,
                 &Facts {
                     configs: &objects.configs,
+                    node_configs: &objects.node_configs,
                     plan,
                     targets: &self.targets,
                     contested: &contested,

@@ -51,6 +51,10 @@ impl Peers {
             .last_read
             .map_or(Duration::ZERO, |last| now.saturating_sub(last))
             .min(interval);
+        debug_assert!(
+            self.last_read.is_none_or(|last| last <= now),
+            "steady time does not go back"
+        );
         self.last_read = Some(now);
         self.unchanged_for += gap;
         self.pass(node_configs, gap);

@@ -141,6 +141,16 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
     for at in by_age(configs) {
         verdicts[at] = verdict(&configs[at]);
     }
+    let targets = || verdicts.iter().flat_map(|verdict| &verdict.targets);
+    debug_assert!(
+        targets().map(|target| target.items.len()).sum::<usize>() <= MAX_PLANNED,
+        "bounded together"
+    );
+    debug_assert_eq!(
+        targets().map(|target| &target.key).collect::<BTreeSet<_>>().len(),
+        targets().count(),
+        "each target has one owner"
+    );
     let ignoring = entries.iter().filter(|entry| entry.published.ignores_routers);
     let ignoring: BTreeSet<String> = ignoring.map(|entry| entry.node.to_string()).collect();
     Plan {

@@ -12,8 +12,10 @@ use super::plan::{Plan, Reason, Verdict};
 use super::problems::{Problem, Subject};
 use super::targets::{Targets, contest};
 use super::{Failure, Outcome, status_path};
+use crate::kube::{Client, Error};
 use crate::prefix::Prefix;
 use crate::resources::config::{CONFIGS, Config};
+use crate::resources::node_config::NodeConfig;
 use crate::resources::targets::TargetKey;
 use crate::schedule::RoundEnd;
 
@@ -22,6 +24,8 @@ use crate::schedule::RoundEnd;
 pub struct Facts<'a> {
     /// The configs as last read.
     pub configs: &'a [Config],
+    /// The node configs as last read.
+    pub node_configs: &'a [NodeConfig],
     /// The plan for them.
     pub plan: &'a Plan,
     /// The state of each target.
@@ -73,8 +77,23 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
             cx.problems.works(&subject);
             continue;
         };
+        debug_assert!(
+            !config.metadata.resource_version.is_empty(),
+            "a status carries a resourceVersion (I3)"
+        );
         let path = status_path(CONFIGS, &config.metadata.name);
-        let write = |client: &mut crate::kube::Client| client.merge_patch(&path, &change.patch);
+        let time = cx.time();
+        let write = |client: &mut Client| {
+            let stored: Config = client.merge_patch_returning(&path, &change.patch)?;
+            match condition::change(&stored, &judgement, &delegated, time) {
+                None => Ok(()),
+                Some(_) => {
+                    let what = "it is not stored as it was sent: an admission webhook changes it, or the CRDs are those of \
+                                another release";
+                    Err(Error::malformed("PATCH", &path, what.into()))
+                }
+            }
+        };
         match cx.attempt(&subject, ToString::to_string, write)? {
             Tried::Done(()) => {
                 log_transition(&config.metadata.name, change.transition.as_ref());
@@ -107,33 +126,40 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<Judgem
     let Facts { targets, published, .. } = facts;
     let keys = || verdict.targets.iter().map(|desired| &desired.key);
     // Others that publish know nothing of what this node cannot publish, and would contradict.
-    let mut failures = match facts.are_peers_silent && !published.is_retry_pending {
+    let mut failures = match facts.are_peers_silent {
         true => published.failures.clone(),
         false => Vec::new(),
     };
-    // A target that failed before may work by now, and another node may have reported that.
-    let is_retry_pending = keys().any(|key| targets.is_retry_pending(key));
+    // What failed before may work by now, and another node may have reported that: it is no news.
+    let is_retry_pending =
+        keys().any(|key| targets.is_retry_pending(key)) || facts.are_peers_silent && published.is_retry_pending;
     if is_retry_pending && !condition::is_reported_not_ready(config) {
         return None;
     }
     failures.extend(keys().filter_map(|key| targets.failure(key).cloned()));
+    failures.extend(keys().filter(|key| facts.contested.contains(key)).map(contest));
     // I8: what was not reached says nothing.
     if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {
         return None;
     }
-    failures.extend(keys().filter(|key| facts.contested.contains(key)).map(contest));
     let judgement = condition::judge(verdict, &failures, &facts.plan.remarks());
     // Nodes that do not publish have different words for it, but for what follows from the objects alone; and
     // whoever cannot publish has said more than that.
-    let is_common = published.is_idle && judgement.reason == Reason::NoPrefix && !names_node_config(config);
+    let is_common =
+        published.is_idle && judgement.reason == Reason::NoPrefix && !names_node_config(config, facts.node_configs);
     let is_reported = condition::is_reported_not_ready(config) && !published.has_published();
     (!is_reported || is_common).then_some(judgement)
 }
 
-/// Whether a node has reported that it cannot publish.
-fn names_node_config(config: &Config) -> bool {
-    let mut failing = config.status.failing.iter().flatten();
-    failing.any(|what| what.starts_with("IP6UpdateNodeConfig "))
+/// Whether a node has reported that it cannot publish in one of these.
+fn names_node_config(config: &Config, node_configs: &[NodeConfig]) -> bool {
+    let mut subjects = node_configs
+        .iter()
+        .map(|config| Subject::NodeConfig(config.metadata.name.clone()));
+    subjects.any(|subject| {
+        let mut failing = config.status.failing.iter().flatten();
+        failing.any(|what| what.starts_with(&format!("{subject}: ")))
+    })
 }
 
 /// The delegated prefixes: what lingers stays if it is there. Those that the targets were written for stay when nothing
@@ -143,6 +169,10 @@ fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Delegated
     let lingering = verdict.lingering.iter().filter(|prefix| stored.contains(prefix));
     let mut observed: Vec<Prefix> = verdict.delegated.iter().chain(lingering).copied().collect();
     observed.sort();
+    debug_assert!(
+        observed.is_sorted_by(|one, next| one < next),
+        "what lingers is not delegated"
+    );
     let has_written = verdict.targets.iter().any(|desired| targets.is_right(&desired.key));
     let is_settled = verdict.targets.is_empty() && verdict.oversized.is_empty();
     let is_written = verdict.keep.is_none() && (has_written || is_settled);

@@ -134,6 +134,11 @@ impl Clockwork {
         (0..count).for_each(|_| self.round_after(INTERVAL));
     }
 
+    /// Its reconciler.
+    pub fn reconciler(&self) -> &Reconciler {
+        self.agent.reconciler()
+    }
+
     /// The lines of its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lines.lock().expect("no panic in a logger").clone()

@@ -8,8 +8,8 @@ use k6u_testkit::apiserver::server::{Cilium, cidrs};
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::site::{
-    ADDRESS, CONFIG, CONFIG_NAME, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIG, NODE_CONFIGS, Running, SOON,
-    Site, at_once, entry, follows, message, ready, reasons, refusal, refusals, requests, writes,
+    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIG, NODE_CONFIGS, Running,
+    SOON, Site, at_once, entry, follows, message, name_groups, ready, reasons, refusal, refusals, requests, writes,
 };
 use k6u_testkit::trio::{NAMES, Trio, published};
 use serde_json::{Map, Value, json};
@@ -41,6 +41,14 @@ pub const ALL: &[Scenario] = scenarios![
     endless_conflicts_on_a_publication,
     an_entry_that_is_not_stored_as_it_was_sent,
     somebody_else_writes_the_entry,
+    a_webhook_that_adds_a_word_to_each_entry,
+    publications_whose_answers_are_lost_for_ever,
+    a_webhook_that_changes_the_heartbeat_alone,
+    a_backup_is_restored,
+    an_entry_that_somebody_deletes_by_hand,
+    two_uplinks_one_of_which_is_refused,
+    a_spec_that_changes_while_the_node_cannot_publish,
+    a_node_config_that_is_deleted_while_nobody_can_publish_in_it,
 ];
 
 /// "A node does this half if it published a change [...] or did not come to its end."
@@ -715,4 +723,261 @@ fn somebody_else_writes_the_entry() {
     let warning = format!("check that no other machine runs k6u with NODE_NAME {NODE}");
     assert!(log.iter().any(|line| line.contains(&warning)), "{reported}, {log:#?}");
     assert!(message(&reported).contains(&warning), "{reported}");
+}
+
+fn a_webhook_that_adds_a_word_to_each_entry() {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let (mut one, mut two) = (Clockwork::start(&site), Clockwork::of(&site, NODE_2, INTERVAL));
+    two.rounds(3);
+    one.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updatenodeconfigs" {
+            for (_, entry) in object["status"]["nodes"].as_object_mut().into_iter().flatten() {
+                entry["message"] = json!("seen by policy");
+            }
+        }
+    });
+    site.renumber();
+    let mut seconds = 0;
+    let is_new = || cidrs(&site.server.store(), GROUP).is_some_and(|list| list[0].starts_with("2001:db8:9876:543"));
+    while seconds < 7200 && !is_new() {
+        one.rounds(1);
+        two.rounds(1);
+        seconds += 10;
+    }
+    let entry = k6u_testkit::site::entry(&site.server.store(), NODE);
+    let held = cidrs(&site.server.store(), GROUP);
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    let is_new = is_new();
+    assert!(
+        is_new,
+        "{seconds} s after the renumbering the group holds {held:?}; node 1's entry is {entry:?}; Ready is {reported:?}"
+    );
+}
+
+/// Two nodes; each publication is carried out, but its answer never arrives.
+fn publications_whose_answers_are_lost_for_ever() {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let (mut one, mut two) = (Clockwork::start(&site), Clockwork::of(&site, NODE_2, INTERVAL));
+    two.rounds(3);
+    one.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server
+        .inject(Plan::on(&format!("PATCH {NODE_CONFIGS}/"), usize::MAX, Fault::CutAt(0)));
+    site.renumber();
+    let mut seconds = 0;
+    let is_new = || cidrs(&site.server.store(), GROUP).is_some_and(|list| list[0].starts_with("2001:db8:9876:543"));
+    while seconds < 3600 && !is_new() {
+        one.rounds(1);
+        two.rounds(1);
+        seconds += 10;
+    }
+    let entries = [NODE, NODE_2].map(|node| {
+        k6u_testkit::site::entry(&site.server.store(), node)
+            .unwrap()
+            .to_string()
+    });
+    let held = cidrs(&site.server.store(), GROUP);
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    let is_new = is_new();
+    assert!(
+        is_new,
+        "{seconds} s after the renumbering the group holds {held:?}; the entries are {entries:?}; Ready is {reported:?}"
+    );
+}
+
+fn a_webhook_that_changes_the_heartbeat_alone() {
+    let site = Site::with_address(ADDRESS);
+    let second = Interface::new();
+    second.add("2001:db8:aaaa:bbb1::10");
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &second.name)
+            .replace("ip6-update-node1", "other")
+            .replace(NODE, NODE_2),
+    );
+    site.server.add_node(NODE_2);
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updatenodeconfigs" {
+            for (_, entry) in object["status"]["nodes"].as_object_mut().into_iter().flatten() {
+                entry["observedTime"] = json!("2026-01-01T00:00:00Z");
+            }
+        }
+    });
+    let (mut one, mut two) = (Clockwork::start(&site), Clockwork::of(&site, NODE_2, INTERVAL));
+    two.rounds(1);
+    let held = || cidrs(&site.server.store(), GROUP).map_or(0, |list| list.len());
+    assert_eq!(held(), 6, "both prefixes");
+    let mut wrong = Vec::new();
+    for round in 0..120 {
+        one.rounds(1);
+        two.rounds(1);
+        if held() != 6 {
+            wrong.push(round * 10);
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "in 20 minutes in which both nodes lived and published, the group lacked one's prefix at the seconds {wrong:?}"
+    );
+}
+
+fn a_backup_is_restored() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(7);
+    let path = format!("{NODE_CONFIGS}/ip6-update-node1/status");
+    site.renumber();
+    node.rounds(1);
+    site.wait_lan("2001:db8:9876:543");
+    let published = requests(&site.server.store(), &format!("PATCH {path}")).len();
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    let old: Vec<String> = (0..3).map(|n| format!("2001:db8:1234:567{n}::/64")).collect();
+    site.patch(
+        &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+        json!({"spec": {"externalCIDRs": old}}),
+    );
+    let mut wrong = 0;
+    while cidrs(&site.server.store(), GROUP).is_some_and(|list| list == old) && wrong < 60 {
+        node.rounds(1);
+        wrong += 1;
+    }
+    let complaints = site.events();
+    let published = requests(&site.server.store(), &format!("PATCH {path}")).len() - published;
+    assert!(
+        wrong <= 2,
+        "the group held a stranger's prefix for {} s; {published} publications; {complaints:#?}",
+        wrong * 10
+    );
+}
+
+fn an_entry_that_somebody_deletes_by_hand() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(7);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1/status"),
+        json!({"status": {"nodes": {NODE: null}}}),
+    );
+    node.rounds(2);
+    let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
+    let entry = site.server.store().objects[&key]["status"]["nodes"][NODE].clone();
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    let events = site.events();
+    assert!(
+        !entry.is_null() && events.iter().all(|(reason, _)| reason != "PublishFailed"),
+        "two rounds after somebody deleted the entry it is {entry}; {events:#?}; {reported:?}"
+    );
+}
+
+fn two_uplinks_one_of_which_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    let second = Interface::new();
+    second.add("2001:db8:aaaa:bbb1::10");
+    let mut node = Clockwork::start(&site);
+    node.rounds(5);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/second/status"),
+        usize::MAX,
+        refusal(
+            403,
+            "Forbidden",
+            "admission webhook \"guard\" denied the request: no",
+            "second",
+        ),
+    ));
+    site.server.create(
+        &NODE_CONFIG
+            .replace("eth0", &second.name)
+            .replace("ip6-update-node1", "second"),
+    );
+    node.rounds(360);
+    let all = reasons(&site.server.store(), CONFIG_NAME);
+    let status = requests(&site.server.store(), &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status")).len();
+    assert!(
+        all.len() <= 3,
+        "in an hour Ready changed {} times, with {status} status writes and {} Events: {all:?}",
+        all.len() - 1,
+        site.events().len()
+    );
+}
+
+fn a_spec_that_changes_while_the_node_cannot_publish() {
+    let site = Site::with_address(ADDRESS);
+    let names = ["a".to_string(), "b".to_string()];
+    name_groups(&site, &names);
+    let mut node = Clockwork::start(&site);
+    node.rounds(5);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+        usize::MAX,
+        refusal(
+            403,
+            "Forbidden",
+            "admission webhook \"guard\" denied the request: no",
+            "ip6-update-node1",
+        ),
+    ));
+    site.renumber();
+    node.rounds(40);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let mut reported = Vec::new();
+    for turn in 0..8 {
+        let order = if turn % 2 == 0 { ["b", "a"] } else { ["a", "b"] };
+        name_groups(&site, &order.map(str::to_string));
+        node.rounds(1);
+        let now = ready(&site.server.store(), CONFIG_NAME).unwrap();
+        reported.push((
+            now["status"].clone(),
+            now["observedGeneration"].clone(),
+            now["message"].clone(),
+        ));
+    }
+    let held = cidrs(&site.server.store(), GROUP);
+    assert!(
+        reported.iter().all(|(status, ..)| status != "True"),
+        "the interface has 2001:db8:9876:5431::/64, the group {held:?}, and Ready is {reported:#?}"
+    );
+}
+
+fn a_node_config_that_is_deleted_while_nobody_can_publish_in_it() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(2);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
+        usize::MAX,
+        refusal(
+            403,
+            "Forbidden",
+            "admission webhook \"guard\" denied the request: no",
+            "ip6-update-node1",
+        ),
+    ));
+    site.renumber();
+    node.rounds(3);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.server.heal();
+    site.server
+        .admin("DELETE", &format!("{NODE_CONFIGS}/ip6-update-node1"), "", &Value::Null);
+    // An hour.
+    node.rounds(360);
+    let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    assert!(
+        reported["reason"] == "NoPrefix",
+        "an hour after the last IP6UpdateNodeConfig was deleted: {reported}"
+    );
 }

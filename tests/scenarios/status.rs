@@ -1,5 +1,6 @@
 //! What users are shown: conditions, Events, and the log.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
@@ -12,6 +13,7 @@ use k6u_testkit::site::{
     ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIGS, SOON, Site, WEBHOOK,
     at_once, follows, message, name_groups, ready, reasons, refusal, refusals, requests,
 };
+use k6u_testkit::skip::skip;
 use k6u_testkit::trio::Trio;
 use serde_json::{Value, json};
 
@@ -40,6 +42,13 @@ pub const ALL: &[Scenario] = scenarios![
     endless_conflicts_on_a_status,
     refusals_whose_text_differs_each_time,
     as_the_daemonset_runs_it,
+    argo_waits_for_a_group_that_is_new_in_the_config,
+    ready_while_an_address_flaps,
+    a_refusal_in_a_renumbering_is_reported,
+    a_slow_status_beside_another,
+    a_webhook_that_drops_prefixes_of_the_status,
+    a_webhook_that_changes_the_status,
+    the_reference_names_every_event,
 ];
 
 /// A golden file for each reason of Ready.
@@ -687,4 +696,204 @@ fn as_the_daemonset_runs_it() {
             "none -> 2001:db8:1234:5670::/60".to_string()
         )]
     );
+}
+
+/// The health check of docs/gitops.md, as Argo CD runs it.
+fn argo_waits_for_a_group_that_is_new_in_the_config() {
+    let text = include_str!("../../docs/gitops.md");
+    let script = text.split("IP6UpdateConfig: |\n").nth(1).unwrap();
+    let script = script.split("\nThe status of").next().unwrap();
+    let site = Site::with_address(ADDRESS);
+    let health = || {
+        let object = site
+            .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+            .unwrap();
+        let condition = ready(&site.server.store(), CONFIG_NAME).unwrap();
+        let program = format!(
+            "local obj = {{metadata = {{generation = {}}}, status = {{observedGeneration = {}, conditions = {{{{type = \
+             \"Ready\", status = {}, message = \"\"}}}}}}}}\nlocal function check()\n{script}\nend\nio.write(check().status)",
+            object["metadata"]["generation"], object["status"]["observedGeneration"], condition["status"]
+        );
+        let output = Command::new("lua5.4").arg("-e").arg(&program).output().ok()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let mut node = Clockwork::start(&site);
+    node.rounds(2);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let Some(before) = health() else {
+        return skip("lua5.4 is needed to run the health check of docs/gitops.md");
+    };
+    assert_eq!(before, "Healthy");
+    name_groups(&site, &["new-group".to_string()]);
+    assert_eq!(health().as_deref(), Some("Progressing"));
+    node.rounds(1);
+    assert_eq!(health().as_deref(), Some("Healthy"));
+}
+
+fn ready_while_an_address_flaps() {
+    let (site, node) = Site::settled(10);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io",
+        usize::MAX,
+        refusal(
+            403,
+            "Forbidden",
+            "admission webhook \"guard\" denied the request: no",
+            GROUP,
+        ),
+    ));
+    let start = Instant::now();
+    let mut failed_at = None;
+    let mut number = 0;
+    while start.elapsed() < Duration::from_secs(40) && failed_at.is_none() {
+        let address = format!("2001:db8:{:x}:1::10", number % 40);
+        number += 1;
+        site.interface.add(&address);
+        std::thread::sleep(Duration::from_millis(120));
+        site.interface.remove(&address);
+        let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+        if reported["status"] == "False" {
+            failed_at = Some(start.elapsed());
+        }
+    }
+    let refused = requests(&site.server.store(), "PATCH /apis/cilium.io").len();
+    assert!(
+        failed_at.is_some_and(|at| at < Duration::from_secs(15)),
+        "after {:?} of flapping, {refused} refused writes, Ready: {:?}; Ready was False at {failed_at:?}",
+        start.elapsed(),
+        ready(&site.server.store(), CONFIG_NAME).map(|reported| reported["status"].clone())
+    );
+    drop(node);
+}
+
+fn a_refusal_in_a_renumbering_is_reported() {
+    let (site, node) = Site::settled(30);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        "PATCH /apis/cilium.io",
+        usize::MAX,
+        refusal(
+            403,
+            "Forbidden",
+            "admission webhook \"guard\" denied the request: no",
+            GROUP,
+        ),
+    ));
+    let start = Instant::now();
+    site.renumber();
+    node.wait_log("denied the request", SOON);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let longest = start.elapsed();
+    assert!(
+        longest < Duration::from_secs(5),
+        "the webhook refused the new list at once; Ready was True for another {longest:?}"
+    );
+}
+
+fn a_slow_status_beside_another() {
+    let (site, node) = Site::settled(1);
+    let second = CONFIG.replace(CONFIG_NAME, "z-config").replace(GROUP, "z-group");
+    site.server.create(&second);
+    site.wait_reason("z-config", "Updated");
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updateconfigs" && key.name == CONFIG_NAME && object["status"].is_object() {
+            object["status"]["conditions"][0]["message"] = json!("seen by policy");
+        }
+    });
+    site.server.inject(Plan::on(
+        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
+        usize::MAX,
+        Fault::Late(Duration::from_secs(3)),
+    ));
+    site.renumber();
+    site.wait_lan("2001:db8:9876:543");
+    let path = format!("{CONFIGS}/z-config");
+    site.patch(
+        &path,
+        json!({"spec": {"delegatedPrefixLength": 60, "ciliumCIDRGroups": [
+        {"ciliumCIDRGroupName": "z-group", "prefixIds": [0, 1]}]}}),
+    );
+    let reported = |store: &k6u_testkit::apiserver::store::Store| {
+        let reported = ready(store, "z-config")?;
+        reported["message"]
+            .as_str()?
+            .contains("2001:db8:9876:5430")
+            .then_some(())
+    };
+    let reached = site.server.wait(Duration::from_secs(60), reported);
+    assert!(
+        reached.is_some(),
+        "a minute after the renumbering z-config says {:?}",
+        ready(&site.server.store(), "z-config")
+    );
+    drop(node);
+}
+
+fn a_webhook_that_drops_prefixes_of_the_status() {
+    let (site, _node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updateconfigs" && object["status"].is_object() {
+            object["status"].as_object_mut().unwrap().remove("delegatedPrefixes");
+        }
+    });
+    site.renumber();
+    site.wait_lan("2001:db8:9876:543");
+    let before = site.events().len();
+    site.wait_rounds(20);
+    let events = site.events();
+    let (count, last) = (events.len() - before, events.last());
+    assert!(
+        count <= 3,
+        "{count} Events in 20 rounds of one node, of a prefix that changed once: {last:?}"
+    );
+}
+
+fn a_webhook_that_changes_the_status() {
+    let site = Site::with_address(ADDRESS);
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updateconfigs"
+            && let Some(message) = object["status"]["conditions"][0]["message"].as_str()
+        {
+            let short = message.chars().take(10).collect::<String>();
+            object["status"]["conditions"][0]["message"] = json!(short);
+        }
+    });
+    let mut node = Clockwork::start(&site);
+    node.rounds(5);
+    let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
+    let before = requests(&site.server.store(), &status).len();
+    node.rounds(360);
+    let written = requests(&site.server.store(), &status).len() - before;
+    assert!(
+        written <= 125,
+        "one node wrote the same status {written} times in an hour; events: {:?}",
+        site.events()
+    );
+}
+
+fn the_reference_names_every_event() {
+    let (site, _node) = Site::settled(1);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
+        usize::MAX,
+        refusal(
+            403,
+            "Forbidden",
+            "admission webhook \"guard\" denied the request: no",
+            CONFIG_NAME,
+        ),
+    ));
+    site.renumber();
+    site.wait_rounds(5);
+    let reference = include_str!("../../docs/reference.md");
+    let unknown: Vec<_> = site
+        .events()
+        .into_iter()
+        .filter(|(reason, _)| !reference.contains(reason.as_str()))
+        .collect();
+    assert!(unknown.is_empty(), "docs/reference.md does not know {unknown:#?}");
 }
