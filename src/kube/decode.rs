@@ -1,7 +1,7 @@
 //! Decoding with bounds: whatever an answer holds, what is kept of it is small.
 //!
-//! Answers are decoded straight from the connection. Unknown fields are skipped as they come by, so
-//! they cost time and no memory. What is kept is counted against a budget, in bytes as the allocator gives them:
+//! Answers are decoded straight from the connection, except for short ones. Unknown fields are skipped as they come by,
+//! so they cost time and no memory. What is kept is counted against a budget, in bytes as the allocator gives them:
 //! [`MAX_KEPT`] for an answer, [`MAX_ITEM`] for one object of a list.
 
 use std::cell::Cell;
@@ -29,6 +29,8 @@ const MAX_DEPTH: usize = 8;
 /// The depth of the elements of lists in the entries of a spec: `spec.targets[].suffixes[]`.
 const ELEMENT_DEPTH: usize = 4;
 
+/// A shorter answer is read as a whole first: to decode it then costs less than half.
+const WHOLE: usize = 128 * 1024;
 /// A longer answer is an error. Decoding keeps little of it; this bounds the time that it takes.
 const MAX_ANSWER: u64 = 32 * 1024 * 1024;
 /// A text is in memory as a whole while it is read, also one that is skipped; etcd takes no objects of this size.
@@ -78,11 +80,36 @@ fn with_budget<R>(limit: usize, read: impl FnOnce() -> R) -> (R, bool) {
 
 /// Decodes one answer, or any other JSON.
 ///
-/// The reader is of one type for all, so that each decoder is in the binary once.
-///
 /// # Errors
 /// Those of reading, what is no JSON, what is of another type than `T`, and what is too large.
 pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
+    decode_by(&mut Vec::new(), reader)
+}
+
+/// The same with a buffer that is kept from answer to answer, so that its memory is asked for once.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_by<T: DeserializeOwned>(buffer: &mut Vec<u8>, reader: &mut dyn Read) -> serde_json::Result<T> {
+    buffer.clear();
+    match (&mut *reader).take(WHOLE as u64).read_to_end(buffer) {
+        Ok(length) if length < WHOLE => with_budget(MAX_KEPT, || serde_json::from_slice(buffer)).0,
+        Ok(_) => decode_stream(&mut buffer.chain(reader)),
+        Err(e) => decode_stream(&mut buffer.chain(Broken(Some(e)))),
+    }
+}
+
+/// The end of an answer that breaks off.
+struct Broken(Option<io::Error>);
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// Decodes what comes, as it comes. The reader is of one type for all, so that each decoder is in the binary once.
+fn decode_stream<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
     let guard = Guard {
         reader,
         read: 0,
