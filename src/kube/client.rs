@@ -12,7 +12,7 @@ use rustls::sign::SigningKey;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
-use ureq::http::{Method, Request, Response, Uri, header};
+use ureq::http::{HeaderValue, Method, Request, Response, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
@@ -59,6 +59,8 @@ pub struct Client {
     api_server: String,
     account: Account,
     token: String,
+    /// The header with the token.
+    authorization: HeaderValue,
     session: Option<Session>,
     redactor: Redactor,
     link: Link,
@@ -83,8 +85,9 @@ impl Client {
     pub fn new(api_server: String, service_account: PathBuf) -> Self {
         Client {
             api_server,
-            account: Account::new(service_account),
+            account: Account::new(&service_account),
             token: String::new(),
+            authorization: HeaderValue::from_static("Bearer"),
             session: None,
             redactor: Redactor::default(),
             link: Link::default(),
@@ -118,7 +121,7 @@ impl Client {
     /// # Errors
     /// [`Cause::Account`] if `ca.crt` cannot be read.
     pub fn over(mut self, connector: impl Connector) -> Result<Self, Error> {
-        let ca_bundle = self.account.ca_bundle().map_err(account_error)?;
+        let ca_bundle = self.account.ca_bundle().map_err(account_error)?.to_vec();
         let agent = agent(TlsConfig::default(), connector);
         self.session = Some(Session { agent, ca_bundle });
         Ok(self)
@@ -129,10 +132,15 @@ impl Client {
     /// # Errors
     /// [`Cause::Account`] if a file is missing or is not what it should be.
     pub fn read_account(&mut self) -> Result<(), Error> {
-        self.token = self.account.token().map_err(account_error)?;
-        self.redactor.set_token(&self.token);
+        let token = self.account.token().map_err(account_error)?;
+        if self.token != token {
+            self.authorization = bearer(token)?;
+            self.redactor.set_token(token);
+            self.token = token.into();
+        }
         let ca_bundle = self.account.ca_bundle().map_err(account_error)?;
         if self.session.as_ref().is_none_or(|s| s.ca_bundle != ca_bundle) {
+            let ca_bundle = ca_bundle.to_vec();
             let certificates = self.account.certificates(&ca_bundle).map_err(account_error)?;
             let tls = TlsConfig::builder()
                 .root_certs(RootCerts::Specific(Arc::new(certificates)))
@@ -300,7 +308,7 @@ impl Client {
                     .map_err(|e| malformed(&e))?,
             )
             .header(header::ACCEPT, call.accept)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+            .header(header::AUTHORIZATION, self.authorization.clone());
         self.requests += 1;
         self.link.start_request(deadline);
         let sent = match call.body {
@@ -411,6 +419,12 @@ impl KeyProvider for NoKeys {
             "k6u identifies itself by a token, not by a key".into(),
         ))
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|e| account_error(e.to_string()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn account_error(what: String) -> Error {
