@@ -68,7 +68,8 @@ pub struct Client {
     buffer: Vec<u8>,
     time_limit: Duration,
     requests: u64,
-    server_time: Option<Timestamp>,
+    /// The Date of the last answer, which is read when somebody asks.
+    date: Option<HeaderValue>,
     on_answer: fn(),
 }
 
@@ -94,7 +95,7 @@ impl Client {
             buffer: Vec::new(),
             time_limit: REQUEST_TIME,
             requests: 0,
-            server_time: None,
+            date: None,
             on_answer: || {},
         }
     }
@@ -236,7 +237,7 @@ impl Client {
 
     /// The clock of the API server, from its last answer; `None` before the first.
     pub fn server_time(&self) -> Option<Timestamp> {
-        self.server_time
+        Timestamp::from_http_date(self.date.as_ref()?.to_str().ok()?)
     }
 
     /// How many requests were sent so far, tries of the same request included.
@@ -332,9 +333,7 @@ impl Client {
             })
         })?;
         (self.on_answer)();
-        self.server_time = header_of(&response, header::DATE)
-            .and_then(Timestamp::from_http_date)
-            .or(self.server_time);
+        self.date = response.headers_mut().remove(header::DATE).or(self.date.take());
         if response.status().as_u16() >= 300 {
             return Err(call.failed(Cause::Refused(self.refusal(&mut response))));
         }
@@ -344,7 +343,7 @@ impl Client {
     /// What an error answer says.
     fn refusal(&self, response: &mut Response<Body>) -> Refusal {
         let status = response.status().as_u16();
-        let wait = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, self.server_time));
+        let wait = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, self.server_time()));
         let mut body = Vec::new();
         let reader = response.body_mut().with_config().reader();
         // A body that breaks off says less, but the status stands.
