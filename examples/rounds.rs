@@ -38,12 +38,14 @@ fn main() -> Result<(), String> {
     settle(&mut agent, &mut node)?;
 
     let requests = agent.reconciler().client().requests();
-    let mut cpu = Vec::new();
+    let (mut cpu, mut faults) = (Vec::new(), 0);
     for _ in 0..rounds {
         std::thread::sleep(pause);
-        let before = processor_us();
+        let before = usage();
         let end = agent.step(&mut node).end;
-        cpu.push((processor_us() - before).to_string());
+        let after = usage();
+        cpu.push((processor_us(&after) - processor_us(&before)).to_string());
+        faults += after.ru_minflt - before.ru_minflt;
         if end != RoundEnd::Quiet {
             return Err(format!("a round was not idle: {end:?}"));
         }
@@ -52,8 +54,8 @@ fn main() -> Result<(), String> {
     let (requests, connections) = (client.requests() - requests, client.connections());
     let (cpu, resident, peak) = (cpu.join(","), status("VmRSS:"), status("VmHWM:"));
     println!(
-        "{{\"rounds\":{rounds},\"cpu_us\":[{cpu}],\"requests\":{requests},\"connections\":{connections},\
-         \"resident_kib\":{resident},\"peak_kib\":{peak}}}"
+        "{{\"rounds\":{rounds},\"cpu_us\":[{cpu}],\"faults\":{faults},\"requests\":{requests},\
+         \"connections\":{connections},\"resident_kib\":{resident},\"peak_kib\":{peak}}}"
     );
     Ok(())
 }
@@ -77,12 +79,17 @@ fn settle(agent: &mut Agent, node: &mut ThisNode) -> Result<(), String> {
     Err("the first rounds did not come to an end".into())
 }
 
-/// User and system time of this process in microseconds.
-fn processor_us() -> i64 {
+/// What this process has used so far.
+fn usage() -> libc::rusage {
     // SAFETY: all-zero is a valid rusage: plain integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: `usage` is writable.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
+    usage
+}
+
+/// User and system time in microseconds.
+fn processor_us(usage: &libc::rusage) -> i64 {
     let us = |time: libc::timeval| time.tv_sec * 1_000_000 + time.tv_usec;
     us(usage.ru_utime) + us(usage.ru_stime)
 }

@@ -12,13 +12,13 @@ use rustls::sign::SigningKey;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
-use ureq::http::{Method, Request, Response, Uri, header};
+use ureq::http::{HeaderValue, Method, Request, Response, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
-use super::decode::{decode, is_out_of_bounds};
+use super::decode::{decode_by, is_out_of_bounds};
 use super::error::{Cause, Error};
 use super::redact::{Redactor, excerpt};
 use super::refusal::{MAX_REFUSAL, Refusal, retry_after};
@@ -59,12 +59,17 @@ pub struct Client {
     api_server: String,
     account: Account,
     token: String,
+    /// The header with the token.
+    authorization: HeaderValue,
     session: Option<Session>,
     redactor: Redactor,
     link: Link,
+    /// For the bodies of answers.
+    buffer: Vec<u8>,
     time_limit: Duration,
     requests: u64,
-    server_time: Option<Timestamp>,
+    /// The Date of the last answer, which is read when somebody asks.
+    date: Option<HeaderValue>,
     on_answer: fn(),
 }
 
@@ -81,14 +86,16 @@ impl Client {
     pub fn new(api_server: String, service_account: PathBuf) -> Self {
         Client {
             api_server,
-            account: Account::new(service_account),
+            account: Account::new(&service_account),
             token: String::new(),
+            authorization: HeaderValue::from_static("Bearer"),
             session: None,
             redactor: Redactor::default(),
             link: Link::default(),
+            buffer: Vec::new(),
             time_limit: REQUEST_TIME,
             requests: 0,
-            server_time: None,
+            date: None,
             on_answer: || {},
         }
     }
@@ -117,7 +124,7 @@ impl Client {
     /// # Errors
     /// [`Cause::Account`] if `ca.crt` cannot be read.
     pub fn over(mut self, connector: impl Connector) -> Result<Self, Error> {
-        let ca_bundle = self.account.ca_bundle().map_err(account_error)?;
+        let ca_bundle = self.account.ca_bundle().map_err(account_error)?.to_vec();
         let agent = agent(TlsConfig::default(), connector);
         self.session = Some(Session { agent, ca_bundle });
         Ok(self)
@@ -128,10 +135,15 @@ impl Client {
     /// # Errors
     /// [`Cause::Account`] if a file is missing or malformed.
     pub fn read_account(&mut self) -> Result<(), Error> {
-        self.token = self.account.token().map_err(account_error)?;
-        self.redactor.set_token(&self.token);
+        let token = self.account.token().map_err(account_error)?;
+        if self.token != token {
+            self.authorization = bearer(token)?;
+            self.redactor.set_token(token);
+            self.token = token.into();
+        }
         let ca_bundle = self.account.ca_bundle().map_err(account_error)?;
         if self.session.as_ref().is_none_or(|s| s.ca_bundle != ca_bundle) {
+            let ca_bundle = ca_bundle.to_vec();
             let certificates = self.account.certificates(&ca_bundle).map_err(account_error)?;
             let tls = TlsConfig::builder()
                 .root_certs(RootCerts::Specific(Arc::new(certificates)))
@@ -227,7 +239,7 @@ impl Client {
 
     /// The API server's time in its last response; `None` before the first.
     pub fn server_time(&self) -> Option<Timestamp> {
-        self.server_time
+        Timestamp::from_http_date(self.date.as_ref()?.to_str().ok()?)
     }
 
     /// The number of requests sent so far, repeated ones included.
@@ -281,7 +293,7 @@ impl Client {
     fn try_once<T: DeserializeOwned>(&mut self, call: Call, deadline: Instant) -> Result<T, Error> {
         let mut response = self.send(call, deadline)?;
         let mut reader = response.body_mut().with_config().reader();
-        decode(&mut reader).map_err(|e| self.unusable(call, e))
+        decode_by(&mut self.buffer, &mut reader).map_err(|e| self.unusable(call, e))
     }
 
     /// Sends a request and returns the response, if its status is no error.
@@ -299,7 +311,7 @@ impl Client {
                     .map_err(|e| malformed(&e))?,
             )
             .header(header::ACCEPT, call.accept)
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+            .header(header::AUTHORIZATION, self.authorization.clone());
         self.requests += 1;
         self.link.start_request(deadline);
         let sent = match call.body {
@@ -323,9 +335,7 @@ impl Client {
             })
         })?;
         (self.on_answer)();
-        self.server_time = header_of(&response, header::DATE)
-            .and_then(Timestamp::from_http_date)
-            .or(self.server_time);
+        self.date = response.headers_mut().remove(header::DATE).or(self.date.take());
         if response.status().as_u16() >= 300 {
             return Err(call.failed(Cause::Refused(self.refusal(&mut response))));
         }
@@ -335,7 +345,7 @@ impl Client {
     /// Reads a response whose status is an error.
     fn refusal(&self, response: &mut Response<Body>) -> Refusal {
         let status = response.status().as_u16();
-        let wait = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, self.server_time));
+        let wait = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, self.server_time()));
         let mut body = Vec::new();
         let reader = response.body_mut().with_config().reader();
         // A body that breaks off says less, but the status stands.
@@ -410,6 +420,12 @@ impl KeyProvider for NoKeys {
             "k6u identifies itself by a token, not by a key".into(),
         ))
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|e| account_error(e.to_string()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn account_error(what: String) -> Error {

@@ -30,6 +30,7 @@ pub(super) struct Link(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     deadline: Mutex<Option<Instant>>,
+    requests: AtomicU64,
     opened: AtomicU64,
     connecting: AtomicBool,
 }
@@ -37,10 +38,16 @@ struct Shared {
 impl Link {
     /// Starts a request, which has to be over by `deadline`, response and all.
     pub(super) fn start_request(&self, deadline: Instant) {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
         self.0.connecting.store(false, Ordering::Relaxed);
         if let Ok(mut current) = self.0.deadline.lock() {
             *current = Some(deadline);
         }
+    }
+
+    /// The number of the request that was started last.
+    fn request(&self) -> u64 {
+        self.0.requests.load(Ordering::Relaxed)
     }
 
     /// The number of connections opened so far.
@@ -115,6 +122,7 @@ impl Connector<()> for TcpConnector {
                         stream,
                         buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
                         link: self.link.clone(),
+                        answered: 0,
                     }));
                 }
                 Err(e) => failure = e.into(),
@@ -195,6 +203,8 @@ pub(super) struct Tcp {
     stream: TcpStream,
     buffers: LazyBuffers,
     link: Link,
+    /// The last request in which something came.
+    answered: u64,
 }
 
 impl Transport for Tcp {
@@ -221,6 +231,7 @@ impl Transport for Tcp {
             match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
                     self.buffers.input_appended(amount);
+                    self.answered = self.link.request();
                     return Ok(amount > 0);
                 }
                 Err(e) => waiting(e)?,
@@ -229,6 +240,10 @@ impl Transport for Tcp {
     }
 
     fn is_open(&mut self) -> bool {
+        // ureq asks after a response, and again before the next request. The second look finds all that the first could.
+        if self.answered == self.link.request() {
+            return true;
+        }
         // Nothing is to be read between two requests: neither bytes nor the end of the stream.
         let look = || -> io::Result<usize> {
             self.stream.set_nonblocking(true)?;

@@ -102,13 +102,13 @@ impl Announcements {
     pub fn date(&mut self, interface: u32, addresses: &[Address], now: Time) -> Vec<Dated> {
         let last = self.last.take().filter(|(index, _)| *index == interface);
         let is_first = last.is_none();
-        let mut before = last.map(|(_, addresses)| addresses).unwrap_or_default();
+        // Changed in place: a map made in each look would be memory that the allocator asks for and gives back each time.
+        let mut known = last.map(|(_, addresses)| addresses).unwrap_or_default();
         let newest_stamp = newest_stamp(addresses);
         let newest = newest_announcement(self.subnets.values()).unwrap_or(Time::MIN);
-        let mut known = BTreeMap::new();
         for address in addresses {
             let ends = ends(address, now);
-            let earlier = before.remove(&key(address));
+            let earlier = known.get(&key(address));
             let (written, newest_then) = match earlier.filter(|earlier| !earlier.is_announced_since(address, ends)) {
                 Some(earlier) => (earlier.dated.written, earlier.dated.newest_then),
                 None if is_first => {
@@ -125,14 +125,8 @@ impl Announcements {
             };
             known.insert(key(address), Known { dated, ends });
         }
-        for (key, mut gone) in before {
-            let until = *gone.dated.lingers_until.get_or_insert(now + LINGER);
-            // One without a lifetime was removed by whoever wrote it.
-            let had_time_left = !gone.dated.address.is_permanent() && gone.ends > now.saturating_add(ROUNDING);
-            if had_time_left && until > now {
-                known.insert(key, gone);
-            }
-        }
+        let present: BTreeSet<Key> = addresses.iter().map(key).collect();
+        known.retain(|key, known| present.contains(key) || known.lingers(now));
         let dated = known.values().map(|known| known.dated).collect();
         self.last = Some((interface, known));
         dated
@@ -156,6 +150,14 @@ impl Announcements {
 }
 
 impl Known {
+    /// Whether an address that is gone counts a little longer.
+    fn lingers(&mut self, now: Time) -> bool {
+        let until = *self.dated.lingers_until.get_or_insert(now + LINGER);
+        // One without a lifetime was removed by whoever wrote it.
+        let had_time_left = !self.dated.address.is_permanent() && self.ends > now.saturating_add(ROUNDING);
+        had_time_left && until > now
+    }
+
     /// Whether the address was announced since, or written for other reasons than to put it in its place. A router may
     /// count lifetimes down, but a server that renews a lease moves its end.
     fn is_announced_since(&self, address: &Address, ends: Time) -> bool {

@@ -235,7 +235,10 @@ fn address(payload: &[u8]) -> io::Result<Option<Address>> {
 }
 
 /// Hands out each attribute: its type and its value.
-fn each_attribute(mut attributes: &[u8], mut take: impl FnMut(u16, &[u8]) -> io::Result<()>) -> io::Result<()> {
+fn each_attribute<'a>(
+    mut attributes: &'a [u8],
+    mut take: impl FnMut(u16, &'a [u8]) -> io::Result<()>,
+) -> io::Result<()> {
     while attributes.len() >= ATTRIBUTE_HEADER {
         let length = usize::from(u16_at(attributes, 0)?);
         if length < ATTRIBUTE_HEADER {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
-use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -84,12 +83,11 @@ impl Observer {
         past.check(&link.name, &mut addresses);
         let past = &mut past.announcements;
         let addresses = past.date(link.index, &addresses, time(now));
-        let is_off = |name: &str| setting(&link, name) == Some(0);
         let look = Look {
             addresses: &addresses,
             watch,
             allowed,
-            kernel_slaac: !is_off("accept_ra") && !is_off("autoconf"),
+            kernel_slaac: link.settings.accept_ra != Some(0) && link.settings.autoconf != Some(0),
             now: time(now),
         };
         past.remember(look.judge(&past.subnets), &addresses);
@@ -112,13 +110,6 @@ impl Observer {
     }
 }
 
-/// A setting of an interface.
-fn setting(link: &Link, name: &str) -> Option<usize> {
-    let path = format!("/proc/sys/net/ipv6/conf/{}/{name}", link.name);
-    // A root without /proc says nothing.
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
 /// Reads the state of an interface that has this number of addresses.
 fn remarks(link: &Link, addresses: usize) -> Vec<Remark> {
     let mut remarks = Vec::new();
@@ -127,12 +118,14 @@ fn remarks(link: &Link, addresses: usize) -> Vec<Remark> {
     } else if !link.has_carrier {
         remarks.push(Remark::NoCarrier);
     }
-    if setting(link, "accept_ra") == Some(1) && setting(link, "forwarding").is_some_and(|value| value != 0) {
+    let settings = &link.settings;
+    if settings.accept_ra == Some(1) && settings.forwarding.is_some_and(|value| value != 0) {
         remarks.push(Remark::IgnoresRouters);
     }
     // 0 is no limit.
     let is_full = |max: &usize| (1..=addresses).contains(max);
-    remarks.extend(setting(link, "max_addresses").filter(is_full).map(Remark::Full));
+    let max = settings.max_addresses.and_then(|max| usize::try_from(max).ok());
+    remarks.extend(max.filter(is_full).map(Remark::Full));
     remarks
 }
 

@@ -17,6 +17,15 @@ const IFLA_ALT_IFNAME: u16 = 53;
 const IFF_LOWER_UP: u32 = 1 << 16;
 /// linux/rtnetlink.h: the answer has no counters, which the kernel would add up over all processors.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+/// linux/if_link.h
+const IFLA_INET6_CONF: u16 = 2;
+/// linux/netlink.h: the rest of a type are flags.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+/// linux/ipv6.h: the places of the settings in [`IFLA_INET6_CONF`], four bytes each.
+const DEVCONF_FORWARDING: usize = 0;
+const DEVCONF_ACCEPT_RA: usize = 3;
+const DEVCONF_AUTOCONF: usize = 5;
+const DEVCONF_MAX_ADDRESSES: usize = 15;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +38,19 @@ pub struct Link {
     pub is_up: bool,
     /// Whether there is something on the other end.
     pub has_carrier: bool,
+    /// Its settings for IPv6.
+    pub settings: Settings,
+}
+
+/// What /proc/sys/net/ipv6/conf says of an interface, each setting by its name there; `None` where the kernel's answer
+/// has none, as without IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub struct Settings {
+    pub forwarding: Option<i32>,
+    pub accept_ra: Option<i32>,
+    pub autoconf: Option<i32>,
+    pub max_addresses: Option<i32>,
 }
 
 impl Netlink {
@@ -111,6 +133,7 @@ fn answer(message: &[u8]) -> io::Result<Option<Link>> {
             Ok(Some(Link {
                 index: u32_at(payload, 4)?,
                 name: name_in(attributes)?,
+                settings: settings_in(attributes),
                 is_up: is_set(libc::IFF_UP as u32),
                 has_carrier: is_set(IFF_LOWER_UP),
             }))
@@ -124,16 +147,38 @@ fn answer(message: &[u8]) -> io::Result<Option<Link>> {
     }
 }
 
-/// The name among attributes that may be cut off behind it.
-fn name_in(attributes: &[u8]) -> io::Result<String> {
-    let mut name = None;
-    let all = each_attribute(attributes, |kind, value| {
-        if kind == libc::IFLA_IFNAME {
-            name = Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_string());
+/// The settings for IPv6 among attributes that may be cut off.
+fn settings_in(attributes: &[u8]) -> Settings {
+    let families = value_in(attributes, libc::IFLA_AF_SPEC);
+    let ipv6 = families.and_then(|families| value_in(families, libc::AF_INET6 as u16));
+    let values = ipv6
+        .and_then(|ipv6| value_in(ipv6, IFLA_INET6_CONF))
+        .unwrap_or_default();
+    let value = |place: usize| u32_at(values, 4 * place).ok().map(|value| value as i32);
+    Settings {
+        forwarding: value(DEVCONF_FORWARDING),
+        accept_ra: value(DEVCONF_ACCEPT_RA),
+        autoconf: value(DEVCONF_AUTOCONF),
+        max_addresses: value(DEVCONF_MAX_ADDRESSES),
+    }
+}
+
+/// The value of the attribute of this type, if it is there as a whole, whatever follows it.
+fn value_in(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut found = None;
+    let _ = each_attribute(attributes, |kind, value| {
+        if kind & NLA_TYPE_MASK == wanted {
+            found = Some(value);
         }
         Ok(())
     });
-    name.map_or_else(|| Err(all.err().unwrap_or_else(malformed)), Ok)
+    found
+}
+
+/// The name among attributes that may be cut off behind it.
+fn name_in(attributes: &[u8]) -> io::Result<String> {
+    let name = value_in(attributes, libc::IFLA_IFNAME).ok_or_else(malformed)?;
+    Ok(String::from_utf8_lossy(name).trim_end_matches('\0').to_string())
 }
 
 #[cfg(test)]
@@ -162,9 +207,37 @@ mod tests {
     }
 
     #[test]
+    fn the_settings_are_those_of_proc() {
+        let settings = Netlink::open().unwrap().link("lo").unwrap().unwrap().settings;
+        let Settings {
+            forwarding,
+            accept_ra,
+            autoconf,
+            max_addresses,
+        } = settings;
+        for (name, value) in [
+            ("forwarding", forwarding),
+            ("accept_ra", accept_ra),
+            ("autoconf", autoconf),
+            ("max_addresses", max_addresses),
+        ] {
+            // A container may have no IPv6 at all.
+            let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/lo/{name}"));
+            let in_proc = text.ok().and_then(|text| text.trim().parse().ok());
+            assert_eq!(value, in_proc, "{name}");
+        }
+    }
+
+    #[test]
     fn answers_that_are_cut_off() {
         let mut attributes = Vec::new();
         add_attribute(&mut attributes, libc::IFLA_IFNAME, b"eth0\0");
+        let without_settings = attributes.len();
+        let conf: Vec<u8> = (100..116i32).flat_map(i32::to_ne_bytes).collect();
+        let (mut ipv6, mut families) = (Vec::new(), Vec::new());
+        add_attribute(&mut ipv6, IFLA_INET6_CONF, &conf);
+        add_attribute(&mut families, libc::AF_INET6 as u16 | libc::NLA_F_NESTED as u16, &ipv6);
+        add_attribute(&mut attributes, libc::IFLA_AF_SPEC, &families);
         let mut message = request(7, 0, attributes);
         message[4..6].copy_from_slice(&libc::RTM_NEWLINK.to_ne_bytes());
         message[HEADER + 4..HEADER + 8].copy_from_slice(&3u32.to_ne_bytes());
@@ -174,10 +247,23 @@ mod tests {
             name: "eth0".into(),
             is_up: true,
             has_carrier: true,
+            settings: Settings {
+                forwarding: Some(100),
+                accept_ra: Some(103),
+                autoconf: Some(105),
+                max_addresses: Some(115),
+            },
         };
         assert_eq!(answer(&message).unwrap().as_ref(), Some(&link));
-        // Whatever follows the name.
-        assert_eq!(answer(&message[..message.len() - 4]).unwrap(), Some(link));
+        // Whatever follows.
+        assert_eq!(answer(&message[..message.len() - 4]).unwrap().as_ref(), Some(&link));
+        let cut = Link {
+            settings: Settings::default(),
+            ..link
+        };
+        assert_eq!(answer(&message[..message.len() - 12]).unwrap().as_ref(), Some(&cut));
+        let length = HEADER + LINK_HEADER + without_settings;
+        assert_eq!(answer(&message[..length]).unwrap(), Some(cut));
         for length in 0..HEADER + LINK_HEADER + ATTRIBUTE_HEADER {
             assert!(answer(&message[..length]).is_err(), "{length} bytes");
         }

@@ -110,12 +110,12 @@ impl Subject {
         report.add("threads", "", &threads, Some(1.0));
     }
 
-    /// A thousand idle rounds: processor time, memory, requests, bytes, writes, connections.
+    /// A thousand idle rounds: memory, requests, bytes, writes, connections, page faults.
     pub fn rounds(&self, report: &mut Report) {
         const ROUNDS: u64 = 1000;
         self.measure_on(report, "rounds");
         let (mut resident, mut peak, mut requests, mut connections) = (vec![], vec![], vec![], vec![]);
-        let (mut writes, mut bytes) = (vec![], vec![]);
+        let (mut writes, mut bytes, mut faults) = (vec![], vec![], vec![]);
         for _ in 0..self.runs() {
             let site = Site::new(1, 1, 1);
             let line = self.run_rounds(&site, ROUNDS, Duration::ZERO, &[]);
@@ -124,6 +124,7 @@ impl Subject {
             peak.push(number("peak_kib"));
             requests.push(number("requests") / ROUNDS as f64);
             connections.push(number("connections"));
+            faults.push(number("faults") / ROUNDS as f64);
             let store = site.server.store();
             let idle = &store.log[store.log.len() - (ROUNDS as usize) * 3..];
             writes.push(idle.iter().filter(|logged| !logged.line.starts_with("GET ")).count() as f64);
@@ -140,6 +141,7 @@ impl Subject {
         report.add("bytes received in an idle round", "B", &bytes, None);
         report.add("writes in 1000 idle rounds", "", &writes, Some(0.0));
         report.add("connections in 1000 rounds", "", &connections, Some(1.0));
+        report.add("page faults of an idle round", "", &faults, None);
     }
 
     /// Instructions of an idle round, which do not depend on what else the machine does.
