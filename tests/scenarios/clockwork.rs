@@ -113,7 +113,7 @@ impl Clockwork {
         (site, clockwork)
     }
 
-    /// Runs the loop for so long, with rounds when it decides. Returns the time from each round to the next.
+    /// Runs the loop for this time; it decides when rounds are due. Returns the time from each round to the next.
     pub fn run(&mut self, time: Duration) -> Vec<Duration> {
         self.host.end = self.host.now + time;
         self.host.waits.clear();
@@ -122,14 +122,14 @@ impl Clockwork {
         self.host.waits.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
-    /// Makes a round so long after the last one.
+    /// Makes a round this time after the last one.
     pub fn round_after(&mut self, time: Duration) {
         self.host.now += time;
         let Clockwork { agent, host, log } = self;
         log.collect(|| agent.step(host));
     }
 
-    /// Makes so many rounds, [`INTERVAL`] apart.
+    /// Makes this many rounds, [`INTERVAL`] apart.
     pub fn rounds(&mut self, count: usize) {
         (0..count).for_each(|_| self.round_after(INTERVAL));
     }
@@ -179,7 +179,7 @@ pub fn trio() -> Trio<Clockwork> {
     trio
 }
 
-/// Lets each node in turn make so many rounds, a second apart.
+/// Lets each node in turn make this many rounds, a second apart.
 pub fn rounds_of_all(nodes: &mut [Clockwork], count: usize) {
     for _ in 0..count {
         nodes

@@ -71,7 +71,7 @@ fn a_spec_that_is_corrected() {
 }
 
 /// Two sites, and two configs with allowedPrefixes of their own. While the spec of one is invalid, its prefixes are
-/// published all the same; so whoever reads the correction first knows them.
+/// published all the same; so the node that reads the correction first knows them.
 fn a_typing_error_in_one_of_two_configs() {
     let site = Site::bare("127.0.0.1", Some(Cilium::Both));
     site.server.apply_crds(CRDS, "k6u");

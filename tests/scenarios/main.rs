@@ -93,7 +93,7 @@ const NEED_STATIC: &[&str] = &["alone_in_an_empty_root"];
 /// glibc's getifaddrs never returns where an interface has as many names.
 const NEED_MUSL: &[&str] = &["an_interface_with_three_hundred_names"];
 
-/// Scenarios mostly wait for k6u, so many more of them than there are processors run at a time.
+/// The number of scenarios that run at a time: they mostly wait for k6u, so it exceeds the number of processors.
 const AT_ONCE: usize = 48;
 
 /// Held for reading by every scenario while it runs, and for writing by one that takes the whole machine.

@@ -142,7 +142,7 @@ fn answers_that_fill_the_memory() {
 
 fn large_objects_that_are_fine() {
     let (site, node) = Site::settled(1);
-    // A group of somebody who wrote very many CIDRs is overwritten.
+    // A group with this many foreign CIDRs is overwritten.
     let cidrs: Vec<String> = (0..large())
         .map(|n| format!("2001:db8:{:x}:{:x}::/64", n / 65536, n % 65536))
         .collect();

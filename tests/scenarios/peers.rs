@@ -43,7 +43,7 @@ pub const ALL: &[Scenario] = scenarios![
     races_for_removals_are_no_refusal,
 ];
 
-/// After so many intervals of standing still an entry is removed.
+/// An entry that stands still for this many intervals is removed.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const SILENT: usize = 30;
 

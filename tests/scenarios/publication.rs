@@ -298,7 +298,7 @@ fn idle_nodes_report_that_nobody_publishes() {
         "{message}"
     );
     site.wait_lan("2001:db8:1234:567");
-    // It is reported once, by whoever is left.
+    // It is reported once, by the node that is left.
     site.wait_rounds(3);
     let reported = site.events().iter().filter(|(reason, _)| reason == "NoPrefix").count();
     assert_eq!(reported, 1, "{:?}", site.events());

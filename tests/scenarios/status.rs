@@ -321,7 +321,7 @@ fn a_response_that_repeats_the_token() {
     site.wait_reason(CONFIG_NAME, "Updated");
 }
 
-/// A list element with the token, or with what ends a line, whoever wrote it.
+/// A list element with the token, or with characters that end a line.
 fn values_that_would_forge_a_log_line() {
     let site = Site::with_address(ADDRESS);
     let label = json!({"metadata": {"labels": {"x": TOKEN}}});
@@ -371,7 +371,7 @@ fn a_list_with_control_characters() {
     );
 }
 
-/// A node's and an interface's name, written past the schema by whoever can.
+/// A node's and an interface's name, written past the schema.
 fn names_that_would_forge_a_log_line() {
     const FORGED: &str = "x\n2026-11-26T00:00:00Z ERROR forged \u{1b}[2K";
     let site = Site::with_address(ADDRESS);
@@ -389,7 +389,7 @@ fn names_that_would_forge_a_log_line() {
     site.wait_reason(CONFIG_NAME, "Updated");
     site.interface.add(NEW_ADDRESS);
     site.wait_rounds(5);
-    // Another group of somebody who labels it so that it is reported.
+    // Somebody labels the group as Cilium's own, so it is reported.
     let label = json!({"metadata": {"labels": {format!("extgrp.cilium.io/{TOKEN}"): FORGED}}});
     site.patch(&format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"), label);
     site.wait_reason(CONFIG_NAME, "UpdateFailed");

@@ -177,7 +177,7 @@ impl Site {
         self.wait_group(GROUP, &expected.each_ref().map(String::as_str));
     }
 
-    /// Waits until the config's Ready has this reason; gives the condition.
+    /// Waits until the config's Ready has this reason; returns the condition.
     pub fn wait_reason(&self, config: &str, reason: &str) -> Value {
         let found = self.server.wait(SOON, |store| {
             Some(ready(store, config)?).filter(|c| c["reason"] == reason)
@@ -198,7 +198,7 @@ impl Site {
         })
     }
 
-    /// Waits until so many rounds began since now.
+    /// Waits until this many more rounds began.
     pub fn wait_rounds(&self, rounds: usize) {
         let count = |store: &Store| requests(store, &format!("GET {NODE_CONFIGS}")).len();
         let before = count(&self.server.store());
@@ -416,7 +416,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Waits until there are so many warnings, and gives them.
+    /// Waits until there is this number of warnings and errors; returns them.
     pub fn wait_complaints(&self, count: usize) -> Vec<String> {
         let deadline = Instant::now() + SOON;
         while self.complaints().len() < count && Instant::now() < deadline {

@@ -436,7 +436,7 @@ impl Call<'_> {
         parsed.map_err(|e| failure(400, "BadRequest", &format!("the body cannot be read: {e}"), None))
     }
 
-    /// Prunes and validates; gives unknown fields.
+    /// Prunes and validates; returns the unknown fields.
     fn fit(
         &self,
         route: &Route,

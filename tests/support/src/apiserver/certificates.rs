@@ -97,7 +97,7 @@ impl TokenKey {
         (self.0.serialize_pem(), self.0.public_key_pem())
     }
 
-    /// The token with other times: it expires in so many seconds (RFC 7519, RFC 7515).
+    /// The token with other times: it expires in this many seconds (RFC 7519, RFC 7515).
     pub fn limited(&self, token: &str, seconds: i64) -> String {
         let parts: Vec<&str> = token.trim().split('.').collect();
         let claims = URL_SAFE_NO_PAD.decode(parts[1]).expect("base64url");

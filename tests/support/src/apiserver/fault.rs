@@ -21,7 +21,7 @@ pub enum Fault {
     CutBodyAt(usize),
     /// The real answer's head with this body, over and over, without end.
     Endless(Vec<u8>),
-    /// A webhook that does not answer for so long and is ignored then. The request is carried out, or given up when
+    /// A webhook that does not answer for this time and is ignored then. The request is carried out, or given up when
     /// the time that it asks for is over.
     Webhook(Duration),
     /// The real answer after this time.
@@ -37,7 +37,7 @@ pub struct Plan {
     pub part: String,
     /// How many requests are left; `usize::MAX` is all.
     pub times: usize,
-    /// Of those that it is for, each so many-th one is hit.
+    /// Of the requests that it is for, every n-th one is hit.
     pub every: usize,
     /// How many it was for since the last hit.
     pub spared: usize,
@@ -57,7 +57,7 @@ impl Plan {
         }
     }
 
-    /// For each so many-th request.
+    /// For every n-th request.
     pub fn every(every: usize, fault: Fault) -> Self {
         Plan {
             every,

@@ -26,7 +26,7 @@ impl Cause {
     }
 }
 
-/// Removes fields that the schema does not know; gives their paths.
+/// Removes fields that the schema does not know; returns their paths.
 pub fn prune(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<String>) {
     if schema["x-kubernetes-preserve-unknown-fields"] == true {
         return;
@@ -60,7 +60,7 @@ pub fn prune(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<St
     }
 }
 
-/// Checks a value; gives all that is wrong, sorted by field.
+/// Checks a value; returns all errors, sorted by field.
 pub fn validate(schema: &Value, value: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     check(schema, value, "", &mut causes);

@@ -218,7 +218,7 @@ impl ApiServer {
         lock(&self.shared.faults).clear();
     }
 
-    /// Waits until the condition holds; what it gives, or `None` when the time is over.
+    /// Waits until the condition holds; returns its value, or `None` after the timeout.
     pub fn wait<T>(&self, timeout: Duration, mut condition: impl FnMut(&Store) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + timeout;
         let mut store = lock(&self.shared.store);
@@ -307,7 +307,7 @@ impl Drop for ApiServer {
     }
 }
 
-/// The store, locked; whoever waits for a change hears of it when this goes.
+/// The store, locked; when this is dropped, waits for a change check it again.
 pub struct StoreGuard<'a> {
     store: MutexGuard<'a, Store>,
     changed: &'a Condvar,
@@ -473,7 +473,7 @@ pub fn cidrs_of(group: &Value) -> Vec<String> {
     list.filter_map(|cidr| cidr.as_str().map(String::from)).collect()
 }
 
-/// `metav1.Time` of the server's clock, moved by so many seconds.
+/// `metav1.Time` of the server's clock, moved by this many seconds.
 pub fn time_text(server: &ApiServer, seconds: i64) -> String {
     api::timestamp(server.now() + time::Duration::seconds(seconds))
 }

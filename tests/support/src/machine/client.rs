@@ -94,7 +94,7 @@ impl Client {
         self.start(bridge)
     }
 
-    /// Starts it on a VLAN of an interface, which it makes itself if it can; gives the VLAN's interface, too.
+    /// Starts it on a VLAN of an interface, which it makes itself if it can; returns the VLAN's interface, too.
     ///
     /// # Panics
     /// If it cannot be started.

@@ -193,7 +193,7 @@ fn filter() -> Vec<libc::sock_filter> {
         k,
     };
     let load = |offset: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
-    // If what was loaded is this, so many of the next ones are skipped, else so many.
+    // Skips the first number of instructions if the loaded value is this one, else the second.
     let is = |value: u32, then: u8, otherwise: u8| libc::sock_filter {
         jt: then,
         jf: otherwise,

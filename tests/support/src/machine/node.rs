@@ -171,7 +171,7 @@ impl Node {
         self.wait_count(part, 1, timeout);
     }
 
-    /// Waits until so many lines of the log contain this.
+    /// Waits until this number of lines of the log contain this.
     ///
     /// # Panics
     /// If they do not come in time.

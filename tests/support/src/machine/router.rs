@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::machine::namespace::Interface;
 
-/// A program that is slow gets so long.
+/// How long a slow program may take.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A prefix in a router advertisement.
@@ -279,7 +279,7 @@ impl Router {
         spawn(command.arg("-c").arg(conf), self.folder.join("kea.log"))
     }
 
-    /// The router has an address in what it announces; gives the prefix as dnsmasq writes it.
+    /// The router has an address in what it announces; returns the prefix as dnsmasq writes it.
     fn own_address(&self, prefix: &str) -> String {
         let network = prefix.trim_end_matches("/64");
         self.shell(&format!("ip -6 address replace {network}1/64 dev {}", self.name));
