@@ -27,7 +27,7 @@ fn main() -> Result<(), String> {
     let settings = Settings::read(|name| std::env::var(name).ok(), hostname).map_err(|e| e.to_string())?;
     let mut node = ThisNode::new().map_err(|e| e.to_string())?;
     let schedule = Schedule::new(settings.interval);
-    let client = Client::new(settings.api_server, settings.service_account).on_answer(watchdog::restart);
+    let client = Client::new(settings.api_server, &settings.service_account).on_answer(watchdog::restart);
     let reconciler = Reconciler::new(
         client,
         settings.node_name,

@@ -80,7 +80,7 @@ fn start() -> Result<(Agent, ThisNode), ExitCode> {
         schedule.update_interval().as_secs(),
         settings.api_server
     );
-    let client = Client::new(settings.api_server, settings.service_account)
+    let client = Client::new(settings.api_server, &settings.service_account)
         .with_redactor(redactor)
         .on_answer(watchdog::restart);
     let reconciler = Reconciler::new(

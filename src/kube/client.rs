@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,10 +83,10 @@ struct Session {
 impl Client {
     /// A client of `https://HOST:PORT`; `service_account` is the folder with `token` and `ca.crt`.
     /// Reads and connects to nothing yet.
-    pub fn new(api_server: String, service_account: PathBuf) -> Self {
+    pub fn new(api_server: String, service_account: &Path) -> Self {
         Client {
             api_server,
-            account: Account::new(&service_account),
+            account: Account::new(service_account),
             token: String::new(),
             authorization: HeaderValue::from_static("Bearer"),
             session: None,

@@ -110,7 +110,7 @@ impl Cluster {
         if name != "node1.example.com" {
             self.server.add_node(name);
         }
-        let client = Client::new(format!("https://{}", self.server.address), self.account.folder.clone());
+        let client = Client::new(format!("https://{}", self.server.address), &self.account.folder);
         let schedule = Schedule::new(INTERVAL);
         let reporter = format!("kube-system/k6u-{name}");
         self.nodes.push(Node {

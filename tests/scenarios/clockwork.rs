@@ -79,7 +79,7 @@ impl Clockwork {
     /// A node with its UPDATE_INTERVAL, before its first round.
     pub fn of(site: &Site, node: &str, interval: Duration) -> Self {
         let redactor = Redactor::default();
-        let client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone())
+        let client = Client::new(format!("https://{}", site.server.address), &site.account.folder)
             .with_redactor(redactor.clone());
         let reconciler = Reconciler::new(client, node.into(), "test".into(), interval);
         let host = MovedHost {

@@ -192,7 +192,7 @@ fn crds_refused_for_a_moment() {
 }
 
 fn crds_of(site: &Site) -> (Client, Crds) {
-    let mut client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
+    let mut client = Client::new(format!("https://{}", site.server.address), &site.account.folder);
     client.read_account().unwrap();
     (client, Crds::default())
 }
@@ -281,7 +281,7 @@ fn crds_are_tried_again_after_an_hour() {
     let apply = "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
     site.server
         .inject(Plan::on(apply, 1, refusal(422, "Invalid", "x is invalid", "x")));
-    let mut client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
+    let mut client = Client::new(format!("https://{}", site.server.address), &site.account.folder);
     client.read_account().unwrap();
     let mut crds = Crds::default();
     let mut deploy = |seconds| crds.deploy(&mut client, Duration::from_secs(seconds), 1.0).unwrap();

@@ -407,7 +407,7 @@ fn a_version_that_comes_later() {
     let site = Site::new();
     site.server.install(stored.crd);
     site.grant(stored.rights);
-    let mut client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
+    let mut client = Client::new(format!("https://{}", site.server.address), &site.account.folder);
     client.read_account().expect("a token");
     let key = TargetKey {
         kind: targets::Kind::named(name).expect("a kind"),

@@ -60,7 +60,7 @@ const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
 pub const LIST: &str = "GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs";
 
 fn client(site: &Site) -> Client {
-    let mut client = Client::new(format!("https://{}", site.server.address), site.account.folder.clone());
+    let mut client = Client::new(format!("https://{}", site.server.address), &site.account.folder);
     client.read_account().unwrap();
     client
 }

@@ -289,7 +289,7 @@ fn name(number: usize) -> String {
 /// k6u on one node, from its start to its end.
 fn live(name: &str, node: Node, wire: Wire, account: &Account, rng: fastrand::Rng) -> Result<(), Over> {
     wire.sleeper.begin()?;
-    let client = Client::new("https://192.0.2.1:443".into(), account.0.clone());
+    let client = Client::new("https://192.0.2.1:443".into(), &account.0);
     let client = client.over(wire.clone()).expect("the account's files are there");
     let schedule = Schedule::new(INTERVAL);
     let reconciler = Reconciler::new(client, name.into(), name.into(), schedule.update_interval());
