@@ -6,6 +6,7 @@ use log::{debug, info};
 
 use crate::kube::objects::{ApiResources, Crd};
 use crate::kube::{Client, ContentType, Error};
+use crate::limits::{AUTHORIZER_START, FIRST_BACKOFF};
 use crate::schedule::backoff;
 
 /// manifests/crds.yaml, the one source of the schemas.
@@ -27,6 +28,8 @@ const SUSPECT: Duration = Duration::from_mins(1);
 pub struct Crds {
     state: State,
     failures: u32,
+    /// Since when the right to apply them is refused, in steady time.
+    forbidden_since: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +79,7 @@ impl Crds {
         match apply(client, was_established) {
             Ok(None) => {
                 self.failures = 0;
+                self.forbidden_since = None;
                 self.state = State::Established {
                     at: now,
                     is_suspect: false,
@@ -87,12 +91,21 @@ impl Crds {
             // Whether they are served shows in the lists.
             Err(e) => match missing(client) {
                 Ok(kinds) if !kinds.is_empty() => Err(e),
+                _ if e.is_forbidden_by_rbac() && !self.is_forbidden_for_long(now) => {
+                    self.state = State::Retry(now + FIRST_BACKOFF);
+                    Ok(Deployment::Unchanged)
+                }
                 _ => Ok(Deployment::NotApplied {
                     kind: e.kind().to_string(),
                     text: self.failed(&e, now, random),
                 }),
             },
         }
+    }
+
+    /// Whether the right to apply them is missing: an API server that starts has not read the roles yet.
+    fn is_forbidden_for_long(&mut self, now: Duration) -> bool {
+        now >= *self.forbidden_since.get_or_insert(now) + AUTHORIZER_START
     }
 
     fn failed(&mut self, error: &Error, now: Duration, random: f64) -> String {
