@@ -45,7 +45,7 @@ struct Sent {
     uid: String,
     /// In steady time.
     at: Duration,
-    /// It was sent again because it was not stored as it was sent, and was not seen to be stored since.
+    /// It was sent again because it was not stored as it was sent, since the last heartbeat.
     is_repeated: bool,
 }
 
@@ -239,10 +239,14 @@ impl Entry {
         if is_right {
             cx.problems.works(&Subject::Entry(name.clone()));
         }
-        // Somebody may have restored a backup: what differs once is sent again at once, what differs twice in a row with
-        // each heartbeat.
+        // Somebody may have restored a backup: what differs is sent again at once, but if it differs again before the
+        // next heartbeat, only with that.
         let is_altered = match &mut sent {
-            Some(sent) => std::mem::replace(&mut sent.is_repeated, !is_right) && !is_right,
+            Some(sent) if !is_right => std::mem::replace(&mut sent.is_repeated, true),
+            Some(sent) => {
+                sent.is_repeated &= !is_due;
+                false
+            }
             None => false,
         };
         if let Some(sent) = sent.as_ref().filter(|_| is_altered) {

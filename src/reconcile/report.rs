@@ -77,10 +77,6 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
             cx.problems.works(&subject);
             continue;
         };
-        debug_assert!(
-            !config.metadata.resource_version.is_empty(),
-            "a status carries a resourceVersion (I3)"
-        );
         let path = status_path(CONFIGS, &config.metadata.name);
         let time = cx.time();
         let write = |client: &mut Client| {

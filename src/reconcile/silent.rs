@@ -36,10 +36,6 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         let (config, silent) = one;
         let (name, gone) = (&config.metadata.name, silent.join(", "));
         let nodes: Map<String, Value> = silent.into_iter().map(|node| (node, Value::Null)).collect();
-        debug_assert!(
-            !config.metadata.resource_version.is_empty(),
-            "a removal carries a resourceVersion (I3)"
-        );
         // I3: if a node just came back, its new entry stays.
         let patch = json!({
             "metadata": {"resourceVersion": config.metadata.resource_version},

@@ -620,8 +620,8 @@ fn an_oversized_group_is_not_written_for_a_prefix() {
         .unwrap();
     let held = cidrs(&site.server.store(), GROUP).unwrap().len();
     assert_eq!(
-        config["status"]["prefix"],
-        "2001:db8:1234:5600::/56",
+        config["status"]["delegatedPrefixes"],
+        json!(["2001:db8:1234:5600::/56"]),
         "the only group holds {held} CIDRs as before, {reported}; {:?}",
         site.events().last()
     );
