@@ -34,10 +34,6 @@ case $target in
     # would be a sixth of the binary.
     flags="$flags -C link-self-contained=no -L $libraries --cfg libc_unstable_musl_v1_2 -C force-unwind-tables=no"
     flags="$flags -C link-arg=-Wl,-z,pack-relative-relocs"
-    # At "s" the standard library is no larger than at "z".
-    for crate in core alloc std; do
-        set -- --config "profile.release.package.$crate.opt-level=\"s\"" "$@"
-    done
     set -- -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size "$@"
     ;;
 *)

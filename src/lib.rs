@@ -55,19 +55,6 @@ pub mod logging;
 pub mod node;
 pub mod prefix;
 pub mod preview;
-#[allow(
-    clippy::assigning_clones,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::explicit_iter_loop,
-    clippy::format_collect,
-    clippy::match_bool,
-    clippy::needless_for_each,
-    clippy::semicolon_if_nothing_returned,
-    clippy::single_match_else,
-    clippy::unchecked_time_subtraction,
-    reason = "to be looked at with the next change of the round"
-)]
 pub mod reconcile;
 pub mod resources;
 #[allow(clippy::cast_precision_loss, reason = "53 bits of a random number fit")]

@@ -122,10 +122,10 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<Judgem
     let Facts { targets, published, .. } = facts;
     let keys = || verdict.targets.iter().map(|desired| &desired.key);
     // Others that publish know nothing of what this node cannot publish, and would contradict.
-    let mut failures = match facts.are_peers_silent {
-        true => published.failures.clone(),
-        false => Vec::new(),
-    };
+    let mut failures = Vec::new();
+    if facts.are_peers_silent {
+        failures.clone_from(&published.failures);
+    }
     // What failed before may work by now, and another node may have reported that: it is no news.
     let is_retry_pending =
         keys().any(|key| targets.is_retry_pending(key)) || facts.are_peers_silent && published.is_retry_pending;

@@ -248,8 +248,8 @@ impl Targets {
         let mut contested = BTreeSet::new();
         for (config, verdict) in configs.iter().zip(&plan.verdicts) {
             for DesiredTarget { key, .. } in &verdict.targets {
-                let what = contest(key).what;
-                let is_reported = config.status.failing.iter().flatten().any(|reported| *reported == what);
+                let mut failing = config.status.failing.iter().flatten();
+                let is_reported = failing.any(|reported| *reported == contest(key).what);
                 let history = self.histories.entry(key.clone()).or_default();
                 if history.is_contested(is_reported, now) {
                     contested.insert(key.clone());
