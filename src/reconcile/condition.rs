@@ -119,18 +119,16 @@ pub fn judge(verdict: &Verdict, failures: &[Failing], remarks: &[String]) -> Jud
     }
     let count = verdict.targets.len();
     let plural = if count == 1 { "target" } else { "targets" };
-    let remarks: String = remarks.iter().map(|remark| format!(". {remark}")).collect();
-    let prefixes = join(&verdict.delegated);
-    say(
-        Reason::Updated,
-        format!("{count} {plural} up to date with {prefixes}{remarks}"),
-    )
+    let mut sentences = vec![format!("{count} {plural} up to date with {}", join(&verdict.delegated))];
+    sentences.extend_from_slice(remarks);
+    say(Reason::Updated, sentences.join(". "))
 }
 
 fn too_large(target: &TargetKey, count: usize) -> Failing {
-    let limit = match count > MAX_ITEMS {
-        true => format!("more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes as many)"),
-        false => format!("and all targets together more than the {MAX_PLANNED} that k6u has room for"),
+    let limit = if count > MAX_ITEMS {
+        format!("more than the {MAX_ITEMS} that k6u writes (Cilium's policy map takes as many)")
+    } else {
+        format!("and all targets together more than the {MAX_PLANNED} that k6u has room for")
     };
     Failing {
         what: format!("{target}: too many items"),

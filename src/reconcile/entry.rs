@@ -126,7 +126,7 @@ impl Entry {
             entries.insert(name.clone(), entry);
         }
         self.look_at = seen.values().filter_map(|observed| observed.until).min();
-        self.allowed = wanted.allowed.clone();
+        self.allowed.clone_from(&wanted.allowed);
         self.seen = seen;
         Ok(entries)
     }

@@ -57,8 +57,13 @@ pub fn send(cx: &mut Context<'_>, kind: &str, about: &Metadata, at: usize, notic
 /// A name for the `at`-th Event about a change of an object.
 ///
 /// lastTimestamp has whole seconds, and the API server lists Events by name: kubectl leaves those of the same second
-/// in this order, if there are no more than a dozen (Go's sort.Sort is stable up to that). So the name goes by the resourceVersion from which the change was made: of two changes the later one has the
-/// higher, whichever nodes made them.
+/// in this order, if there are no more than a dozen (Go's sort.Sort is stable up to that). So the name goes by the
+/// resourceVersion from which the change was made: of two changes the later one has the higher, whichever nodes made them.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the number is in 0..2^20"
+)]
 fn event_name(about: &Metadata, at: usize, random: f64) -> String {
     let version: u64 = about.resource_version.parse().unwrap_or(0);
     let random = (random * f64::from(0x10_0000)) as u32;

@@ -264,13 +264,12 @@ impl Memory {
     /// Reads the configs, if this node leads, and then the node configs: up to date, so they count for what this
     /// node has watched.
     fn list(&mut self, cx: &mut Context<'_>, before: Objects, is_leading: bool) -> Result<Objects, Failure> {
-        let (configs, allowed) = match is_leading {
-            true => {
-                let configs = self.served.list::<Config>(cx, CONFIGS)?;
-                let allowed = all_allowed_prefixes(&configs);
-                (configs, allowed)
-            }
-            false => (before.configs, before.allowed),
+        let (configs, allowed) = if is_leading {
+            let configs = self.served.list::<Config>(cx, CONFIGS)?;
+            let allowed = all_allowed_prefixes(&configs);
+            (configs, allowed)
+        } else {
+            (before.configs, before.allowed)
         };
         let node_configs = self.served.list::<NodeConfig>(cx, NODE_CONFIGS)?;
         self.peers.saw(cx.node, &node_configs, cx.host.now(), cx.interval);

@@ -83,10 +83,11 @@ impl Peers {
         if std::mem::replace(&mut self.specs, specs) != specs {
             self.unchanged_for = Duration::ZERO;
         }
-        self.patience = match self.watches.keys().any(|(_, node)| node != own) {
-            true => SILENT_AFTER,
+        self.patience = if self.watches.keys().any(|(_, node)| node != own) {
+            SILENT_AFTER
+        } else {
             // Whoever was just selected publishes in its next round.
-            false => interval * 2,
+            interval * 2
         };
     }
 

@@ -81,14 +81,12 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
         let time = cx.time();
         let write = |client: &mut Client| {
             let stored: Config = client.merge_patch_returning(&path, &change.patch)?;
-            match condition::change(&stored, &judgement, &delegated, time) {
-                None => Ok(()),
-                Some(_) => {
-                    let what = "it is not stored as it was sent: an admission webhook changes it, or the CRDs are those of \
-                                another release";
-                    Err(Error::malformed("PATCH", &path, what.into()))
-                }
+            if condition::change(&stored, &judgement, &delegated, time).is_some() {
+                let what = "it is not stored as it was sent: an admission webhook changes it, or the CRDs are those of \
+                            another release";
+                return Err(Error::malformed("PATCH", &path, what.into()));
             }
+            Ok(())
         };
         match cx.attempt(&subject, ToString::to_string, write)? {
             Tried::Done(()) => {

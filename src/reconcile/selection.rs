@@ -77,16 +77,13 @@ impl Selection {
         match cx.attempt(&Subject::Node, ToString::to_string, read)? {
             Tried::Done(node) => {
                 self.due = cx.host.now() + LABELS_FRESH;
-                match node {
-                    Some(node) => {
-                        self.labels = Some(node.metadata.labels.unwrap_or_default());
-                        cx.problems.works(&absent);
-                    }
-                    None => {
-                        let text = "there is none of this name; check that NODE_NAME is the name of a Node (kubectl get \
-                                    nodes)";
-                        cx.problems.fails(absent, text);
-                    }
+                if let Some(node) = node {
+                    self.labels = Some(node.metadata.labels.unwrap_or_default());
+                    cx.problems.works(&absent);
+                } else {
+                    let text =
+                        "there is none of this name; check that NODE_NAME is the name of a Node (kubectl get nodes)";
+                    cx.problems.fails(absent, text);
                 }
             }
             Tried::Overtaken | Tried::Refused(_) => {}
@@ -97,7 +94,7 @@ impl Selection {
     fn log_idle(&mut self, node: &str, is_idle: bool) {
         match (self.was_idle, is_idle) {
             (Some(false) | None, true) => {
-                info!("no IP6UpdateNodeConfig selects node {node}: idle until one does (kubectl get ip6unc -o wide)")
+                info!("no IP6UpdateNodeConfig selects node {node}: idle until one does (kubectl get ip6unc -o wide)");
             }
             (Some(true), false) => info!("an IP6UpdateNodeConfig selects node {node} now"),
             _ => {}

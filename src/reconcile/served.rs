@@ -83,7 +83,9 @@ fn report_unreadable(cx: &mut Context<'_>, path: &str, items: Vec<BadItem>) {
         _ => false,
     };
     let readable: Vec<Subject> = cx.problems.subjects().filter(is_readable).cloned().collect();
-    readable.iter().for_each(|subject| cx.problems.works(subject));
+    for subject in &readable {
+        cx.problems.works(subject);
+    }
     for BadItem { name, problem } in items {
         // Those without a name share a subject.
         let of_kind = if name.is_empty() {
