@@ -18,7 +18,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
-use super::decode::{decode_by, is_out_of_bounds};
+use super::decode::{decode, is_out_of_bounds};
 use super::error::{Cause, Error};
 use super::redact::{Redactor, excerpt};
 use super::refusal::{MAX_REFUSAL, Refusal, retry_after};
@@ -64,8 +64,6 @@ pub struct Client {
     session: Option<Session>,
     redactor: Redactor,
     link: Link,
-    /// For the bodies of answers.
-    buffer: Vec<u8>,
     time_limit: Duration,
     requests: u64,
     /// The Date of the last answer, which is read when somebody asks.
@@ -92,7 +90,6 @@ impl Client {
             session: None,
             redactor: Redactor::default(),
             link: Link::default(),
-            buffer: Vec::new(),
             time_limit: REQUEST_TIME,
             requests: 0,
             date: None,
@@ -293,7 +290,7 @@ impl Client {
     fn try_once<T: DeserializeOwned>(&mut self, call: Call, deadline: Instant) -> Result<T, Error> {
         let mut response = self.send(call, deadline)?;
         let mut reader = response.body_mut().with_config().reader();
-        decode_by(&mut self.buffer, &mut reader).map_err(|e| self.unusable(call, e))
+        decode(&mut reader).map_err(|e| self.unusable(call, e))
     }
 
     /// Sends a request and returns the response, if its status is no error.

@@ -1,7 +1,7 @@
 //! Decoding with bounds: only a limited part of a response is kept in memory.
 //!
-//! Responses are decoded straight from the connection, except for short ones. Unknown fields are skipped as they come by,
-//! so they cost time and no memory. The rest is counted against a budget, in bytes as the allocator gives them:
+//! Responses are decoded straight from the connection. Unknown fields are skipped as they come by, so they cost time and no
+//! memory. The rest is counted against a budget, in bytes as the allocator gives them:
 //! [`MAX_KEPT`] for a response, [`MAX_ITEM`] for one object of a list.
 
 use std::cell::Cell;
@@ -29,8 +29,6 @@ const MAX_DEPTH: usize = 8;
 /// The depth of the elements of lists in the entries of a spec: `spec.targets[].suffixes[]`.
 const ELEMENT_DEPTH: usize = 4;
 
-/// Bytes of a response that is read as a whole first: to decode it then costs less than half.
-const WHOLE: usize = 128 * 1024;
 /// Bytes of a response; a longer one is an error. This bounds the time of decoding, which keeps little of it.
 const MAX_ANSWER: u64 = 32 * 1024 * 1024;
 /// Bytes of a text that is read: it is in memory as a whole, even if it is skipped. etcd takes no objects of this size.
@@ -116,38 +114,11 @@ fn is_spent(depth: usize) -> bool {
     is_spent
 }
 
-/// Decodes one response, or any other JSON.
+/// Decodes one response, or any other JSON. The reader is of one type for all, so that each decoder is in the binary once.
 ///
 /// # Errors
 /// The errors of reading. An error as well if it is not JSON, of another type than `T`, or too large.
 pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
-    decode_by(&mut Vec::new(), reader)
-}
-
-/// The same with a buffer that is kept from response to response, so that its memory is asked for once.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decode_by<T: DeserializeOwned>(buffer: &mut Vec<u8>, reader: &mut dyn Read) -> serde_json::Result<T> {
-    buffer.clear();
-    match (&mut *reader).take(WHOLE as u64).read_to_end(buffer) {
-        Ok(length) if length < WHOLE => Budget::of(MAX_KEPT).decode(|| serde_json::from_slice(buffer)).0,
-        Ok(_) => decode_stream(&mut buffer.chain(reader)),
-        Err(e) => decode_stream(&mut buffer.chain(Broken(Some(e)))),
-    }
-}
-
-/// End of a response that breaks off.
-struct Broken(Option<io::Error>);
-
-impl Read for Broken {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.0.take().map_or(Ok(0), Err)
-    }
-}
-
-/// Decodes a response as it arrives. The reader is of one type for all, so that each decoder is in the binary once.
-fn decode_stream<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
     let guard = Guard {
         reader,
         read: 0,
