@@ -56,6 +56,8 @@ test-routers: ## run the tests with real routers: radvd, dnsmasq, dhcpcd
 lint: ## check format, clippy, documentation and scripts; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	# Those that `make test` leaves out are no part of all targets.
+	$(CARGO) clippy --locked -p k6u --test '*' -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; \
 	else scripts/skip.sh "shellcheck is needed to check scripts/"; fi

@@ -11,7 +11,6 @@
 mod rows;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 

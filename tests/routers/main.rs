@@ -6,7 +6,6 @@
 #![allow(clippy::pedantic)]
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
