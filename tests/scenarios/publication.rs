@@ -9,7 +9,8 @@ use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::site::{
     ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIG, NODE_CONFIGS, Running,
-    SOON, Site, at_once, entry, follows, message, name_groups, ready, reasons, refusal, refusals, requests, writes,
+    SOON, Site, at_once, denial, entry, follows, message, name_groups, ready, reasons, refusal, refusals, requests,
+    writes,
 };
 use k6u_testkit::trio::{NAMES, Trio, published};
 use serde_json::{Map, Value, json};
@@ -853,12 +854,7 @@ fn two_uplinks_one_of_which_is_refused() {
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/second/status"),
         usize::MAX,
-        refusal(
-            403,
-            "Forbidden",
-            "admission webhook \"guard\" denied the request: no",
-            "second",
-        ),
+        denial("second"),
     ));
     site.server.create(
         &NODE_CONFIG
@@ -886,12 +882,7 @@ fn a_spec_that_changes_while_the_node_cannot_publish() {
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
         usize::MAX,
-        refusal(
-            403,
-            "Forbidden",
-            "admission webhook \"guard\" denied the request: no",
-            "ip6-update-node1",
-        ),
+        denial("ip6-update-node1"),
     ));
     site.renumber();
     node.rounds(40);
@@ -923,12 +914,7 @@ fn a_node_config_that_is_deleted_while_nobody_can_publish_in_it() {
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
         usize::MAX,
-        refusal(
-            403,
-            "Forbidden",
-            "admission webhook \"guard\" denied the request: no",
-            "ip6-update-node1",
-        ),
+        denial("ip6-update-node1"),
     ));
     site.renumber();
     node.rounds(3);

@@ -11,7 +11,7 @@ use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::golden;
 use k6u_testkit::site::{
     ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIGS, SOON, Site, WEBHOOK,
-    at_once, follows, message, name_groups, ready, reasons, refusal, refusals, requests,
+    at_once, denial, follows, message, name_groups, ready, reasons, refusal, refusals, requests,
 };
 use k6u_testkit::skip::skip;
 use k6u_testkit::trio::Trio;
@@ -734,16 +734,8 @@ fn argo_waits_for_a_group_that_is_new_in_the_config() {
 fn ready_while_an_address_flaps() {
     let (site, node) = Site::settled(10);
     site.wait_reason(CONFIG_NAME, "Updated");
-    site.server.inject(Plan::on(
-        "PATCH /apis/cilium.io",
-        usize::MAX,
-        refusal(
-            403,
-            "Forbidden",
-            "admission webhook \"guard\" denied the request: no",
-            GROUP,
-        ),
-    ));
+    site.server
+        .inject(Plan::on("PATCH /apis/cilium.io", usize::MAX, denial(GROUP)));
     let start = Instant::now();
     let mut failed_at = None;
     let mut number = 0;
@@ -771,16 +763,8 @@ fn ready_while_an_address_flaps() {
 fn a_refusal_in_a_renumbering_is_reported() {
     let (site, node) = Site::settled(30);
     site.wait_reason(CONFIG_NAME, "Updated");
-    site.server.inject(Plan::on(
-        "PATCH /apis/cilium.io",
-        usize::MAX,
-        refusal(
-            403,
-            "Forbidden",
-            "admission webhook \"guard\" denied the request: no",
-            GROUP,
-        ),
-    ));
+    site.server
+        .inject(Plan::on("PATCH /apis/cilium.io", usize::MAX, denial(GROUP)));
     let start = Instant::now();
     site.renumber();
     node.wait_log("denied the request", SOON);
@@ -880,12 +864,7 @@ fn the_reference_names_every_event() {
     site.server.inject(Plan::on(
         &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
         usize::MAX,
-        refusal(
-            403,
-            "Forbidden",
-            "admission webhook \"guard\" denied the request: no",
-            CONFIG_NAME,
-        ),
+        denial(CONFIG_NAME),
     ));
     site.renumber();
     site.wait_rounds(5);

@@ -502,6 +502,16 @@ pub fn refusal(status: u16, reason: &str, message: &str, name: &str) -> Fault {
 /// What an API server says whose admission webhook is down.
 pub const WEBHOOK: &str = "Internal error occurred: failed calling webhook \"guard.example.com\": connection refused";
 
+/// The refusal of a request about this object by an admission webhook.
+pub fn denial(name: &str) -> Fault {
+    refusal(
+        403,
+        "Forbidden",
+        "admission webhook \"guard\" denied the request: no",
+        name,
+    )
+}
+
 /// The ways in which admission refuses; none of them is a missing right.
 pub fn refusals(name: &str) -> [Fault; 3] {
     let policy = format!("{name:?} is forbidden: ValidatingAdmissionPolicy 'guard' denied request: not on Fridays");
