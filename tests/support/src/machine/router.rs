@@ -46,21 +46,34 @@ impl Drop for Program {
 }
 
 /// A running dhcpcd.
-pub struct Dhcpcd(Program);
+pub struct Dhcpcd {
+    program: Program,
+    log: PathBuf,
+}
 
 impl Dhcpcd {
-    /// Lets it renew its leases now (dhcpcd, src/dhcpcd.c `dhcpcd_signal_cb`).
+    /// Lets it renew its leases now (dhcpcd, src/dhcpcd.c `dhcpcd_signal_cb`). It can miss a signal while it starts a
+    /// process for a new address.
     pub fn renew(&self) {
-        self.0.signal(libc::SIGUSR1);
+        let deadline = Instant::now() + MINUTE;
+        loop {
+            self.program.signal(libc::SIGUSR1);
+            std::thread::sleep(Duration::from_millis(500));
+            let log = fs::read_to_string(&self.log).expect("dhcpcd's log");
+            if log.contains("received SIGUSR1") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "dhcpcd does not renew: {log}");
+        }
     }
 }
 
 impl Drop for Dhcpcd {
     fn drop(&mut self) {
         // It has children of its own, which only it can end.
-        self.0.signal(libc::SIGTERM);
+        self.program.signal(libc::SIGTERM);
         let deadline = Instant::now() + MINUTE;
-        while matches!(self.0.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+        while matches!(self.program.0.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -327,7 +340,11 @@ impl Router {
             .args(["--nobackground", "--debug", "--ipv6only", "--config"])
             .arg(conf)
             .arg(&interface.name);
-        Dhcpcd(spawn(&mut command, self.folder.join("dhcpcd.log")))
+        let log = self.folder.join("dhcpcd.log");
+        Dhcpcd {
+            program: spawn(&mut command, log.clone()),
+            log,
+        }
     }
 }
 
