@@ -1,5 +1,6 @@
 //! From a change of the address to the target that follows it.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use k6u_testkit::apiserver::server::cidrs_of;
@@ -17,6 +18,8 @@ use crate::site::{FIRST, Site, millis};
 const BETWEEN_STEPS: Duration = Duration::from_millis(300);
 /// Five changes get a reaction at once, then one in a second; a renumbering may take three.
 const BETWEEN_CHANGES: Duration = Duration::from_millis(3200);
+/// Idle rounds under the limit.
+const IDLE_ROUNDS: usize = 60;
 /// What a write of the group is called in the server's log.
 const GROUP_WRITE: &str = "PATCH /apis/cilium.io/v2/ciliumcidrgroups/ip6-local-lan";
 
@@ -51,6 +54,8 @@ struct Changes {
     times: Vec<f64>,
     /// Until the first write of the group, with that.
     requests: Vec<f64>,
+    /// Processor time, the reports included.
+    cpu: Vec<f64>,
 }
 
 impl Subject {
@@ -105,6 +110,18 @@ impl Subject {
             let name = format!("limited: address to group, {}", going.name());
             add(report, &name, &changes, [100.0, 500.0]);
         }
+        let site = Site::new(1, 1, 1);
+        let mut command = site.start(&self.binary).with("UPDATE_INTERVAL", "1").command();
+        limits.hold(&mut command);
+        let node = Node::of(command.spawn().expect("k6u starts"));
+        site.follows(Instant::now(), FIRST, &node);
+        let (mut idle, mut before) = (vec![], None);
+        for _ in 0..=IDLE_ROUNDS / 10 {
+            site.wait_rounds(10, &node);
+            let now = cpu_us(&node);
+            idle.extend(before.replace(now).map(|before| (now - before) / 10.0));
+        }
+        report.add("limited: CPU of an idle round, a second apart", "us", &idle, None);
     }
 }
 
@@ -113,6 +130,14 @@ fn add(report: &mut Report, name: &str, changes: &Changes, budgets: [f64; 2]) {
     report.add(&format!("{name}, p50"), "ms", &changes.times, Some(budgets[0]));
     report.add(&format!("{name}, p99"), "ms", &[p99], Some(budgets[1]));
     report.add("  requests to the first write of it", "", &changes.requests, Some(5.0));
+    report.add("  CPU, the reports included", "us", &changes.cpu, None);
+}
+
+/// The processor time that it has taken, in microseconds.
+fn cpu_us(node: &Node) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{}/schedstat", node.id())).expect("the process lives");
+    let first = text.split_whitespace().next().expect("the time on a processor");
+    first.parse::<f64>().expect("nanoseconds") / 1e3
 }
 
 /// Lets the provider renumber this often.
@@ -123,8 +148,9 @@ fn renumber(site: &Site, node: &Node, count: usize, going: Going) -> Changes {
         site.interface.set(&old, 64, 1800, 3600);
     }
     let mut changes = Changes::default();
+    std::thread::sleep(BETWEEN_CHANGES);
     for number in 0..count {
-        std::thread::sleep(BETWEEN_CHANGES);
+        let spent = cpu_us(node);
         let start = format!("2001:db8:{:x}:567", 0x2000 + number);
         let new = format!("{start}1::10");
         let (mut begun, mut before) = (Instant::now(), site.server.store().log.len());
@@ -152,6 +178,8 @@ fn renumber(site: &Site, node: &Node, count: usize, going: Going) -> Changes {
             site.interface.remove(&old);
         }
         old = new;
+        std::thread::sleep(BETWEEN_CHANGES);
+        changes.cpu.push(cpu_us(node) - spent);
     }
     changes
 }
