@@ -682,8 +682,9 @@ fn an_entry_that_is_not_stored_as_it_was_sent() {
         let (count, time) = (published() - before, since.elapsed());
         let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
         let log = node.complaints();
+        // A renumbering may be seen as two changes: each is sent, and once more.
         assert!(
-            count <= 2,
+            count <= 4,
             "{what}: {count} publications in {time:?}: {reported}, {log:#?}"
         );
         assert!(
