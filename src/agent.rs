@@ -7,12 +7,12 @@ use std::time::Duration;
 use log::debug;
 
 use crate::limits::{
-    BETWEEN_LOOKS, BETWEEN_REACTIONS, LOOKS_AT_ONCE, MAX_ROUNDS_OF_ONCE, REACTIONS_AT_ONCE, STARTUP_PAUSE,
-    STARTUP_TRIES,
+    BETWEEN_LOOKS, BETWEEN_REACTIONS, FIRST_BACKOFF, LOOKS_AT_ONCE, MAX_ROUNDS_OF_ONCE, REACTIONS_AT_ONCE,
+    STARTUP_PAUSE,
 };
 use crate::node::Host;
 use crate::node::wait::Woken;
-use crate::reconcile::problems::Subject;
+use crate::reconcile::problems::{Passing, Problem, Subject};
 use crate::reconcile::{Failure, Outcome, Reconciler};
 use crate::schedule::{Allowance, RoundEnd, Schedule};
 
@@ -24,8 +24,6 @@ pub struct Agent {
     looks: Allowance,
     /// While no round reacts to a change, each look may log one.
     idle_looks: Allowance,
-    /// Rounds in a row that ended because something is not served yet.
-    startup_tries: u32,
 }
 
 impl Agent {
@@ -36,7 +34,6 @@ impl Agent {
             schedule,
             looks: Allowance::new(LOOKS_AT_ONCE, BETWEEN_LOOKS),
             idle_looks: Allowance::new(REACTIONS_AT_ONCE, BETWEEN_REACTIONS),
-            startup_tries: 0,
         }
     }
 
@@ -115,57 +112,52 @@ impl Agent {
         debug!("round: {requests} requests, {took} us: {result:?}");
         match result {
             Ok(outcome) => {
-                self.startup_tries = 0;
                 self.reconciler.problems.works(&Subject::ApiServer);
                 self.reconciler.problems.works(&Subject::Addresses);
                 self.schedule.set_nodes(self.reconciler.nodes());
                 outcome
             }
             Err(failure) => Outcome {
-                end: self.failed(failure),
+                end: self.failed(&failure, host.now()),
                 is_ready: false,
             },
         }
     }
 
     /// Decides what an error means for the next round.
-    fn failed(&mut self, failure: Failure) -> RoundEnd {
-        let again = RoundEnd::Failed {
-            is_overloaded: false,
-            retry_after: None,
-        };
-        let error = match failure {
-            Failure::Request(error) => error,
-            Failure::Addresses(text) => {
-                self.reconciler.problems.fails(Subject::Addresses, &text);
-                return again;
+    fn failed(&mut self, failure: &Failure, now: Duration) -> RoundEnd {
+        let problems = &mut self.reconciler.problems;
+        let (problem, is_overloaded, retry_after) = match failure {
+            Failure::Request(error) => {
+                let (kind, text) = (error.kind().to_string(), error.to_string());
+                (Problem { kind, text }, error.is_overloaded(), error.retry_after())
             }
             Failure::NotServed(name) => {
                 let text = format!("the API server does not serve {name} yet");
-                if self.is_within_startup_grace(&text) {
-                    return RoundEnd::NotYet(Some(STARTUP_PAUSE));
-                }
-                self.reconciler.problems.fails(Subject::ApiServer, &text);
-                return again;
+                (Problem::of(&text), false, None)
+            }
+            Failure::Addresses(text) => {
+                problems.fails(&Subject::Addresses, Problem::of(text));
+                return RoundEnd::FAILED;
             }
         };
-        let is_normal_at_start = error.is_initializing() || error.is_forbidden_by_rbac();
-        if is_normal_at_start && self.is_within_startup_grace(&error.to_string()) {
-            return RoundEnd::NotYet(error.retry_after());
+        let passing = match failure {
+            Failure::NotServed(_) => Some((Passing::NotServed, STARTUP_PAUSE)),
+            Failure::Request(e) if e.is_initializing() || e.is_forbidden_by_rbac() => {
+                Some((Passing::Starting, retry_after.unwrap_or(FIRST_BACKOFF)))
+            }
+            _ => None,
+        };
+        if let Some((passing, pause)) = passing
+            && !problems.has_lasted(&Subject::ApiServer, passing, now)
+        {
+            debug!("{}", problem.text);
+            return RoundEnd::NotYet(pause);
         }
-        self.reconciler
-            .problems
-            .fails_by(Subject::ApiServer, &error.kind().to_string(), &error.to_string());
+        problems.fails(&Subject::ApiServer, problem);
         RoundEnd::Failed {
-            is_overloaded: error.is_overloaded(),
-            retry_after: error.retry_after(),
+            is_overloaded,
+            retry_after,
         }
-    }
-
-    /// Whether something that is normal at the start has not lasted for too long.
-    fn is_within_startup_grace(&mut self, what: &str) -> bool {
-        self.startup_tries = self.startup_tries.saturating_add(1);
-        debug!("{what}");
-        self.startup_tries < STARTUP_TRIES
     }
 }

@@ -42,14 +42,14 @@ pub const MAX_BACKOFF: Duration = Duration::from_mins(1);
 pub const LOOKS_AT_ONCE: u32 = 5;
 /// See [`LOOKS_AT_ONCE`].
 pub const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// An API server that starts, or has just got a CRD, takes about a second to set itself up; after this many tries that is
-/// a problem.
-pub const STARTUP_TRIES: u32 = 10;
-/// Until then, and if the API server does not say otherwise, it is asked again after this time.
+/// An API server that starts refuses everything until its authorizer has read the roles. What it refuses for this long
+/// is a problem.
+pub const STARTUP_TIME: Duration = Duration::from_secs(10);
+/// An API server that has just got a CRD takes about a second to serve it. One that is not served for this long is a
+/// problem.
+pub const CRD_TIME: Duration = Duration::from_secs(2);
+/// A CRD that is not served yet is asked for again after this time.
 pub const STARTUP_PAUSE: Duration = Duration::from_millis(200);
-/// An API server that starts refuses everything until its authorizer has read the roles. A right that is refused for
-/// this long is a missing right.
-pub const AUTHORIZER_START: Duration = Duration::from_secs(10);
 /// `k6u once` gives up after this many rounds on others that write at the same time, or on CRDs.
 pub const MAX_ROUNDS_OF_ONCE: u32 = 60;
 

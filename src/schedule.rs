@@ -44,8 +44,8 @@ pub enum RoundEnd {
     Changed,
     /// Somebody else wrote at the same time, or something was not reached: again soon.
     Soon,
-    /// The API server sets up what it needs, and may have said how long that takes.
-    NotYet(Option<Duration>),
+    /// The API server sets up what it needs: again after this time.
+    NotYet(Duration),
     /// The round failed; an overloaded server is asked less and less often.
     Failed {
         /// The server is overloaded or broken (429, 5xx).
@@ -56,6 +56,12 @@ pub enum RoundEnd {
 }
 
 impl RoundEnd {
+    /// A failure that is no word of the API server's.
+    pub const FAILED: RoundEnd = RoundEnd::Failed {
+        is_overloaded: false,
+        retry_after: None,
+    };
+
     /// The more urgent of two.
     #[must_use]
     pub fn or_more_urgent(self, other: Self) -> Self {
@@ -141,7 +147,7 @@ impl Schedule {
             RoundEnd::Quiet => self.quiet(random),
             RoundEnd::Changed => STILL + self.spread().mul_f64(random),
             RoundEnd::Soon => self.soon().mul_f64(0.2 + 0.8 * random),
-            RoundEnd::NotYet(wait) => wait.unwrap_or(FIRST_BACKOFF).mul_f64(1.0 + 0.1 * random),
+            RoundEnd::NotYet(pause) => pause.mul_f64(1.0 + 0.1 * random),
             RoundEnd::Failed {
                 is_overloaded,
                 retry_after,
@@ -301,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_more_urgent_end_counts() {
-        let not_yet = RoundEnd::NotYet(Some(INTERVAL));
+        let not_yet = RoundEnd::NotYet(INTERVAL);
         let by_urgency = [
             RoundEnd::Quiet,
             RoundEnd::Changed,
@@ -344,7 +350,7 @@ mod tests {
     #[test]
     fn a_server_that_says_when_is_obeyed() {
         assert_eq!(pauses(&[failed(true, Some(30)), failed(true, Some(1))]), [30.0, 2.0]);
-        assert_eq!(pauses(&[RoundEnd::NotYet(Some(Duration::from_secs(2)))]), [2.2]);
+        assert_eq!(pauses(&[RoundEnd::NotYet(Duration::from_secs(2))]), [2.2]);
     }
 
     #[test]
@@ -411,7 +417,7 @@ mod tests {
         let mut schedule = Schedule::new(INTERVAL);
         let due = schedule.after_round(at(0.0), failed(true, Some(30)), 0.0);
         assert_eq!(schedule.after_change(at(2.0), due, 0.0), due);
-        let due = schedule.after_round(at(0.0), RoundEnd::NotYet(Some(Duration::from_secs(1))), 0.0);
+        let due = schedule.after_round(at(0.0), RoundEnd::NotYet(Duration::from_secs(1)), 0.0);
         assert_eq!(schedule.after_change(at(0.0), due, 0.0), due);
     }
 }

@@ -92,7 +92,7 @@ impl Context<'_> {
         let passing = match &error {
             e if e.is_conflict() || e.is_absent_object() => Some(Passing::Overtaken),
             // An Event is not sent again, and comes last in a round: all else was allowed.
-            e if e.is_forbidden_by_rbac() && *subject != Subject::Events => Some(Passing::Forbidden),
+            e if e.is_forbidden_by_rbac() && *subject != Subject::Events => Some(Passing::Starting),
             _ => None,
         };
         let now = self.host.now();
@@ -107,7 +107,7 @@ impl Context<'_> {
         let random = self.host.random();
         let is_new = self
             .problems
-            .backs_off(subject, &problem, error.retry_after(), now, random);
+            .backs_off(subject, problem.clone(), error.retry_after(), now, random);
         Ok(Tried::Refused(Refused {
             problem,
             is_retry_pending: false,
@@ -119,10 +119,7 @@ impl Context<'_> {
     /// hangs keeps no other waiting; and whoever has waited for longest is first.
     pub fn in_turn<T>(&self, all: impl Iterator<Item = T>, subject: impl Fn(&T) -> Subject) -> Vec<T> {
         let mut all: Vec<T> = all.collect();
-        all.sort_by_cached_key(|one| {
-            let subject = subject(one);
-            (self.problems.has(&subject), self.problems.sent_at(&subject))
-        });
+        all.sort_by_cached_key(|one| self.problems.turn(&subject(one)));
         all
     }
 

@@ -333,11 +333,18 @@ fn altered_entry(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, st
             "somebody else writes the entry of node {node}: check that no other machine runs k6u with NODE_NAME {node}"
         )
     };
-    if cx.problems.fails(subject.clone(), &text) {
+    let kind = "its entry is not stored as it was sent".into();
+    let failing = Failing::new(
+        &subject,
+        &Problem {
+            kind,
+            text: text.clone(),
+        },
+    );
+    if cx.problems.fails(&subject, Problem::of(&text)) {
         warn_of_node_config(cx, config, &text);
     }
-    let kind = "its entry is not stored as it was sent".into();
-    Failing::new(&subject, &Problem { kind, text })
+    failing
 }
 
 fn observe(host: &mut dyn Host, watch: &Watch, allowed: Option<&[Prefix]>) -> Result<Observation, Failure> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::limits::{AUTHORIZER_START, MAX_CONFLICTS};
+use crate::limits::{CRD_TIME, MAX_CONFLICTS, STARTUP_TIME};
 use crate::resources::targets::TargetKey;
 use crate::schedule::backoff;
 
@@ -68,14 +68,33 @@ pub struct Problem {
     pub text: String,
 }
 
-/// The problems that last.
+impl Problem {
+    /// A problem whose words are always the same, so that they are its kind as well.
+    pub fn of(text: &str) -> Self {
+        Problem {
+            kind: text.into(),
+            text: text.into(),
+        }
+    }
+}
+
+/// The problems that last, and the requests that were sent.
 #[derive(Debug, Default)]
-pub struct Problems {
-    current: BTreeMap<Subject, Lasting>,
-    /// Failures in a row that are normal for a moment: how many, and since when, in steady time.
-    passing: BTreeMap<Subject, (u32, Duration)>,
-    /// When the last request about each subject was sent, in steady time.
-    sent_at: BTreeMap<Subject, Duration>,
+pub struct Problems(BTreeMap<Subject, Known>);
+
+/// Knowledge of one subject; times are steady time.
+#[derive(Debug, Default)]
+struct Known {
+    /// When the last request about it was sent.
+    sent_at: Option<Duration>,
+    /// Failures in a row that are normal for a moment: how many, and since when.
+    passing: Option<(u32, Duration)>,
+    /// The problem that lasts.
+    problem: Option<Problem>,
+    /// How often in a row it failed.
+    failures: u32,
+    /// Not to be tried again before.
+    retry_at: Duration,
 }
 
 /// A failure that is normal for a moment.
@@ -83,42 +102,26 @@ pub struct Problems {
 pub enum Passing {
     /// Somebody else wrote the object at the same time.
     Overtaken,
-    /// The right is missing, or the API server has not read the roles yet.
-    Forbidden,
-}
-
-#[derive(Debug)]
-struct Lasting {
-    problem: Problem,
-    failures: u32,
-    /// Not to be tried again before, in steady time.
-    retry_at: Duration,
+    /// The API server starts: the right is missing, or the roles have not been read yet.
+    Starting,
+    /// The API server does not serve a CRD yet.
+    NotServed,
 }
 
 impl Problems {
-    /// Records that something about `subject` fails. Logged if it is new or has another text now; returns whether
-    /// it was.
-    pub fn fails(&mut self, subject: Subject, text: &str) -> bool {
-        self.fails_by(subject, text, text)
+    fn known(&mut self, subject: &Subject) -> &mut Known {
+        self.0.entry(subject.clone()).or_default()
     }
 
-    /// The same, logged only if the problem is new or is of another kind now: its text may change.
-    pub fn fails_by(&mut self, subject: Subject, kind: &str, text: &str) -> bool {
-        let problem = Problem {
-            kind: kind.into(),
-            text: text.into(),
-        };
-        let before = self.current.remove(&subject);
-        let is_new = before.as_ref().is_none_or(|before| before.problem.kind != kind);
+    /// Records that something about `subject` fails. Logged if it is new or of another kind now; returns whether it was.
+    pub fn fails(&mut self, subject: &Subject, problem: Problem) -> bool {
+        let known = self.known(subject);
+        let is_new = known.problem.as_ref().is_none_or(|before| before.kind != problem.kind);
         if is_new {
-            warn!("{subject}: {text}");
+            warn!("{subject}: {}", problem.text);
         }
-        let lasting = Lasting {
-            problem,
-            failures: before.as_ref().map_or(0, |before| before.failures).saturating_add(1),
-            retry_at: before.map_or(Duration::ZERO, |before| before.retry_at),
-        };
-        self.current.insert(subject, lasting);
+        known.failures = known.failures.saturating_add(1);
+        known.problem = Some(problem);
         is_new
     }
 
@@ -127,57 +130,56 @@ impl Problems {
     pub fn backs_off(
         &mut self,
         subject: &Subject,
-        problem: &Problem,
+        problem: Problem,
         retry_after: Option<Duration>,
         now: Duration,
         random: f64,
     ) -> bool {
-        let is_new = self.fails_by(subject.clone(), &problem.kind, &problem.text);
-        if let Some(lasting) = self.current.get_mut(subject) {
-            lasting.retry_at = now + backoff(lasting.failures, random).max(retry_after.unwrap_or_default());
-        }
+        let is_new = self.fails(subject, problem);
+        let known = self.known(subject);
+        known.retry_at = now + backoff(known.failures, random).max(retry_after.unwrap_or_default());
         is_new
     }
 
     /// The problem with `subject`, while it is too early to try again.
     pub fn blocked(&self, subject: &Subject, now: Duration) -> Option<&Problem> {
-        let lasting = self.current.get(subject).filter(|lasting| now < lasting.retry_at)?;
-        Some(&lasting.problem)
+        let known = self.0.get(subject).filter(|known| now < known.retry_at)?;
+        known.problem.as_ref()
     }
 
     /// Records that a request about `subject` is sent at `now`, in steady time.
     pub fn sends(&mut self, subject: &Subject, now: Duration) {
-        match self.sent_at.get_mut(subject) {
-            Some(at) => *at = now,
-            None => drop(self.sent_at.insert(subject.clone(), now)),
-        }
+        self.known(subject).sent_at = Some(now);
     }
 
-    /// When the last request about `subject` was sent, in steady time.
-    pub fn sent_at(&self, subject: &Subject) -> Option<Duration> {
-        self.sent_at.get(subject).copied()
-    }
-
-    /// Whether something is wrong with `subject`.
-    pub fn has(&self, subject: &Subject) -> bool {
-        self.current.contains_key(subject)
+    /// Whether something is wrong with `subject`, and when the last request about it was sent, in steady time.
+    pub fn turn(&self, subject: &Subject) -> (bool, Option<Duration>) {
+        let known = self.0.get(subject);
+        known.map_or((false, None), |known| (known.problem.is_some(), known.sent_at))
     }
 
     /// Records a failure that is normal for a moment, at `now` in steady time. Returns whether it has lasted for so long
     /// that it is a refusal.
     pub fn has_lasted(&mut self, subject: &Subject, failure: Passing, now: Duration) -> bool {
-        let (count, since) = self.passing.entry(subject.clone()).or_insert((0, now));
+        let (count, since) = self.known(subject).passing.get_or_insert((0, now));
         *count = count.saturating_add(1);
+        let time = now.saturating_sub(*since);
         match failure {
             Passing::Overtaken => *count > MAX_CONFLICTS,
-            Passing::Forbidden => now.saturating_sub(*since) >= AUTHORIZER_START,
+            Passing::Starting => time >= STARTUP_TIME,
+            Passing::NotServed => time >= CRD_TIME,
         }
     }
 
     /// Records that `subject` works. Logged if it did not before.
     pub fn works(&mut self, subject: &Subject) {
-        self.passing.remove(subject);
-        if let Some(Lasting { problem, failures, .. }) = self.current.remove(subject) {
+        let Some(known) = self.0.get_mut(subject) else {
+            return;
+        };
+        let sent_at = known.sent_at;
+        let Known { problem, failures, .. } = std::mem::take(known);
+        known.sent_at = sent_at;
+        if let Some(problem) = problem {
             let plural = if failures == 1 { "failure" } else { "failures" };
             info!("{subject}: recovered after {failures} {plural}: {}", problem.text);
         }
@@ -185,14 +187,14 @@ impl Problems {
 
     /// Forgets, without a word, what concerns subjects that are gone.
     pub fn retain(&mut self, is_there: impl Fn(&Subject) -> bool) {
-        self.current.retain(|subject, _| is_there(subject));
-        self.passing.retain(|subject, _| is_there(subject));
-        self.sent_at.retain(|subject, _| is_there(subject));
+        self.0.retain(|subject, _| is_there(subject));
     }
 
     /// The subjects that have a problem.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
-        self.current.keys()
+        self.0
+            .iter()
+            .filter_map(|(subject, known)| known.problem.as_ref().map(|_| subject))
     }
 }
 
@@ -212,10 +214,13 @@ mod tests {
     #[test]
     fn a_problem_lasts_until_it_works() {
         let mut problems = Problems::default();
-        assert!(problems.fails(Subject::ApiServer, "refused"));
-        assert!(!problems.fails(Subject::ApiServer, "refused"), "logged once");
-        assert!(problems.fails(Subject::ApiServer, "another cause"));
-        assert!(!problems.fails_by(Subject::ApiServer, "another cause", "in other words"));
+        assert!(problems.fails(&Subject::ApiServer, Problem::of("refused")));
+        assert!(
+            !problems.fails(&Subject::ApiServer, Problem::of("refused")),
+            "logged once"
+        );
+        assert!(problems.fails(&Subject::ApiServer, Problem::of("another cause")));
+        assert!(!problems.fails(&Subject::ApiServer, problem("another cause", "in other words")));
         problems.works(&Subject::Events);
         assert!(problems.subjects().next().is_some());
         problems.works(&Subject::ApiServer);
@@ -225,7 +230,7 @@ mod tests {
     #[test]
     fn a_refusal_in_other_words_is_logged_once() {
         let mut problems = Problems::default();
-        let mut is_logged = |text| problems.backs_off(&Subject::Events, &problem("500", text), None, NOW, 1.0);
+        let mut is_logged = |text| problems.backs_off(&Subject::Events, problem("500", text), None, NOW, 1.0);
         assert!(is_logged("read tcp 10.0.0.1:40001: connection reset"));
         assert!(!is_logged("read tcp 10.0.0.1:40002: connection reset"));
     }
@@ -236,14 +241,14 @@ mod tests {
         assert_eq!(problems.blocked(&lan, NOW), None);
         let refused = problem("500", "500");
         let mut pause = || {
-            problems.backs_off(&lan, &refused, None, NOW, 1.0);
+            problems.backs_off(&lan, refused.clone(), None, NOW, 1.0);
             let ends = (0..200).find(|s| problems.blocked(&lan, NOW + Duration::from_secs(*s)).is_none());
             ends.expect("it ends")
         };
         let pauses: Vec<u64> = (0..8).map(|_| pause()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         let asked_for = Some(Duration::from_secs(30));
-        problems.backs_off(&Subject::Events, &problem("429", "429"), asked_for, NOW, 1.0);
+        problems.backs_off(&Subject::Events, problem("429", "429"), asked_for, NOW, 1.0);
         let is_blocked = |seconds| {
             problems
                 .blocked(&Subject::Events, NOW + Duration::from_secs(seconds))
@@ -269,7 +274,7 @@ mod tests {
     fn a_right_that_is_refused_for_ten_seconds_is_missing() {
         let mut problems = Problems::default();
         let has_lasted = |problems: &mut Problems, seconds| {
-            problems.has_lasted(&Subject::Events, Passing::Forbidden, NOW + Duration::from_secs(seconds))
+            problems.has_lasted(&Subject::Events, Passing::Starting, NOW + Duration::from_secs(seconds))
         };
         assert!([0, 1, 9].iter().all(|seconds| !has_lasted(&mut problems, *seconds)));
         assert!(has_lasted(&mut problems, 10));
@@ -280,8 +285,8 @@ mod tests {
     #[test]
     fn problems_of_what_is_gone_are_forgotten() {
         let mut problems = Problems::default();
-        problems.fails(Subject::Config("a".into()), "x");
-        problems.fails(Subject::NodeConfig("a".into()), "x");
+        problems.fails(&Subject::Config("a".into()), Problem::of("x"));
+        problems.fails(&Subject::NodeConfig("a".into()), Problem::of("x"));
         problems.retain(|subject| *subject == Subject::Config("a".into()));
         assert_eq!(problems.subjects().collect::<Vec<_>>(), [&Subject::Config("a".into())]);
     }

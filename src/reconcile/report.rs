@@ -125,12 +125,14 @@ fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<Judgem
         failures.clone_from(&published.failures);
     }
     // What failed before may work by now, and another node may have reported that: it is no news.
-    let is_retry_pending =
-        keys().any(|key| targets.is_retry_pending(key)) || facts.are_peers_silent && published.is_retry_pending;
+    let mut is_retry_pending = facts.are_peers_silent && published.is_retry_pending;
+    for (failing, is_old) in keys().filter_map(|key| targets.failure(key)) {
+        failures.push(failing.clone());
+        is_retry_pending |= is_old;
+    }
     if is_retry_pending && !condition::is_reported_not_ready(config) {
         return None;
     }
-    failures.extend(keys().filter_map(|key| targets.failure(key).cloned()));
     failures.extend(keys().filter(|key| facts.contested.contains(key)).map(contest));
     // I8: what was not reached says nothing.
     if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {

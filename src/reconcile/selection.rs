@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::info;
 
 use super::context::{Context, Tried};
-use super::problems::Subject;
+use super::problems::{Problem, Subject};
 use super::{Failure, Objects};
 use crate::kube::Client;
 use crate::kube::objects::Object;
@@ -83,7 +83,7 @@ impl Selection {
                 } else {
                     let text =
                         "there is none of this name; check that NODE_NAME is the name of a Node (kubectl get nodes)";
-                    cx.problems.fails(absent, text);
+                    cx.problems.fails(&absent, Problem::of(text));
                 }
             }
             Tried::Overtaken | Tried::Refused(_) => {}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Failure;
 use super::context::Context;
-use super::problems::Subject;
+use super::problems::{Problem, Subject};
 use crate::kube::decode::Item;
 use crate::kube::objects::{BadItem, List};
 use crate::resources::config::CONFIGS;
@@ -28,7 +28,7 @@ impl Served {
             Deployment::Unchanged => {}
             Deployment::Established => cx.problems.works(&Subject::Crds),
             Deployment::NotApplied { kind, text } => {
-                cx.problems.fails_by(Subject::Crds, &kind, &text);
+                cx.problems.fails(&Subject::Crds, Problem { kind, text });
             }
             Deployment::NotYet(name) => return Err(Failure::NotServed(name)),
         }
@@ -88,13 +88,16 @@ fn report_unreadable(cx: &mut Context<'_>, path: &str, items: Vec<BadItem>) {
     }
     for BadItem { name, problem } in items {
         // Those without a name share a subject.
-        let of_kind = if name.is_empty() {
+        let cause = if name.is_empty() {
             "it has no name"
         } else {
             problem.as_str()
-        }
-        .to_string();
-        cx.problems.fails_by(Subject::Item(kind, name), &of_kind, &problem);
+        };
+        let problem = Problem {
+            kind: cause.into(),
+            text: problem,
+        };
+        cx.problems.fails(&Subject::Item(kind, name), problem);
     }
 }
 
@@ -105,5 +108,5 @@ fn report_deleted(cx: &mut Context<'_>, kinds: &[&str], error: &str) {
          definitions again: apply your objects again ({error})",
         kinds.join("s and ")
     );
-    cx.problems.fails(Subject::Crds, &text);
+    cx.problems.fails(&Subject::Crds, Problem::of(&text));
 }

@@ -23,16 +23,29 @@ const CILIUMS_OWN: &str = "extgrp.cilium.io/";
 #[derive(Debug, Default)]
 pub struct Targets {
     api: TargetApi,
-    keys: Vec<TargetKey>,
-    states: BTreeMap<TargetKey, State>,
-    histories: BTreeMap<TargetKey, History>,
+    known: BTreeMap<TargetKey, Known>,
     /// Whether a target that is new, or failed last time, was read first in the last round.
     began_with_other: bool,
 }
 
+/// Knowledge of one target; times are steady time.
+#[derive(Debug, Default)]
+struct Known {
+    state: State,
+    /// Hash of the desired content for which it was last found right, or written.
+    right_for: Option<u64>,
+    /// When somebody else changed it although it was right, within the last ten minutes.
+    changed_at: Vec<Duration>,
+    /// Since when this node has read in the status that somebody else changes it.
+    reported_since: Option<Duration>,
+}
+
 /// State of a target when it last had its turn.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum State {
+    /// It had no turn yet, or what was read then is outdated.
+    #[default]
+    Unknown,
     /// As it was read; `None` for one that does not exist.
     Read(Option<Box<Held>>),
     /// It holds the desired list.
@@ -41,29 +54,20 @@ enum State {
     Failed { failing: Failing, is_retry_pending: bool },
 }
 
-/// Earlier rounds of a target, in steady time.
-#[derive(Debug, Default)]
-struct History {
-    /// Hash of the desired content for which it was last found right, or written.
-    right: Option<u64>,
-    /// When somebody else changed it although it was right.
-    changed_at: Vec<Duration>,
-    /// Since when this node has read in the status that somebody else changes it.
-    reported_since: Option<Duration>,
-}
-
 impl State {
-    /// Notes that a round has passed.
-    fn grow_old(&mut self) {
-        if let State::Failed { is_retry_pending, .. } = self {
-            *is_retry_pending = true;
+    /// Begins a round.
+    fn age(&mut self) {
+        match self {
+            State::Read(_) => *self = State::Unknown,
+            State::Failed { is_retry_pending, .. } => *is_retry_pending = true,
+            State::Unknown | State::Right => {}
         }
     }
 
     /// It failed in this round.
-    fn failed(failing: Failing) -> Self {
+    fn failed(subject: &Subject, problem: &Problem) -> Self {
         State::Failed {
-            failing,
+            failing: Failing::new(subject, problem),
             is_retry_pending: false,
         }
     }
@@ -75,9 +79,7 @@ impl Targets {
     /// # Errors
     /// As [`Context::attempt`].
     pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        // A target that is not reached in this round keeps its last state, but a list that was read then is outdated.
-        self.states.retain(|_, state| !matches!(state, State::Read(_)));
-        self.states.values_mut().for_each(State::grow_old);
+        self.known.values_mut().for_each(|known| known.state.age());
         let until = cx.step_ends();
         for key in self.turns(cx) {
             // Whatever others put into the lists, they fit into memory together.
@@ -91,7 +93,7 @@ impl Targets {
 
     /// The number of elements of the lists that were read and are kept.
     fn held(&self) -> usize {
-        let lists = self.states.values().map(|state| match state {
+        let lists = self.known.values().map(|known| match &known.state {
             State::Read(Some(held)) => held.list.len(),
             _ => 0,
         });
@@ -109,7 +111,7 @@ impl Targets {
                 is_retry_pending: refused.is_retry_pending,
             },
         };
-        self.states.insert(key, state);
+        self.known.entry(key).or_default().state = state;
         Ok(())
     }
 
@@ -118,11 +120,8 @@ impl Targets {
     /// slow the former are, it has its turn; and however many of the latter hang, the former have theirs.
     fn turns(&mut self, cx: &Context<'_>) -> Vec<TargetKey> {
         let subject = |key: &TargetKey| Subject::Read(key.clone());
-        let all = cx.in_turn(self.keys.iter().cloned(), subject);
-        let answered = |key: &TargetKey| {
-            let subject = subject(key);
-            cx.problems.sent_at(&subject).is_some() && !cx.problems.has(&subject)
-        };
+        let all = cx.in_turn(self.known.keys().cloned(), subject);
+        let answered = |key: &TargetKey| matches!(cx.problems.turn(&subject(key)), (false, Some(_)));
         let (answered, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(answered);
         self.began_with_other = !self.began_with_other && !others.is_empty();
         let last = others.split_off(usize::from(self.began_with_other));
@@ -131,11 +130,10 @@ impl Targets {
 
     /// Takes over which targets there are. Returns whether all of them had their turn in [`Targets::read`].
     pub fn follow(&mut self, plan: &Plan) -> bool {
-        let planned: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
-        let had_turn = plan.targets().all(|target| self.keys.contains(&target.key));
-        self.states.retain(|key, _| planned.contains(key));
-        self.histories.retain(|key, _| planned.contains(key));
-        self.keys = plan.targets().map(|target| target.key.clone()).collect();
+        let had_turn = plan.targets().all(|target| self.known.contains_key(&target.key));
+        let mut before = std::mem::take(&mut self.known);
+        let known = |target: &DesiredTarget| (target.key.clone(), before.remove(&target.key).unwrap_or_default());
+        self.known = plan.targets().map(known).collect();
         had_turn
     }
 
@@ -148,97 +146,94 @@ impl Targets {
         for desired in cx.in_turn(plan.targets(), |desired| Subject::Target(desired.key.clone())) {
             self.settle(cx, desired, until)?;
         }
-        let states = plan.targets().map(|desired| self.states.get(&desired.key));
-        let outcome = states.map(|state| match state {
-            Some(State::Right) => Outcome::READY,
-            Some(State::Failed { .. }) => Outcome::not_ready(RoundEnd::Quiet),
-            Some(State::Read(_)) | None => Outcome::not_ready(RoundEnd::Soon),
+        let outcomes = self.known.values().map(|known| match known.state {
+            State::Right => Outcome::READY,
+            State::Failed { .. } => Outcome::not_ready(RoundEnd::Quiet),
+            State::Read(_) | State::Unknown => Outcome::not_ready(RoundEnd::Soon),
         });
-        Ok(outcome.fold(Outcome::READY, Outcome::and))
+        Ok(outcomes.fold(Outcome::READY, Outcome::and))
     }
 
     /// Makes one target hold what it should, if `until`, in steady time, is not over.
     fn settle(&mut self, cx: &mut Context<'_>, desired: &DesiredTarget, until: Duration) -> Result<(), Failure> {
-        let key = &desired.key;
-        let was_right_for = self.histories.get(key).and_then(|history| history.right);
-        let held = match self.states.get(key) {
-            Some(State::Read(held)) => held,
-            // It was right for another plan.
-            Some(State::Right) if was_right_for != Some(fingerprint_of(desired)) => {
-                self.states.remove(key);
+        let (key, hash) = (
+            &desired.key,
+            fingerprint(&(&desired.items, &desired.lingering, &desired.record)),
+        );
+        let known = self.known.entry(key.clone()).or_default();
+        let held = match &mut known.state {
+            State::Read(held) => held.as_deref(),
+            state @ State::Right if known.right_for != Some(hash) => {
+                *state = State::Unknown;
                 return Ok(());
             }
             _ => return Ok(()),
         };
         let subject = Subject::Target(key.clone());
-        if let Some(problem) = unfit(held.as_deref(), desired, self.api.known(key.kind)) {
-            cx.problems.fails(subject.clone(), &problem.text);
-            let state = State::failed(Failing::new(&subject, &problem));
-            self.states.insert(key.clone(), state);
+        if let Some(problem) = unfit(held, desired, self.api.known(key.kind)) {
+            known.state = State::failed(&subject, &problem);
+            cx.problems.fails(&subject, problem);
             return Ok(());
         }
-        let is_right = held.as_deref().is_some_and(|held| held.list.matches(desired));
-        let history = self.histories.entry(key.clone()).or_default();
-        history.saw(desired, is_right, cx.host.now());
-        if is_right {
+        if held.is_some_and(|held| held.list.matches(desired)) {
             cx.problems.works(&subject);
-            self.states.insert(key.clone(), State::Right);
+            known.state = State::Right;
+            known.right_for = Some(hash);
             return Ok(());
+        }
+        if known.right_for.take() == Some(hash) {
+            // Somebody else changed it.
+            known.changed_at.push(cx.host.now());
         }
         if cx.host.now() >= until {
             return Ok(());
         }
         let mut wanted = desired.clone();
-        wanted.items = held
-            .as_ref()
-            .map_or(wanted.items, |held| held.list.with_lingering(desired));
+        wanted.items = held.map_or(wanted.items, |held| held.list.with_lingering(desired));
         debug_assert!(
-            held.as_deref().is_none_or(|held| !held.list.matches(&wanted)),
+            held.is_none_or(|held| !held.list.matches(&wanted)),
             "a target that is right is not written"
         );
-        let write = |client: &mut Client| self.api.write(client, &wanted, held.as_deref());
-        match cx.attempt(&subject, |e| key.explain(e), write)? {
+        match cx.attempt(
+            &subject,
+            |e| key.explain(e),
+            |client| self.api.write(client, &wanted, held),
+        )? {
             Tried::Done(list) => {
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
                 }
-                history.right = Some(fingerprint_of(desired));
-                self.states.insert(key.clone(), State::Right);
+                known.right_for = Some(hash);
+                known.state = State::Right;
             }
             // Changed, created or deleted since it was read.
             Tried::Overtaken => {}
             // It was read and differs, so it is wrong now, whether the write was tried again or not.
-            Tried::Refused(refused) => {
-                let failing = Failing::new(&subject, &refused.problem);
-                self.states.insert(key.clone(), State::failed(failing));
-            }
+            Tried::Refused(refused) => known.state = State::failed(&subject, &refused.problem),
         }
         Ok(())
     }
 
+    fn state(&self, key: &TargetKey) -> &State {
+        self.known.get(key).map_or(&State::Unknown, |known| &known.state)
+    }
+
     /// Whether it was read and found right, or written, when it last had its turn, and should hold the same still.
     pub fn is_right(&self, key: &TargetKey) -> bool {
-        matches!(self.states.get(key), Some(State::Right))
+        matches!(self.state(key), State::Right)
     }
 
-    /// The reason why it could not be read or written.
-    pub fn failure(&self, key: &TargetKey) -> Option<&Failing> {
-        match self.states.get(key) {
-            Some(State::Failed { failing, .. }) => Some(failing),
+    /// The reason why it could not be read or written, and whether that was in an earlier round: then it was not tried in
+    /// this one.
+    pub fn failure(&self, key: &TargetKey) -> Option<(&Failing, bool)> {
+        match self.state(key) {
+            State::Failed {
+                failing,
+                is_retry_pending,
+            } => Some((failing, *is_retry_pending)),
             _ => None,
         }
-    }
-
-    /// Whether it failed in an earlier round, and was not tried in this one.
-    pub fn is_retry_pending(&self, key: &TargetKey) -> bool {
-        matches!(
-            self.states.get(key),
-            Some(State::Failed {
-                is_retry_pending: true,
-                ..
-            })
-        )
     }
 
     /// The planned targets that somebody else keeps changing, at `now`, in steady time. Once a status reports it, whichever
@@ -250,8 +245,8 @@ impl Targets {
             for DesiredTarget { key, .. } in &verdict.targets {
                 let mut failing = config.status.failing.iter().flatten();
                 let is_reported = failing.any(|reported| *reported == contest(key).what);
-                let history = self.histories.entry(key.clone()).or_default();
-                if history.is_contested(is_reported, now) {
+                let known = self.known.get_mut(key);
+                if known.is_some_and(|known| known.is_contested(is_reported, now)) {
                     contested.insert(key.clone());
                 }
             }
@@ -260,35 +255,16 @@ impl Targets {
     }
 }
 
-impl History {
-    /// The target was read at `now`, in steady time. If it was right before, should hold the same still, and does
-    /// not, somebody else changed it.
-    fn saw(&mut self, desired: &DesiredTarget, is_right: bool, now: Duration) {
-        self.changed_at.retain(|at| is_recent(*at, now));
-        let desired = fingerprint_of(desired);
-        if !is_right && self.right == Some(desired) {
-            self.changed_at.push(now);
-            self.changed_at
-                .drain(..self.changed_at.len().saturating_sub(CONTESTED_AFTER));
-        }
-        self.right = is_right.then_some(desired);
-    }
-
+impl Known {
     /// Whether to report that somebody else changes it, which a status does already if `is_reported`.
     fn is_contested(&mut self, is_reported: bool, now: Duration) -> bool {
+        let is_recent = |at: Duration| now.saturating_sub(at) < CONTESTED_WITHIN;
+        self.changed_at.retain(|at| is_recent(*at));
         let since = self.reported_since.unwrap_or(now);
-        let stands = is_recent(since, now) || !self.changed_at.is_empty();
+        let stands = is_recent(since) || !self.changed_at.is_empty();
         self.reported_since = (is_reported && stands).then_some(since);
         self.changed_at.len() >= CONTESTED_AFTER || self.reported_since.is_some()
     }
-}
-
-fn is_recent(since: Duration, now: Duration) -> bool {
-    now.saturating_sub(since) < CONTESTED_WITHIN
-}
-
-fn fingerprint_of(desired: &DesiredTarget) -> u64 {
-    fingerprint(&(&desired.items, &desired.lingering, &desired.record))
 }
 
 /// The failure of a target that somebody else keeps changing.

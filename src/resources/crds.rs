@@ -6,7 +6,7 @@ use log::{debug, info};
 
 use crate::kube::objects::{ApiResources, Crd};
 use crate::kube::{Client, ContentType, Error};
-use crate::limits::{AUTHORIZER_START, FIRST_BACKOFF};
+use crate::limits::{FIRST_BACKOFF, STARTUP_TIME};
 use crate::schedule::backoff;
 
 /// manifests/crds.yaml, the one source of the schemas.
@@ -105,7 +105,7 @@ impl Crds {
 
     /// Whether the right to apply them is missing: an API server that starts has not read the roles yet.
     fn is_forbidden_for_long(&mut self, now: Duration) -> bool {
-        now >= *self.forbidden_since.get_or_insert(now) + AUTHORIZER_START
+        now >= *self.forbidden_since.get_or_insert(now) + STARTUP_TIME
     }
 
     fn failed(&mut self, error: &Error, now: Duration, random: f64) -> String {
