@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::context::Refused;
 use super::plan::{Keep, Reason, Verdict};
 use super::problems::{Problem, Subject};
 use crate::kube::objects::Condition;
@@ -24,6 +25,8 @@ pub struct Failing {
     pub what: String,
     /// For people: the words of a refusal, and what to do next.
     pub text: String,
+    /// Not tried in this round, because the pause after the failure is not over: it may work by now.
+    pub is_retry_pending: bool,
 }
 
 /// Content of a config's Ready condition.
@@ -74,6 +77,15 @@ impl Failing {
         Failing {
             what: cut(&format!("{subject}: {}", problem.kind)).into(),
             text: format!("{subject}: {}", problem.text),
+            is_retry_pending: false,
+        }
+    }
+
+    /// What a request about a subject met.
+    pub fn of(subject: &Subject, refused: &Refused) -> Self {
+        Failing {
+            is_retry_pending: refused.is_retry_pending,
+            ..Failing::new(subject, &refused.problem)
         }
     }
 }
@@ -136,6 +148,7 @@ fn too_large(target: &TargetKey, count: usize) -> Failing {
             "{target} would hold {count} items, {limit}, so it keeps what it holds; name fewer prefix ids or suffixes, \
              or set allowedPrefixes"
         ),
+        is_retry_pending: false,
     }
 }
 

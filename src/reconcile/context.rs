@@ -6,6 +6,7 @@ use std::time::Duration;
 use log::debug;
 
 use super::Failure;
+use super::events::Event;
 use super::problems::{Passing, Problem, Problems, Subject};
 use crate::kube::{Client, Error};
 use crate::limits::STEP_TIME;
@@ -24,6 +25,8 @@ pub struct Context<'a> {
     pub client: &'a mut Client,
     /// Current problems, by object.
     pub problems: &'a mut Problems,
+    /// The Events of this round, which are sent at its end.
+    pub events: Vec<Event>,
     /// This machine.
     pub host: &'a mut dyn Host,
 }

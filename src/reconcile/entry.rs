@@ -57,8 +57,6 @@ pub struct Published {
     /// An entry of this node has the prefixes that it sees, whatever became of the request that stored it: plans are made
     /// from what is stored.
     pub is_represented: bool,
-    /// The pause after a refusal is not over: it may succeed by now.
-    pub is_retry_pending: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
     /// The reasons why entries of this node do not say what it sees.
@@ -311,8 +309,7 @@ fn send(
             if refused.is_new {
                 warn_of_node_config(cx, config, &refused.problem.text);
             }
-            published.is_retry_pending |= refused.is_retry_pending;
-            published.failures.push(Failing::new(&subject, &refused.problem));
+            published.failures.push(Failing::of(&subject, &refused));
         }
     }
     published.failed_in.push(name.clone());
@@ -333,18 +330,11 @@ fn altered_entry(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, st
             "somebody else writes the entry of node {node}: check that no other machine runs k6u with NODE_NAME {node}"
         )
     };
-    let kind = "its entry is not stored as it was sent".into();
-    let failing = Failing::new(
-        &subject,
-        &Problem {
-            kind,
-            text: text.clone(),
-        },
-    );
     if cx.problems.fails(&subject, Problem::of(&text)) {
         warn_of_node_config(cx, config, &text);
     }
-    failing
+    let kind = "its entry is not stored as it was sent".into();
+    Failing::new(&subject, &Problem { kind, text })
 }
 
 fn observe(host: &mut dyn Host, watch: &Watch, allowed: Option<&[Prefix]>) -> Result<Observation, Failure> {

@@ -18,40 +18,64 @@ const MAX_NAME: usize = 253;
 /// A reporting instance has at most this many bytes (Kubernetes, pkg/apis/core/validation/events.go).
 const MAX_INSTANCE: usize = 128;
 
-/// Reports that this node cannot publish in an IP6UpdateNodeConfig: its status cannot say so.
-pub fn warn_of_node_config(cx: &mut Context<'_>, config: &NodeConfig, text: &str) {
-    let notice = condition::notice("Warning", "PublishFailed", text);
-    send(cx, "IP6UpdateNodeConfig", &config.metadata, 0, &notice);
+/// An Event about an object of this project.
+#[derive(Debug)]
+pub struct Event {
+    /// The kind of the object.
+    pub kind: &'static str,
+    /// Its metadata.
+    pub about: Metadata,
+    /// Its place among the Events about the same change.
+    pub at: usize,
+    /// What it says.
+    pub notice: Notice,
 }
 
-/// Sends the `at`-th Event about a change of an object. One that is lost is no reason to fail, or to wait: the
-/// status says the same.
-pub fn send(cx: &mut Context<'_>, kind: &str, about: &Metadata, at: usize, notice: &Notice) {
-    let now = cx.time().to_string();
-    let event = json!({
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": event_name(about, at, cx.host.random())},
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-        "source": {"component": "k6u"},
-        "reportingComponent": format!("{GROUP}/k6u"),
-        "reportingInstance": cut(cx.reporter, MAX_INSTANCE),
-        "reason": notice.reason,
-        "type": notice.kind,
-        "message": cx.clean(&notice.note),
-        "involvedObject": {
-            "apiVersion": format!("{GROUP}/v1"),
-            "kind": kind,
-            "name": about.name,
-            "uid": about.uid,
-        },
+/// Reports that this node cannot publish in an IP6UpdateNodeConfig: its status cannot say so.
+pub fn warn_of_node_config(cx: &mut Context<'_>, config: &NodeConfig, text: &str) {
+    cx.events.push(Event {
+        kind: "IP6UpdateNodeConfig",
+        about: config.metadata.clone(),
+        at: 0,
+        notice: condition::notice("Warning", "PublishFailed", text),
     });
-    // A connection that is lost shows at the next request.
-    let _ = cx.attempt(&Subject::Events, ToString::to_string, |client| {
-        client.create(EVENTS, &event)
-    });
+}
+
+/// Sends the Events of a round. One that is lost is no reason to fail, or to wait: a status or the log says the same.
+pub fn send(cx: &mut Context<'_>) {
+    for event in std::mem::take(&mut cx.events) {
+        let Event {
+            kind,
+            about,
+            at,
+            notice,
+        } = event;
+        let now = cx.time().to_string();
+        let event = json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": event_name(&about, at, cx.host.random())},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "source": {"component": "k6u"},
+            "reportingComponent": format!("{GROUP}/k6u"),
+            "reportingInstance": cut(cx.reporter, MAX_INSTANCE),
+            "reason": notice.reason,
+            "type": notice.kind,
+            "message": cx.clean(&notice.note),
+            "involvedObject": {
+                "apiVersion": format!("{GROUP}/v1"),
+                "kind": kind,
+                "name": about.name,
+                "uid": about.uid,
+            },
+        });
+        // A connection that is lost shows at the next request.
+        let _ = cx.attempt(&Subject::Events, ToString::to_string, |client| {
+            client.create(EVENTS, &event)
+        });
+    }
 }
 
 /// A name for the `at`-th Event about a change of an object.

@@ -170,9 +170,12 @@ impl Reconciler {
             interval: schedule::max_interval(self.update_interval, self.memory.nodes),
             client: &mut self.client,
             problems: &mut self.problems,
+            events: Vec::new(),
             host,
         };
-        self.memory.round(cx)
+        let outcome = self.memory.round(cx)?;
+        events::send(cx);
+        Ok(outcome)
     }
 }
 
@@ -305,19 +308,14 @@ impl Memory {
         });
         let mut outcome = self.targets.write(cx, plan)?.and(published.outcome());
         if self.entry.is_report_due(cx.host.now()) {
-            let contested = self.targets.contested(&objects.configs, plan, cx.host.now());
-            let reported = report(
-                cx,
-                &Facts {
-                    configs: &objects.configs,
-                    node_configs: &objects.node_configs,
-                    plan,
-                    targets: &self.targets,
-                    contested: &contested,
-                    published,
-                    are_peers_silent: self.peers.are_silent(),
-                },
-            )?;
+            let facts = Facts {
+                configs: &objects.configs,
+                node_configs: &objects.node_configs,
+                plan,
+                published,
+                are_peers_silent: self.peers.are_silent(),
+            };
+            let reported = report(cx, &facts, &mut self.targets)?;
             if reported.was_refused {
                 self.peers.wait_for_others();
             }

@@ -102,22 +102,18 @@ impl Peers {
         });
     }
 
-    /// Starts all watches again, and the time in which nodes may come back: where this node cannot publish, the others
-    /// may not be able to either.
-    pub fn reset(&mut self) {
-        self.reset_where(|_| true);
-    }
-
-    /// The same for one IP6UpdateNodeConfig.
+    /// This node cannot publish in this IP6UpdateNodeConfig: starts its watches again, since the others may not be able to
+    /// either.
     pub fn reset_in(&mut self, config: &str) {
-        self.reset_where(|name| name == config);
+        let watches = self.watches.iter_mut().filter(|((name, _), _)| name == config);
+        watches.for_each(|(_, watched)| watched.unchanged_for = Duration::ZERO);
     }
 
-    fn reset_where(&mut self, is_meant: impl Fn(&str) -> bool) {
-        let watches = self.watches.iter_mut().filter(|((name, _), _)| is_meant(name));
-        watches.for_each(|(_, watched)| watched.unchanged_for = Duration::ZERO);
-        let vanished = self.vanished.iter_mut().filter(|((name, _), _)| is_meant(name));
-        vanished.for_each(|(_, vanished)| vanished.left = LINGER);
+    /// This node can publish nothing: starts all watches again, and the time in which nodes may come back.
+    pub fn reset(&mut self) {
+        let watches = self.watches.values_mut();
+        watches.for_each(|watched| watched.unchanged_for = Duration::ZERO);
+        self.vanished.values_mut().for_each(|vanished| vanished.left = LINGER);
     }
 
     /// Whether this node's entry in this IP6UpdateNodeConfig has stood still for five minutes.
@@ -351,18 +347,18 @@ mod tests {
     }
 
     #[test]
-    fn nodes_cannot_come_back_while_this_one_cannot_publish() {
+    fn nodes_cannot_come_back_while_this_one_can_publish_nothing() {
         let mut eyes = Eyes::default();
         eyes.see(MINUTE, &[("me", 0), ("a", 0)]);
         for _ in 0..10 {
             eyes.see(MINUTE, &[("me", 0)]);
-            eyes.peers.reset_in("n");
+            eyes.peers.reset();
             assert_eq!(eyes.lingers(), 1);
         }
-        eyes.peers.reset_in("another");
+        eyes.peers.reset_in("n");
         eyes.see(MINUTE, &[("me", 1)]);
         assert_eq!(eyes.lingers(), 1);
         eyes.see(MINUTE, &[("me", 1)]);
-        assert_eq!(eyes.lingers(), 0);
+        assert_eq!(eyes.lingers(), 0, "it can publish elsewhere");
     }
 }

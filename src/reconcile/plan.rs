@@ -37,6 +37,8 @@ pub struct Plan {
     pub without_entry: Vec<String>,
     /// Nodes that do not listen to routers.
     pub ignoring_routers: Vec<String>,
+    /// Nodes with an entry that has no prefix.
+    pub without_prefix: Vec<String>,
 }
 
 /// Verdict on the targets of one IP6UpdateConfig.
@@ -102,10 +104,14 @@ impl Plan {
                 named(&self.ignoring_routers)
             )
         });
-        nobody_publishes(&self.without_entry)
-            .into_iter()
-            .chain(ignoring)
-            .collect()
+        let without = (!self.without_prefix.is_empty()).then(|| {
+            format!(
+                "There is no prefix from {}: see the message in its IP6UpdateNodeConfig",
+                named(&self.without_prefix)
+            )
+        });
+        let nobody = nobody_publishes(&self.without_entry);
+        nobody.into_iter().chain(without).chain(ignoring).collect()
     }
 }
 
@@ -151,12 +157,16 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
         targets().count(),
         "each target has one owner"
     );
-    let ignoring = entries.iter().filter(|entry| entry.published.ignores_routers);
-    let ignoring: BTreeSet<String> = ignoring.map(|entry| entry.node.to_string()).collect();
+    let nodes = |is_meant: fn(&NodeEntry) -> bool| {
+        let meant = entries.iter().filter(|entry| is_meant(entry.published));
+        let nodes: BTreeSet<String> = meant.map(|entry| entry.node.to_string()).collect();
+        nodes.into_iter().collect()
+    };
     Plan {
         verdicts,
         without_entry,
-        ignoring_routers: ignoring.into_iter().collect(),
+        ignoring_routers: nodes(|entry| entry.ignores_routers),
+        without_prefix: nodes(|entry| entry.prefixes.is_empty()),
     }
 }
 

@@ -1,22 +1,21 @@
 //! Reports a round: writes the statuses of the configs, and Events.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use log::{info, warn};
 
 use super::condition::{self, Delegated, Judgement, Notice};
 use super::context::{Context, Tried};
 use super::entry::Published;
-use super::events;
+use super::events::Event;
 use super::plan::{Plan, Reason, Verdict};
 use super::problems::{Problem, Subject};
-use super::targets::{Targets, contest};
+use super::targets::Targets;
 use super::{Failure, Outcome, status_path};
 use crate::kube::{Client, Error};
 use crate::prefix::Prefix;
 use crate::resources::config::{CONFIGS, Config};
 use crate::resources::node_config::NodeConfig;
-use crate::resources::targets::TargetKey;
 use crate::schedule::RoundEnd;
 
 /// Facts that reports are made from.
@@ -28,10 +27,6 @@ pub struct Facts<'a> {
     pub node_configs: &'a [NodeConfig],
     /// The plan for them.
     pub plan: &'a Plan,
-    /// The state of each target.
-    pub targets: &'a Targets,
-    /// The targets that somebody else keeps changing.
-    pub contested: &'a BTreeSet<TargetKey>,
     /// The result of publishing.
     pub published: &'a Published,
     /// No other node publishes.
@@ -47,16 +42,15 @@ pub struct Reported {
     pub was_refused: bool,
 }
 
-/// Writes the statuses that changed, then their Events.
+/// Writes the statuses that changed, and leaves their Events for the end of the round.
 ///
 /// # Errors
 /// As [`Context::attempt`].
-pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failure> {
+pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) -> Result<Reported, Failure> {
     let mut reported = Reported {
         outcome: Outcome::READY,
         was_refused: false,
     };
-    let mut events = Vec::new();
     let all = facts.configs.iter().zip(&facts.plan.verdicts);
     let until = cx.step_ends();
     for (config, verdict) in cx.in_turn(all, |(config, _)| Subject::Config(config.metadata.name.clone())) {
@@ -64,7 +58,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
             reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon));
             break;
         }
-        let Some(mut judgement) = judge(config, verdict, facts) else {
+        let Some(mut judgement) = judge(config, verdict, facts, targets, cx.host.now()) else {
             reported.outcome.is_ready = false;
             continue;
         };
@@ -72,7 +66,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
         judgement.failing.iter_mut().for_each(|what| *what = cx.clean(what));
         reported.outcome.is_ready &= judgement.reason == Reason::Updated;
         let subject = Subject::Config(config.metadata.name.clone());
-        let delegated = delegated(config, verdict, facts.targets);
+        let delegated = delegated(config, verdict, targets);
         let Some(change) = condition::change(config, &judgement, &delegated, cx.time()) else {
             cx.problems.works(&subject);
             continue;
@@ -91,51 +85,53 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>) -> Result<Reported, Failu
         match cx.attempt(&subject, ToString::to_string, write)? {
             Tried::Done(()) => {
                 log_transition(&config.metadata.name, change.transition.as_ref());
-                events.extend(
-                    change
-                        .events
-                        .into_iter()
-                        .enumerate()
-                        .map(|event| (&config.metadata, event)),
-                );
+                targets.were_reported(&judgement.failing, cx.host.now());
+                let events = change.events.into_iter().enumerate();
+                cx.events.extend(events.map(|(at, notice)| event(config, at, notice)));
             }
             Tried::Overtaken => reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon)),
             Tried::Refused(refused) => {
                 reported.was_refused |= !refused.is_retry_pending;
                 if refused.is_new {
-                    events.push((&config.metadata, (0, unreported(&judgement, &refused.problem))));
+                    cx.events
+                        .push(event(config, 0, unreported(&judgement, &refused.problem)));
                 }
             }
         }
     }
-    for (about, (at, notice)) in events {
-        events::send(cx, "IP6UpdateConfig", about, at, &notice);
-    }
     Ok(reported)
 }
 
-/// Decides on the Ready condition of a config; `None` while its targets are not settled, or if another node has reported
-/// it.
-fn judge(config: &Config, verdict: &Verdict, facts: &Facts<'_>) -> Option<Judgement> {
-    let Facts { targets, published, .. } = facts;
-    let keys = || verdict.targets.iter().map(|desired| &desired.key);
+fn event(config: &Config, at: usize, notice: Notice) -> Event {
+    Event {
+        kind: "IP6UpdateConfig",
+        about: config.metadata.clone(),
+        at,
+        notice,
+    }
+}
+
+/// Decides on the Ready condition of a config at `now`, in steady time; `None` while its targets are not settled (I8), or
+/// if another node has reported it.
+fn judge(
+    config: &Config,
+    verdict: &Verdict,
+    facts: &Facts<'_>,
+    targets: &mut Targets,
+    now: Duration,
+) -> Option<Judgement> {
+    let published = facts.published;
+    let (mut failures, mut are_known) = targets.failures(config, verdict, now);
     // Others that publish know nothing of what this node cannot publish, and would contradict.
-    let mut failures = Vec::new();
-    if facts.are_peers_silent {
-        failures.clone_from(&published.failures);
+    for failing in published.failures.iter().filter(|_| facts.are_peers_silent) {
+        let is_reported = || config.status.failing.iter().flatten().any(|what| *what == failing.what);
+        if failing.is_retry_pending && !is_reported() {
+            are_known = false;
+        } else {
+            failures.push(failing.clone());
+        }
     }
-    // What failed before may work by now, and another node may have reported that: it is no news.
-    let mut is_retry_pending = facts.are_peers_silent && published.is_retry_pending;
-    for (failing, is_old) in keys().filter_map(|key| targets.failure(key)) {
-        failures.push(failing.clone());
-        is_retry_pending |= is_old;
-    }
-    if is_retry_pending && !condition::is_reported_not_ready(config) {
-        return None;
-    }
-    failures.extend(keys().filter(|key| facts.contested.contains(key)).map(contest));
-    // I8: what was not reached says nothing.
-    if failures.is_empty() && !keys().all(|key| targets.is_right(key)) {
+    if failures.is_empty() && !are_known {
         return None;
     }
     let judgement = condition::judge(verdict, &failures, &facts.plan.remarks());

@@ -1,16 +1,17 @@
 //! Reads the targets of a plan, and writes those that differ.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use log::info;
 
 use super::condition::Failing;
 use super::context::{Context, Tried};
-use super::plan::Plan;
+use super::plan::{Plan, Verdict};
 use super::problems::{Problem, Subject};
 use super::{Failure, Outcome, fingerprint};
 use crate::kube::Client;
+use crate::kube::objects::Metadata;
 use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_PLANNED, MAX_READ};
 use crate::resources::config::Config;
 use crate::resources::targets::{Api, DesiredTarget, Held, TargetApi, TargetKey};
@@ -36,8 +37,10 @@ struct Known {
     right_for: Option<u64>,
     /// When somebody else changed it although it was right, within the last ten minutes.
     changed_at: Vec<Duration>,
-    /// Since when this node has read in the status that somebody else changes it.
-    reported_since: Option<Duration>,
+    /// Hash of the version of its spec that was last read, and when that was new.
+    version: (u64, Duration),
+    /// The failure of it that this node reported, or has last read in a status, and when.
+    reported: Option<(String, Duration)>,
 }
 
 /// State of a target when it last had its turn.
@@ -50,27 +53,8 @@ enum State {
     Read(Option<Box<Held>>),
     /// It holds the desired list.
     Right,
-    /// It could not be read or written, in this round or an earlier one.
-    Failed { failing: Failing, is_retry_pending: bool },
-}
-
-impl State {
-    /// Begins a round.
-    fn age(&mut self) {
-        match self {
-            State::Read(_) => *self = State::Unknown,
-            State::Failed { is_retry_pending, .. } => *is_retry_pending = true,
-            State::Unknown | State::Right => {}
-        }
-    }
-
-    /// It failed in this round.
-    fn failed(subject: &Subject, problem: &Problem) -> Self {
-        State::Failed {
-            failing: Failing::new(subject, problem),
-            is_retry_pending: false,
-        }
-    }
+    /// It could not be read or written.
+    Failed(Failing),
 }
 
 impl Targets {
@@ -79,14 +63,20 @@ impl Targets {
     /// # Errors
     /// As [`Context::attempt`].
     pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        self.known.values_mut().for_each(|known| known.state.age());
+        for known in self.known.values_mut() {
+            match &mut known.state {
+                State::Read(_) => known.state = State::Unknown,
+                State::Failed(failing) => failing.is_retry_pending = true,
+                State::Unknown | State::Right => {}
+            }
+        }
         let until = cx.step_ends();
         for key in self.turns(cx) {
             // Whatever others put into the lists, they fit into memory together.
             if cx.host.now() >= until || self.held() >= MAX_PLANNED {
                 break;
             }
-            self.read_one(cx, key)?;
+            self.read_one(cx, &key)?;
         }
         Ok(())
     }
@@ -100,18 +90,21 @@ impl Targets {
         lists.sum()
     }
 
-    fn read_one(&mut self, cx: &mut Context<'_>, key: TargetKey) -> Result<(), Failure> {
+    fn read_one(&mut self, cx: &mut Context<'_>, key: &TargetKey) -> Result<(), Failure> {
         let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
-        let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, &key, now));
-        let state = match cx.attempt(&subject, |e| key.explain(e), read)? {
-            Tried::Done(held) => State::Read(held.map(Box::new)),
-            Tried::Overtaken => return Ok(()),
-            Tried::Refused(refused) => State::Failed {
-                failing: Failing::new(&subject, &refused.problem),
-                is_retry_pending: refused.is_retry_pending,
-            },
-        };
-        self.known.entry(key).or_default().state = state;
+        let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, key, now));
+        let known = self.known.entry(key.clone()).or_default();
+        match cx.attempt(&subject, |e| key.explain(e), read)? {
+            Tried::Done(held) => {
+                let version = fingerprint(&held.as_ref().map(|held| version(&held.metadata)));
+                if known.version.0 != version {
+                    known.version = (version, now);
+                }
+                known.state = State::Read(held.map(Box::new));
+            }
+            Tried::Overtaken => {}
+            Tried::Refused(refused) => known.state = State::Failed(Failing::of(&subject, &refused)),
+        }
         Ok(())
     }
 
@@ -148,7 +141,7 @@ impl Targets {
         }
         let outcomes = self.known.values().map(|known| match known.state {
             State::Right => Outcome::READY,
-            State::Failed { .. } => Outcome::not_ready(RoundEnd::Quiet),
+            State::Failed(_) => Outcome::not_ready(RoundEnd::Quiet),
             State::Read(_) | State::Unknown => Outcome::not_ready(RoundEnd::Soon),
         });
         Ok(outcomes.fold(Outcome::READY, Outcome::and))
@@ -171,14 +164,13 @@ impl Targets {
         };
         let subject = Subject::Target(key.clone());
         if let Some(problem) = unfit(held, desired, self.api.known(key.kind)) {
-            known.state = State::failed(&subject, &problem);
+            known.state = State::Failed(Failing::new(&subject, &problem));
             cx.problems.fails(&subject, problem);
             return Ok(());
         }
         if held.is_some_and(|held| held.list.matches(desired)) {
             cx.problems.works(&subject);
-            known.state = State::Right;
-            known.right_for = Some(hash);
+            known.is_right_for(hash);
             return Ok(());
         }
         if known.right_for.take() == Some(hash) {
@@ -204,67 +196,101 @@ impl Targets {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
                     None => info!("{key}: created with {list}"),
                 }
-                known.right_for = Some(hash);
-                known.state = State::Right;
+                known.is_right_for(hash);
             }
             // Changed, created or deleted since it was read.
             Tried::Overtaken => {}
             // It was read and differs, so it is wrong now, whether the write was tried again or not.
-            Tried::Refused(refused) => known.state = State::failed(&subject, &refused.problem),
+            Tried::Refused(refused) => known.state = State::Failed(Failing::new(&subject, &refused.problem)),
         }
         Ok(())
     }
 
-    fn state(&self, key: &TargetKey) -> &State {
-        self.known.get(key).map_or(&State::Unknown, |known| &known.state)
-    }
-
     /// Whether it was read and found right, or written, when it last had its turn, and should hold the same still.
     pub fn is_right(&self, key: &TargetKey) -> bool {
-        matches!(self.state(key), State::Right)
+        let known = self.known.get(key);
+        known.is_some_and(|known| matches!(known.state, State::Right))
     }
 
-    /// The reason why it could not be read or written, and whether that was in an earlier round: then it was not tried in
-    /// this one.
-    pub fn failure(&self, key: &TargetKey) -> Option<(&Failing, bool)> {
-        match self.state(key) {
-            State::Failed {
-                failing,
-                is_retry_pending,
-            } => Some((failing, *is_retry_pending)),
-            _ => None,
-        }
-    }
-
-    /// The planned targets that somebody else keeps changing, at `now`, in steady time. Once a status reports it, whichever
-    /// node wrote that, the report stands for ten minutes: nodes see different changes, and must not contradict each
-    /// other.
-    pub fn contested(&mut self, configs: &[Config], plan: &Plan, now: Duration) -> BTreeSet<TargetKey> {
-        let mut contested = BTreeSet::new();
-        for (config, verdict) in configs.iter().zip(&plan.verdicts) {
-            for DesiredTarget { key, .. } in &verdict.targets {
-                let mut failing = config.status.failing.iter().flatten();
-                let is_reported = failing.any(|reported| *reported == contest(key).what);
-                let known = self.known.get_mut(key);
-                if known.is_some_and(|known| known.is_contested(is_reported, now)) {
-                    contested.insert(key.clone());
-                }
+    /// The failures of a config's targets to report at `now`, in steady time, and whether all is known of them.
+    ///
+    /// Nodes see different failures and changes, and must not contradict each other: see [`Known::failure`].
+    pub fn failures(&mut self, config: &Config, verdict: &Verdict, now: Duration) -> (Vec<Failing>, bool) {
+        let stored = || config.status.failing.iter().flatten();
+        let (mut failures, mut are_known) = (Vec::new(), true);
+        for key in verdict.targets.iter().map(|desired| &desired.key) {
+            let (contest, start) = (contest(key), format!("{}: ", Subject::Target(key.clone())));
+            let reported = stored().find(|what| what.starts_with(&start) && **what != contest.what);
+            let known = self.known.entry(key.clone()).or_default();
+            let (failure, is_known) = known.failure(reported, now);
+            failures.extend(failure);
+            are_known &= is_known;
+            if known.is_contested(stored().any(|what| *what == contest.what), now) {
+                failures.push(contest);
             }
         }
-        contested
+        (failures, are_known)
+    }
+
+    /// A status reports these failures, at `now`, in steady time.
+    pub fn were_reported(&mut self, failing: &[String], now: Duration) {
+        for known in self.known.values_mut() {
+            if let State::Failed(own) = &known.state
+                && failing.contains(&own.what)
+            {
+                known.reported = Some((own.what.clone(), now));
+            }
+        }
     }
 }
 
 impl Known {
-    /// Whether to report that somebody else changes it, which a status does already if `is_reported`.
-    fn is_contested(&mut self, is_reported: bool, now: Duration) -> bool {
-        let is_recent = |at: Duration| now.saturating_sub(at) < CONTESTED_WITHIN;
-        self.changed_at.retain(|at| is_recent(*at));
-        let since = self.reported_since.unwrap_or(now);
-        let stands = is_recent(since) || !self.changed_at.is_empty();
-        self.reported_since = (is_reported && stands).then_some(since);
-        self.changed_at.len() >= CONTESTED_AFTER || self.reported_since.is_some()
+    fn is_right_for(&mut self, hash: u64) {
+        self.state = State::Right;
+        self.right_for = Some(hash);
+        self.reported = None;
     }
+
+    /// The failure of it to report at `now`, in steady time, and whether that is all. `stored` is the one that the status
+    /// reports: it stands until this node knows better. If it is reported no more, another node does know better, and
+    /// this one reports the same again after ten minutes at the earliest.
+    fn failure(&mut self, stored: Option<&String>, now: Duration) -> (Option<Failing>, bool) {
+        let failing = match &self.state {
+            State::Right => return (None, true),
+            State::Unknown | State::Read(_) => return (None, false),
+            State::Failed(failing) => failing.clone(),
+        };
+        let is_old = |(what, at): &(String, Duration)| *what == failing.what && is_recent(*at, now);
+        let is_old = failing.is_retry_pending || self.reported.as_ref().is_some_and(is_old);
+        match stored {
+            None if is_old => (None, false),
+            Some(what) if is_old || *what == failing.what => {
+                let what = what.clone();
+                self.reported = Some((failing.what.clone(), now));
+                (Some(Failing { what, ..failing }), true)
+            }
+            _ => (Some(failing), true),
+        }
+    }
+
+    /// Whether to report at `now`, in steady time, that somebody else keeps changing it. Once a status does, whichever node
+    /// wrote that, the report stands until the spec has not changed for ten minutes.
+    fn is_contested(&mut self, is_reported: bool, now: Duration) -> bool {
+        self.changed_at.retain(|at| is_recent(*at, now));
+        self.changed_at.len() >= CONTESTED_AFTER || is_reported && is_recent(self.version.1, now)
+    }
+}
+
+/// What changes whenever somebody changes the spec. Aggregated APIs may have no generation.
+fn version(metadata: &Metadata) -> (i64, &str) {
+    match metadata.generation {
+        0 => (0, &metadata.resource_version),
+        generation => (generation, ""),
+    }
+}
+
+fn is_recent(at: Duration, now: Duration) -> bool {
+    now.saturating_sub(at) < CONTESTED_WITHIN
 }
 
 /// The failure of a target that somebody else keeps changing.

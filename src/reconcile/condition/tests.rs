@@ -39,6 +39,7 @@ fn failing(what: &str, text: &str) -> Failing {
     Failing {
         what: what.into(),
         text: text.into(),
+        is_retry_pending: false,
     }
 }
 
