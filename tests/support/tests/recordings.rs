@@ -1,5 +1,5 @@
-//! The test API server answers as a real one did: the same status and, for errors, the same reason
-//! and details, for every recorded request.
+//! The test API server answers every recorded request like a real one: with the same status and, for errors, the same
+//! reason and details.
 
 use std::time::Duration;
 
@@ -48,15 +48,15 @@ fn every_recorded_exchange() {
     let mut store = recorded_state();
     let mut now = OffsetDateTime::now_utc();
     let powerless = Identity::ServiceAccount(Vec::<Rule>::new());
-    // The recorded version numbers, and ours for the same state.
+    // The recorded resourceVersions, and those of the test server for the same state.
     let mut versions: Vec<(String, String)> = Vec::new();
     for exchange in exchanges {
         let title = exchange["title"].as_str().expect("a title");
-        let identity = match exchange["request"]["as"].as_str().expect("somebody") {
+        let identity = match exchange["request"]["as"].as_str().expect("an identity") {
             "cluster-admin" => Some(&Identity::Admin),
             "a service account without the right" => Some(&powerless),
             "an unknown token" => None,
-            other => panic!("who is {other}?"),
+            other => panic!("unknown identity {other}"),
         };
         let version_of = |recorded: &str| {
             let known = versions.iter().find(|(theirs, _)| theirs == recorded);
@@ -93,7 +93,7 @@ fn every_recorded_exchange() {
             }
             for field in ["name", "generation", "labels"] {
                 let ours = &body["metadata"][field];
-                // Names are made up where the request wants that.
+                // With generateName, the server chooses the name.
                 if !body["metadata"]["generateName"].is_string() {
                     assert_eq!(*ours, expected["body"]["metadata"][field], "{title}: metadata.{field}");
                 }
@@ -108,7 +108,7 @@ fn every_recorded_exchange() {
                 versions.push((theirs.into(), ours.into()));
             }
         }
-        // The recording waited as long as it was told to.
+        // The recording waited for the time in Retry-After.
         if header("retry-after").is_some() {
             now += Duration::from_secs(1);
         }
