@@ -1,6 +1,8 @@
 //! The test API server answers every recorded request like a real one: with the same status and, for errors, the same
 //! reason and details.
 
+#![allow(clippy::pedantic)]
+
 use std::time::Duration;
 
 use k6u_testkit::apiserver::api::handle;
@@ -11,7 +13,7 @@ use k6u_testkit::apiserver::store::Store;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-const RBAC: &str = include_str!("../../../manifests/rbac.yaml");
+const RBAC: &str = include_str!("../manifests/rbac.yaml");
 
 /// A store as it was when the recording started: Cilium 1.18 and one node.
 fn recorded_state() -> Store {
@@ -42,7 +44,7 @@ fn request_of(recorded: &Value, version_of: &dyn Fn(&str) -> String) -> Request 
 
 #[test]
 fn every_recorded_exchange() {
-    let recording: Value = serde_json::from_str(include_str!("../recordings.json")).expect("JSON");
+    let recording: Value = serde_json::from_str(include_str!("support/recordings.json")).expect("JSON");
     let exchanges = recording["exchanges"].as_array().expect("exchanges");
     assert_eq!(exchanges.len(), 33);
     let mut store = recorded_state();
