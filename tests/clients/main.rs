@@ -3,8 +3,8 @@
 //!
 //! `make test-clients` runs these as root. Each test starts this program again, in network, mount and process
 //! namespaces of its own, so that no client sees the machine's interfaces. Where a program or a kernel feature is
-//! missing, its tests are reported as skipped; `make test-clients-vm` has Debian's kernel. At the end the program prints
-//! a table of k6u's conclusions and their times.
+//! missing, its tests are reported as skipped; `make test-clients-vm` has Debian's kernel. At the end the program
+//! prints a table of k6u's conclusions and their times.
 
 #![allow(clippy::pedantic)]
 

@@ -1,5 +1,5 @@
-//! Runs the fuzz targets on their seeds: inputs to start from, and inputs that once found a defect. `make fuzz` looks for
-//! more.
+//! Runs the fuzz targets on their seeds: inputs to start from, and inputs that once found a defect. `make fuzz` looks
+//! for more.
 
 #![allow(clippy::pedantic)]
 

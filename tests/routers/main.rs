@@ -228,7 +228,8 @@ fn case_1_by_the_book_dnsmasq() {
     report("case 1, dnsmasq", changed);
 }
 
-/// OpenWrt's default is SLAAC beside DHCPv6. The server is gone, its lease goes on, and the router deprecates the prefix.
+/// OpenWrt's default is SLAAC beside DHCPv6. The server is gone, its lease goes on, and the router deprecates the
+/// prefix.
 fn case_1_by_the_book_beside_a_lease() {
     let home = Home::new(2);
     let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);

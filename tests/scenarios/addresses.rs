@@ -247,8 +247,8 @@ fn a_rogue_prefix_is_kept_out() {
     assert_eq!(site.group_history(GROUP).len(), 1, "{:?}", site.group_history(GROUP));
 }
 
-/// Waits until the node's entry has this number of prefixes, and a message that contains this text. An empty text stands
-/// for no message.
+/// Waits until the node's entry has this number of prefixes, and a message that contains this text. An empty text
+/// stands for no message.
 fn wait_entry(site: &Site, prefixes: usize, text: &str) {
     let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
     let is_expected = |store: &Store| {

@@ -1,5 +1,5 @@
-//! The scenarios that `make test-boards` runs on each machine: those that depend on the kernel, the processor or 32 bits.
-//! Scenarios that exercise only rules and requests give the same result everywhere, so the list leaves them out.
+//! The scenarios that `make test-boards` runs on each machine: those that depend on the kernel, the processor or 32
+//! bits. Scenarios that exercise only rules and requests give the same result everywhere, so the list leaves them out.
 
 /// Names of scenarios. Each run of the scenarios checks that they exist.
 pub const PART: &[&str] = &[
@@ -63,7 +63,8 @@ pub const PART: &[&str] = &[
     "twelve_hundred_entries",
 ];
 
-/// The environment variable that chooses the scenarios of an emulated machine: `boards` or `all`. It is unset elsewhere.
+/// The environment variable that chooses the scenarios of an emulated machine: `boards` or `all`. It is unset
+/// elsewhere.
 const CHOICE: &str = "K6U_SCENARIOS";
 
 /// Whether only [`PART`] is to run.

@@ -20,7 +20,7 @@ pub const ALL: &[Scenario] = scenarios![
     cilium_1_17_serves_v2alpha1_only,
     cilium_1_18_serves_both,
     a_later_cilium_serves_v2_only,
-    cilium_is_upgraded_meanwhile,
+    cilium_is_upgraded_while_k6u_runs,
     cilium_is_not_there_yet,
     drift_is_restored_within_an_interval,
     a_group_is_deleted,
@@ -86,7 +86,7 @@ fn a_later_cilium_serves_v2_only() {
     served(Cilium::V2, "v2");
 }
 
-fn cilium_is_upgraded_meanwhile() {
+fn cilium_is_upgraded_while_k6u_runs() {
     let (site, node) = served(Cilium::V2Alpha1, "v2alpha1");
     upgrade_cilium(&site.server, Cilium::V2);
     site.wait_rounds(3);

@@ -45,8 +45,8 @@ pub fn limit() -> u64 {
     16 * 1024 + fs::metadata(binary()).expect("the binary").len() / 1024
 }
 
-/// Whether k6u is built without optimisation or runs on an emulated processor. Answers are smaller then, because a request
-/// has ten seconds. The binary in `K6U_BIN` is a release build.
+/// Whether k6u is built without optimisation or runs on an emulated processor. Answers are smaller then, because a
+/// request has ten seconds. The binary in `K6U_BIN` is a release build.
 fn is_slow() -> bool {
     cfg!(debug_assertions) && std::env::var_os("K6U_BIN").is_none() || boards::is_emulated()
 }
@@ -209,8 +209,8 @@ fn twelve_hundred_entries() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// 262,144 CIDRs in all, and in each group as many as k6u writes: they fit into the memory of the pod, or Ready names the
-/// groups that have no room.
+/// 262,144 CIDRs in all, and in each group as many as k6u writes: they fit into the memory of the pod, or Ready names
+/// the groups that have no room.
 fn the_maximum_of_prefixes_groups_and_ids() {
     let (site, node) = Site::settled(1);
     let before = peak(&node);

@@ -1,4 +1,5 @@
-//! Several nodes of one cluster: who adds and removes CIDRs, who removes a silent node's entry, and kill -9 meanwhile.
+//! Several nodes of one cluster: which of them adds and removes CIDRs, which removes a silent node's entry, and kill
+//! -9.
 
 use std::thread;
 use std::time::Duration;
@@ -557,7 +558,7 @@ fn recreated_between_two_reads() {
     let written = std::thread::scope(|scope| {
         scope.spawn(|| node.round_after(Duration::from_secs(1)));
         read.wait();
-        // Meanwhile the IP6UpdateNodeConfig is recreated, and node 2 is the first to be back.
+        // The IP6UpdateNodeConfig is recreated, and node 2 publishes first.
         site.recreate_node_config();
         site.publish(NODE_2, &OTHERS);
         let written = site.group_history(GROUP).len();

@@ -17,8 +17,8 @@ pub const ALL: &[Scenario] = scenarios![two_thousand_renumberings_with_faults];
 const RENUMBERINGS: usize = 2000;
 /// The time limit of the whole scenario.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
-/// The next renumbering waits at most this long until k6u has followed the last one. k6u follows continuous changes once
-/// a second.
+/// The next renumbering waits at most this long until k6u has followed the last one. k6u follows continuous changes
+/// once a second.
 const PATIENCE: Duration = Duration::from_millis(1100);
 /// How long after the last node lost a prefix it may still be written. No request takes longer.
 const JUST_BEFORE: Duration = Duration::from_secs(15);

@@ -147,8 +147,8 @@ fn a_status_that_an_older_server_refuses() {
     assert_eq!(events.iter().filter(is_reported).count(), 1, "{events:?}");
 }
 
-/// The Events in the order of `kubectl describe`: by lastTimestamp, and within a second by name, as the API server lists
-/// them (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).
+/// The Events in the order of `kubectl describe`: by lastTimestamp, and within a second by name, as the API server
+/// lists them (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).
 fn described(store: &Store) -> Vec<Value> {
     let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
     let about = |event: &&Value| event["involvedObject"]["name"] == CONFIG_NAME;

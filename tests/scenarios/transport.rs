@@ -418,8 +418,8 @@ fn retry_after_is_honoured() {
     node.wait_complaints(2);
 }
 
-/// Renumbers while a fault lasts, from `begin` to `end`. Checks that k6u writes nothing wrong, that each subject has one
-/// complaint with this text, and that the group follows afterwards.
+/// Renumbers while a fault lasts, from `begin` to `end`. Checks that k6u writes nothing wrong, that each subject has
+/// one complaint with this text, and that the group follows afterwards.
 pub fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
     let (site, node) = Site::settled(1);
     begin(&site);

@@ -139,8 +139,8 @@ fn conflicts_for_ten_minutes() {
     }));
 }
 
-/// The IP6UpdateNodeConfig of the second interface takes no publications for a while. No node is removed from it when it
-/// takes them again.
+/// The IP6UpdateNodeConfig of the second interface takes no publications for a while. No node is removed from it when
+/// it takes them again.
 #[test]
 fn one_object_takes_no_publications() {
     check_all((0..6).map(|seed| {
@@ -401,7 +401,8 @@ fn down_from_any_request_while_one_is_recreated() {
     check_all(scenarios.into_iter());
 }
 
-/// One node's IP6UpdateNodeConfig is recreated while writes fail for a minute, for less time than vanished entries linger.
+/// One node's IP6UpdateNodeConfig is recreated while writes fail for a minute, for less time than vanished entries
+/// linger.
 #[test]
 fn one_recreated_and_writes_fail_for_a_minute() {
     check_all((0..24).map(|seed| {

@@ -308,8 +308,8 @@ fn unreported_refusals(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
 }
 
 /// Whether the node may have been removed by mistake: it was cut off for four minutes or more, or when
-/// IP6UpdateNodeConfigs were recreated and for longer than vanished entries linger, while another one that publishes was
-/// not, and has not had the time to come back since.
+/// IP6UpdateNodeConfigs were recreated and for longer than vanished entries linger, while another one that publishes
+/// was not, and has not had the time to come back since.
 fn was_alone(scenario: &Scenario, node: &Node, at: Duration) -> bool {
     let back = |end: Duration| end + INTERVAL * 3 + scenario.just_before();
     let others = || {

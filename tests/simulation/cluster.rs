@@ -83,7 +83,7 @@ pub struct Cluster {
     node_configs: BTreeMap<String, NodeConfig>,
     groups: BTreeMap<String, Group>,
     labels: BTreeMap<String, Value>,
-    /// Nodes that have an IP6UpdateNodeConfig whatever the layout.
+    /// Nodes that have an IP6UpdateNodeConfig of their own in every layout.
     selected: BTreeSet<String>,
     /// Whether another IP6UpdateNodeConfig is for a second interface.
     pub has_second_uplink: bool,

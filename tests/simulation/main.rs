@@ -1,9 +1,8 @@
 //! Many nodes, in virtual time: k6u's own loop against a cluster in memory.
 //!
-//! [`scenarios`] draws random faults, [`check`] has the rules that every outcome must keep, [`measure`] takes the figures
-//! of a day.
-//! `make test` runs one or two random scenarios of each fault and size, `make test-simulation` seven, and large
-//! clusters; `make simulate` runs thousands, of two faults at once, too, and prints the table.
+//! [`scenarios`] draws random faults, [`check`] has the rules that every outcome must keep, [`measure`] takes the
+//! figures of a day. `make test` runs one or two random scenarios of each fault and size, `make test-simulation` seven,
+//! and large clusters; `make simulate` runs thousands, of two faults at once, too, and prints the table.
 
 #![allow(clippy::pedantic)]
 
@@ -154,9 +153,9 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
     day
 }
 
-/// The limit for requests a second at rest: two lists and a target for each round of a node that publishes, one list for
-/// a round of an idle one, or two if no node publishes; heartbeats, which may come half an interval early; and the labels
-/// of Nodes every five minutes. A twentieth is added for chance.
+/// The limit for requests a second at rest: two lists and a target for each round of a node that publishes, one list
+/// for a round of an idle one, or two if no node publishes; heartbeats, which may come half an interval early; and the
+/// labels of Nodes every five minutes. A twentieth is added for chance.
 fn max_requests(count: usize, publishers: Publishers) -> f64 {
     let publishing = publishers.of(count);
     let interval = schedule::interval(INTERVAL, publishing).as_secs_f64();
@@ -189,8 +188,8 @@ fn days_of_large_clusters() {
     }
 }
 
-/// Runs the scenario that the environment names, for example K6U_SCENARIO="Recreated 3 0" RUST_LOG=debug, and prints it.
-/// Two faults are joined by a plus.
+/// Runs the scenario that the environment names, for example K6U_SCENARIO="Recreated 3 0" RUST_LOG=debug, and prints
+/// it. Two faults are joined by a plus.
 #[test]
 #[ignore = "to look at one scenario: K6U_SCENARIO"]
 fn one_scenario() {

@@ -41,7 +41,7 @@ pub enum Fault {
     SlowNetwork,
     /// One node's prefix goes and comes back within seconds.
     Flaps,
-    /// IP6UpdateNodeConfigs are recreated, and a node restarts meanwhile: it knows of no vanished entries.
+    /// A node restarts while IP6UpdateNodeConfigs are recreated: it knows of no vanished entries.
     RestartWhileRecreated,
     /// A node that was idle is selected; in half of the scenarios no node published before.
     IdleSelected,
@@ -336,8 +336,8 @@ fn die(node: &mut Node, at: Duration) {
     }
 }
 
-/// Adds an outage of this length, in half of the scenarios with a minute of 503 after it. Returns the time at which it is
-/// over.
+/// Adds an outage of this length, in half of the scenarios with a minute of 503 after it. Returns the time at which it
+/// is over.
 fn outage(scenario: &mut Scenario, from: Duration, length: Duration, random: &mut Random) -> Duration {
     let to = from + length;
     scenario.health.push((from, to, Health::Down));
@@ -355,8 +355,8 @@ fn cut_off(node: &mut Node, from: Duration, length: Duration) -> Duration {
     from + length
 }
 
-/// Deletes all IP6UpdateNodeConfigs, and creates them again at once or some time later. The API server may go away while
-/// nodes publish again.
+/// Deletes all IP6UpdateNodeConfigs, and creates them again at once or some time later. The API server may go away
+/// while nodes publish again.
 fn replace(scenario: &mut Scenario, layout: Layout, from: Duration, random: &mut Random) -> Duration {
     let mut back = from;
     if random.either() {
@@ -397,7 +397,8 @@ impl Random {
         from + to.saturating_sub(from).mul_f64(self.0.f64())
     }
 
-    /// A delay until a node sees a change. In most networks all nodes see it at the same time, behind some switches later.
+    /// A delay until a node sees a change. In most networks all nodes see it at the same time, behind some switches
+    /// later.
     fn a_moment(&mut self) -> Duration {
         let longest = if self.either() {
             Duration::from_millis(100)
@@ -459,8 +460,8 @@ impl Publishers {
     }
 }
 
-/// A day of `count` nodes with all of these events. All nodes see each renumbering within a tenth of a second. If only one
-/// node publishes, it is the one that gets another uplink, and it does not die.
+/// A day of `count` nodes with all of these events. All nodes see each renumbering within a tenth of a second. If only
+/// one node publishes, it is the one that gets another uplink, and it does not die.
 pub fn day(count: usize, publishers: Publishers, seed: u64) -> Scenario {
     let mut random = Random(fastrand::Rng::with_seed(seed));
     let mut nodes: Vec<Node> = (0..count)

@@ -1,5 +1,5 @@
-//! The test kit of k6u's tests, demo and benchmark: a Kubernetes API server, the machine that k6u runs on, and the sites
-//! that most tests use.
+//! The test kit of k6u's tests, demo and benchmark: a Kubernetes API server, the machine that k6u runs on, and the
+//! sites that most tests use.
 
 #![allow(clippy::pedantic)]
 

@@ -122,8 +122,8 @@ impl Site {
         );
     }
 
-    /// A site with a running k6u after its first round. The group follows 2001:db8:1234:5670::/60. The node finds an entry
-    /// of its own, as after a restart, so it may remove CIDRs from lists.
+    /// A site with a running k6u after its first round. The group follows 2001:db8:1234:5670::/60. The node finds an
+    /// entry of its own, as after a restart, so it may remove CIDRs from lists.
     pub fn settled(interval: u32) -> (Self, Running) {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.publish(NODE, &["2001:db8:1234:5671::/64"]);

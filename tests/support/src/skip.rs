@@ -8,8 +8,8 @@ pub fn skip(what: &str) {
     assert!(!is_strict, "a skip is a failure with K6U_STRICT=1");
 }
 
-/// Reports a skip because this machine's kernel lacks a feature that cannot be installed. This is no failure; the caller
-/// gives the reason in a comment.
+/// Reports a skip because this machine's kernel lacks a feature that cannot be installed. This is no failure; the
+/// caller gives the reason in a comment.
 pub fn skip_impossible(what: &str) {
     report(what);
 }

@@ -29,8 +29,8 @@ pub enum Layout {
 pub const NAMES: [&str; 3] = [NODE, "node2.example.com", "node3.example.com"];
 
 impl Trio {
-    /// Runs a process for each node. All see the same delegated prefix, through different links of it, and each publishes
-    /// in an object of its own.
+    /// Runs a process for each node. All see the same delegated prefix, through different links of it, and each
+    /// publishes in an object of its own.
     pub fn start(interval: u32) -> Self {
         Trio::on(Site::new(), interval)
     }

@@ -118,7 +118,8 @@ impl Default for TokenKey {
     }
 }
 
-/// Converts an ECDSA signature from ASN.1 (a sequence of two integers) to two numbers of 32 bytes (RFC 7518 section 3.4).
+/// Converts an ECDSA signature from ASN.1 (a sequence of two integers) to two numbers of 32 bytes (RFC 7518 section
+/// 3.4).
 fn fixed(der: &[u8]) -> Vec<u8> {
     let mut rest = &der[2..];
     let mut numbers = Vec::new();

@@ -21,8 +21,8 @@ pub enum Fault {
     CutBodyAt(usize),
     /// The real answer's head with this body, over and over, without end.
     Endless(Vec<u8>),
-    /// A webhook that does not answer for this time and is ignored then. The server carries out the request, or gives up
-    /// after the timeout that the request asks for.
+    /// A webhook that does not answer for this time and is ignored then. The server carries out the request, or gives
+    /// up after the timeout that the request asks for.
     Webhook(Duration),
     /// The real answer after this time.
     Late(Duration),

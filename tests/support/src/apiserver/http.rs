@@ -51,8 +51,8 @@ impl Request {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// The parameter `timeout`, after which the API server gives up. Of Go's durations, k6u writes only whole seconds or
-    /// milliseconds.
+    /// The parameter `timeout`, after which the API server gives up. Of Go's durations, k6u writes only whole seconds
+    /// or milliseconds.
     pub fn timeout(&self) -> Option<Duration> {
         let text = self.query.get("timeout")?;
         match text.strip_suffix("ms") {

@@ -57,8 +57,8 @@ struct Shared {
 }
 
 impl ApiServer {
-    /// Starts on a free port of this address, with the given Cilium, the node `node1.example.com`, and a service account
-    /// with the rights in `rbac` (a manifest).
+    /// Starts on a free port of this address, with the given Cilium, the node `node1.example.com`, and a service
+    /// account with the rights in `rbac` (a manifest).
     ///
     /// # Errors
     /// Those of listening.

@@ -142,10 +142,10 @@ fn show(binary: &Path, is_checked: bool) -> Result<(), String> {
         .all(|program| is_installed(program));
     if has_router {
         println!(
-            "3. The router crashes, and then announces 2001:db8:aaaa:bbb1::/64 only (radvd). Nobody takes the old"
+            "3. The router crashes, and then announces 2001:db8:aaaa:bbb1::/64 only (radvd). It does not withdraw the"
         );
         println!(
-            "   prefix back: it stays preferred for ten minutes, but is stale after {STALE_AFTER} s here (1800 s by default)."
+            "   old prefix, which stays preferred for ten minutes, but is stale after {STALE_AFTER} s here (1800 s by default)."
         );
         interface.announce("2001:db8:9876:5431::10", 600, 7200);
         let router = Router::behind(&interface);
@@ -234,8 +234,8 @@ impl<'a> Step<'a> {
             .ok_or_else(|| format!("the group does not get {start}0::/64"))
     }
 
-    /// Waits until the group holds the three prefixes that start with this text, and no other, and until an Event reports
-    /// the change.
+    /// Waits until the group holds the three prefixes that start with this text, and no other, and until an Event
+    /// reports the change.
     fn end(&self, from: &str, start: &str, node: &Node) -> Result<(), String> {
         let wanted = cidrs_for(start);
         let targets = KINDS.map(Kind::named);

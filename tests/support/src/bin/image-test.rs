@@ -180,7 +180,8 @@ fn renumbers(image: &str, _: &str) {
     assert_eq!(complaints, 0, "{:#?}", node.log());
 }
 
-/// Waits until the group follows the delegated prefix that starts with this text. Returns the milliseconds since `begun`.
+/// Waits until the group follows the delegated prefix that starts with this text. Returns the milliseconds since
+/// `begun`.
 fn follows(server: &ApiServer, begun: Instant, start: &str, node: &Node) -> f64 {
     let at = server.wait(PATIENCE, |store| follows_since(store, start));
     let at = at.unwrap_or_else(|| panic!("{GROUP}: {:?}, {:#?}", cidrs(&server.store(), GROUP), node.log()));

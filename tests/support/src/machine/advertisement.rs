@@ -1,5 +1,5 @@
-//! Router advertisements (RFC 4861 section 4.2) from the other end of an interface's cable. They need no router software,
-//! and may contain what no router software can announce.
+//! Router advertisements (RFC 4861 section 4.2) from the other end of an interface's cable. They need no router
+//! software, and may contain what no router software can announce.
 
 use std::io;
 use std::mem::{ManuallyDrop, size_of};

@@ -1,7 +1,8 @@
 //! Address clients, which listen to routers and write a node's addresses instead of the kernel: NetworkManager,
 //! systemd-networkd and dhcpcd. They run without an init system, in namespaces that the caller made. There /run,
-//! /etc/NetworkManager and the folders in /var/lib are empty and writable, /sys is read-only (which tells NetworkManager
-//! and systemd-networkd that there is no udev), and all files and interfaces are removed with the namespace.
+//! /etc/NetworkManager and the folders in /var/lib are empty and writable, /sys is read-only (which tells
+//! NetworkManager and systemd-networkd that there is no udev), and all files and interfaces are removed with the
+//! namespace.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -1,5 +1,5 @@
-//! A child that is PID 1 of its PID namespace, as in a container. The kernel drops a signal to PID 1 that has no handler
-//! (pid_namespaces(7)).
+//! A child that is PID 1 of its PID namespace, as in a container. The kernel drops a signal to PID 1 that has no
+//! handler (pid_namespaces(7)).
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -12,8 +12,8 @@ use crate::machine::system::checked;
 const PTRACE_GET_SYSCALL_INFO: libc::c_long = 0x420e;
 const PTRACE_SYSCALL_INFO_ENTRY: u64 = 1;
 
-/// Starts `command` as PID 1 of a PID namespace of its own, and stops it (SIGSTOP) at a system call: `further` calls after
-/// the first call with this number.
+/// Starts `command` as PID 1 of a PID namespace of its own, and stops it (SIGSTOP) at a system call: `further` calls
+/// after the first call with this number.
 ///
 /// # Errors
 /// Where the machine forbids PID namespaces or ptrace(2), or if the child ends before that.

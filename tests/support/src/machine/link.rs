@@ -1,5 +1,5 @@
-//! Interfaces on top of another one: a VLAN, a bridge, a PPP link. They are made by system calls, because a small machine
-//! has no `ip` that could make them.
+//! Interfaces on top of another one: a VLAN, a bridge, a PPP link. They are made by system calls, because a small
+//! machine has no `ip` that could make them.
 
 use std::fs::File;
 use std::io;
@@ -69,8 +69,8 @@ struct SessionAddress {
     interface: [u8; libc::IFNAMSIZ],
 }
 
-/// A PPP link in a PPPoE session on an interface, as with a provider's DSL. The session is in the state in which pppd has
-/// found an access concentrator and agreed with it on everything. Nothing answers at the other end.
+/// A PPP link in a PPPoE session on an interface, as with a provider's DSL. The session is in the state in which pppd
+/// has found an access concentrator and agreed with it on everything. Nothing answers at the other end.
 ///
 /// # Errors
 /// Where the kernel knows no PPPoE, or /dev/ppp may not be opened.

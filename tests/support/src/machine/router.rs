@@ -156,8 +156,8 @@ impl Router {
         self.name = tagged;
     }
 
-    /// Moves the router to the other end of a PPP link, over Ethernet on the cable (RFC 2516), where nodes get addresses
-    /// by announcements only. Returns when `dial` has made the connection.
+    /// Moves the router to the other end of a PPP link, over Ethernet on the cable (RFC 2516), where nodes get
+    /// addresses by announcements only. Returns when `dial` has made the connection.
     pub fn pppoe<T>(&mut self, dial: impl FnOnce() -> T) -> (Program, T) {
         let options = self.folder.join("pppoe-options");
         fs::write(
@@ -265,8 +265,8 @@ impl Router {
         spawn(&mut command, self.folder.join("dnsmasq.log"))
     }
 
-    /// Runs Kea, which delegates a /60 by DHCPv6, and loses its leases in a restart. Lifetimes are in seconds; the client
-    /// renews after a quarter of the preferred one.
+    /// Runs Kea, which delegates a /60 by DHCPv6, and loses its leases in a restart. Lifetimes are in seconds; the
+    /// client renews after a quarter of the preferred one.
     pub fn kea(&self, delegated: &str, preferred: u32, valid: u32) -> Program {
         let name = &self.name;
         let conf = self.folder.join("kea.json");

@@ -16,7 +16,8 @@ use crate::site::{FIRST, Site, millis};
 
 /// The time between the new address and the removal of the old one, if these are two steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(300);
-/// The time between two changes. k6u reacts at once to five changes, then to one a second; a renumbering may take three.
+/// The time between two changes. k6u reacts at once to five changes, then to one a second; a renumbering may take
+/// three.
 const BETWEEN_CHANGES: Duration = Duration::from_millis(3200);
 /// Idle rounds under the limit.
 const IDLE_ROUNDS: usize = 60;

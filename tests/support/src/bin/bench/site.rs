@@ -44,8 +44,8 @@ impl Site {
         }
     }
 
-    /// A cluster with `configs` configs, the first with `groups` groups. The status has entries of `nodes` nodes; one of
-    /// them is this node's, as after a restart.
+    /// A cluster with `configs` configs, the first with `groups` groups. The status has entries of `nodes` nodes; one
+    /// of them is this node's, as after a restart.
     pub fn new(groups: usize, configs: usize, nodes: usize) -> Self {
         let extra: String = (1..groups)
             .map(|n| format!("  - ciliumCIDRGroupName: group-{n}\n    prefixIds: [{}]\n", n % 16))
