@@ -3,9 +3,9 @@
 
 export CARGO ?= cargo
 export KUBECTL ?= kubectl
-# Where cargo builds: what it reads from the environment.
+# The folder in which cargo builds, which it also reads from the environment.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# What `k6u --version` says after the version.
+# The commit, which `k6u --version` shows after the version.
 export K6U_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null || echo unknown)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
@@ -42,7 +42,7 @@ test-long: ## run the scenarios that take minutes by nature
 
 .PHONY: test-simulation
 test-simulation: ## run a hundred random scenarios of each small size, and days of large clusters, in virtual time
-	K6U_SEEDS=7 $(CARGO) test --locked --test simulation -- --include-ignored whatever_happens days_of cases::
+	K6U_SEEDS=7 $(CARGO) test --locked --test simulation -- --include-ignored random_scenarios days_of cases::
 
 .PHONY: test-confined
 test-confined: static ## run k6u as user 1000 in an empty read-only root under a seccomp filter
@@ -56,7 +56,7 @@ test-routers: ## run the tests with real routers: radvd, dnsmasq, dhcpcd
 lint: ## check format, clippy, documentation and scripts; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	# Those that `make test` leaves out are no part of all targets.
+	# All targets do not include the tests that `make test` leaves out.
 	$(CARGO) clippy --locked -p k6u --test '*' -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; \
@@ -84,11 +84,11 @@ static: ## build the static binary for this machine's architecture and prove tha
 	@scripts/check-static.sh $(STATIC) $(BUDGET)
 
 .PHONY: check-install
-check-install: $(INSTALL) ## check that the manifests run this release and that install.yaml is what kustomize makes of them
+check-install: $(INSTALL) ## check that the manifests run this release and that install.yaml equals kustomize's output
 	@scripts/check-install.sh $(INSTALL) $(VERSION)
 
 .PHONY: check-monitoring
-check-monitoring: ## check the alert rules, on series made of what k6u writes (promtool)
+check-monitoring: ## check the alert rules, on series from the objects that k6u writes (promtool)
 	@if command -v promtool >/dev/null; then \
 		promtool check rules manifests/monitoring/alerts.yaml && $(CARGO) test --quiet --locked --test monitoring; \
 	else scripts/skip.sh "promtool (Debian: prometheus) is needed to check the alert rules"; fi
@@ -111,7 +111,7 @@ install: ## install into the current cluster, and wait until it runs
 	@$(KUBECTL) -n kube-system get daemonset k6u
 	@scripts/next-steps.sh
 
-# With the rights of the components, which another ServiceAccount of that name would inherit.
+# Also deletes the rights of the components, which another ServiceAccount of that name would inherit.
 define remove-k6u
 $(KUBECTL) delete --ignore-not-found -k manifests
 $(KUBECTL) delete --ignore-not-found --all-namespaces -l app.kubernetes.io/name=k6u \
@@ -122,9 +122,9 @@ endef
 uninstall: ## remove k6u from the current cluster; CRDs, their objects and the CiliumCIDRGroups stay
 	$(remove-k6u)
 	@echo "Still there: the CRDs with every IP6UpdateConfig and IP6UpdateNodeConfig (make purge deletes them),"
-	@echo "and the CiliumCIDRGroups with what they hold."
-	@echo "READY stays as it is, also if it is True: nobody updates it now. observedTime says when a node last confirmed"
-	@echo "what it sees: kubectl get ip6unc -o yaml"
+	@echo "and the CiliumCIDRGroups with their content."
+	@echo "READY stays as it is, even if it is True: k6u no longer updates it. observedTime says when a node last"
+	@echo "confirmed its prefixes: kubectl get ip6unc -o yaml"
 
 .PHONY: purge
 purge: ## remove k6u, its CRDs and every object of these kinds; lists them and asks for CONFIRM=yes

@@ -1,4 +1,4 @@
-# What needs root, other tools or half an hour. Included by Makefile; `make help-more` prints these targets.
+# Targets that need root, other tools or half an hour. Included by Makefile; `make help-more` prints them.
 
 ## The static binary
 
@@ -55,13 +55,13 @@ test-clients: ## run the tests with dhcpcd, systemd-networkd and NetworkManager 
 	scripts/client-tools.sh
 	$(CARGO) test --locked --test clients
 
-# Where the emulated machine is.
+# The folder of the emulated machine.
 CLIENTS_VM ?= /var/tmp/k6u-clients-vm
-# A part of their names; empty for all.
+# The rows whose names contain this; empty for all.
 ROWS ?= flash_on_
 
 .PHONY: test-clients-vm
-test-clients-vm: ## run those that need VLAN or PPP on Debian's kernel in an emulated machine (root, amd64; ROWS= runs all)
+test-clients-vm: ## run the rows with VLAN or PPP on Debian's kernel in an emulated machine (root, amd64; ROWS= runs all)
 	scripts/client-tools.sh
 	$(CARGO) test --locked --test clients --no-run
 	scripts/test-clients-vm.sh $(CLIENTS_VM) "$$($(CARGO) test --locked --test clients --no-run 2>&1 | \
@@ -98,7 +98,7 @@ e2e-kind: ## run the main job on kind with Cilium (docker, kind, helm, kubectl; 
 soak: build ## run 2,000 renumberings on three nodes with 5% faults (half an hour)
 	K6U_BIN=$(abspath $(TARGET))/release/k6u $(CARGO) test --quiet --locked --test scenarios -- --ignored --nocapture two_thousand
 
-# Seconds for each target.
+# Seconds for each fuzz target.
 FUZZ_SECONDS ?= 60
 
 .PHONY: fuzz
@@ -111,7 +111,7 @@ fuzz: ## look for inputs that break k6u, a minute for each kind (rustup's nightl
 			-max_total_time=$(FUZZ_SECONDS) -max_len=32768 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
 	done
 
-# Nodes; 300 take two minutes.
+# Numbers of nodes; 300 take two minutes.
 NODES ?= 1 2 3 10 30 100 300
 # Scenarios of each kind of fault and each small size; 100 take ten minutes.
 SEEDS ?= 100
@@ -129,7 +129,7 @@ IMAGE_REPO ?= registry.fuwafuwatime.moe/concord/k6u
 IMAGE_TAG ?= $(VERSION)
 PLATFORMS ?= linux/amd64,linux/arm64,linux/arm/v7
 IMAGE := $(IMAGE_REPO):$(IMAGE_TAG)
-# Whichever is installed; podman and docker take the same arguments for all that is needed here.
+# The first that is installed; podman and docker take the same arguments here.
 ENGINE ?= $(notdir $(firstword $(shell command -v podman buildah docker 2>/dev/null)))
 IMAGE_ARGS := --build-arg VERSION=$(VERSION) --build-arg REVISION=$(K6U_COMMIT)
 
@@ -182,9 +182,9 @@ check-dist: $(CYCLONEDX) ## build dist twice, in two folders, and compare the by
 
 ## The Helm chart
 
-# Exported, so that the clones of check-dist need none of their own.
+# Exported, so that the clones of check-dist use the same folder.
 export HELM_VENV ?= $(abspath $(TARGET))/tools/helm
-# What has Helm's library: `make e2e` tries the chart with it.
+# The Python with Helm's library, with which `make e2e` tests the chart.
 export HELM_PYTHON := $(HELM_VENV)/bin/python
 CHART := $(TARGET)/dist/k6u-$(VERSION).tgz
 CHART_REPO ?= oci://$(patsubst %/,%,$(dir $(IMAGE_REPO)))/charts
@@ -192,7 +192,7 @@ CHART_REPO ?= oci://$(patsubst %/,%,$(dir $(IMAGE_REPO)))/charts
 $(HELM_PYTHON): scripts/helm-tools.sh
 	scripts/helm-tools.sh $(HELM_VENV)
 
-# Always: the time of the last commit is in it.
+# Phony, because the archive contains the time of the last commit.
 .PHONY: $(CHART)
 $(CHART): $(HELM_PYTHON)
 	scripts/package-chart.sh $(HELM_PYTHON) $(@D)
@@ -208,7 +208,7 @@ push-chart: $(CHART) ## push the chart to CHART_REPO, an oci:// address
 	$(HELM_PYTHON) scripts/helm.py push $(CHART) $(CHART_REPO)
 
 .PHONY: chart-sync
-chart-sync: ## write into the chart what it repeats of manifests/: CRDs, their schemas, the rights of the components
+chart-sync: ## write the chart's copies of manifests/: CRDs, their schemas, the rights of the components
 	$(CARGO) run --quiet --locked -p k6u-testkit --bin chart-sync -- .
 
 .PHONY: check-chart

@@ -1,7 +1,7 @@
-//! `make bench` measures with this: k6u's rounds, one by one.
+//! Runs k6u's rounds one by one, for the measurements of `make bench`.
 //!
-//! The environment is k6u's. Arguments: how many rounds, and for how many milliseconds it sleeps before each of
-//! them; without the second they follow each other at once. It prints one line of JSON.
+//! The environment is k6u's. Arguments: the number of rounds, and the pause before each of them in milliseconds, 0 by
+//! default. The output is one line of JSON.
 
 #![allow(clippy::pedantic)]
 
@@ -16,9 +16,9 @@ use k6u::reconcile::Reconciler;
 use k6u::schedule::{RoundEnd, Schedule};
 use k6u::settings::Settings;
 
-/// The first rounds deploy CRDs, publish and write; so many quiet ones in a row show that what follows is idle.
+/// The first rounds deploy CRDs, publish and write. After this many quiet rounds in a row the following ones are idle.
 const QUIET: u32 = 3;
-const MOST_FIRST_ROUNDS: u32 = 200;
+const MAX_FIRST_ROUNDS: u32 = 200;
 
 fn main() -> Result<(), String> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().ok());
@@ -63,7 +63,7 @@ fn main() -> Result<(), String> {
 /// Makes rounds until nothing is left to do.
 fn settle(agent: &mut Agent, node: &mut ThisNode) -> Result<(), String> {
     let mut quiet = 0;
-    for _ in 0..MOST_FIRST_ROUNDS {
+    for _ in 0..MAX_FIRST_ROUNDS {
         match agent.step(node).end {
             RoundEnd::Quiet => quiet += 1,
             RoundEnd::Failed { .. } => return Err("a round failed".into()),
@@ -79,7 +79,7 @@ fn settle(agent: &mut Agent, node: &mut ThisNode) -> Result<(), String> {
     Err("the first rounds did not come to an end".into())
 }
 
-/// What this process has used so far.
+/// The resources that this process has used so far.
 fn usage() -> libc::rusage {
     // SAFETY: all-zero is a valid rusage: plain integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds what test-boards runs on an architecture, in the root that boards-root.sh made:
+# Builds k6u and the tests of test-boards for an architecture, in the root that boards-root.sh made:
 # boards-build.sh ROOT MUSL_TARGET GLIBC_TARGET GCC DEBIAN_ARCHITECTURE. Needs root.
 #
-# ROOT/boards/MUSL_TARGET then has musl/k6u as users run it, and the tests, which are linked with glibc: one that
-# fails has to unwind, which the root's musl cannot.
+# ROOT/boards/MUSL_TARGET then has musl/k6u, the binary that users run, and the tests, which are linked with glibc: a
+# test that fails has to unwind, which the root's musl cannot.
 set -eu
 root=$1 musl=$2 glibc=$3 gcc=$4 architecture=$5
 output=$root/boards/$musl

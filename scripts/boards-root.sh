@@ -1,8 +1,7 @@
-#!/bin/sh
-# Adds to the root of musl-root.sh what test-boards needs: compilers for arm64 and armv7, qemu, and kernels of
-# Debian's releases: boards-root.sh ROOT. Needs root.
+# !/bin/sh Adds the tools of test-boards to the root of musl-root.sh: compilers for arm64 and armv7, qemu, and kernels
+# of Debian's releases: boards-root.sh ROOT. Needs root.
 #
-# ROOT/boards/MACHINE then has vmlinuz and the modules in the order in which they are to be loaded.
+# ROOT/boards/MACHINE then has vmlinuz and the modules in the order of loading.
 set -eu
 root=$1
 
@@ -23,17 +22,17 @@ dpkg --add-architecture arm64
 dpkg --add-architecture armhf
 # An old release may have left the mirror, and a slow mirror is good enough.
 apt-get -qq -o Acquire::Check-Valid-Until=no -o Acquire::Languages=none update || true
-# The compiler as well: the standard libraries below have to be of its version.
+# Upgrades the compiler as well, because the standard libraries below have to be of its version.
 apt-get -qq install -y --no-install-recommends rustc cargo rust-src kmod xz-utils cpio qemu-system-arm binutils \
     gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross >/dev/null
 
-# Only unpacked, never installed: packages of other architectures stay out of each other's way so.
+# The packages are only unpacked, because those of different architectures cannot be installed together.
 unpack() { # PACKAGE:ARCHITECTURE/RELEASE FOLDER
     rm -f ./*.deb
     apt-get -qq -o APT::Sandbox::User=root download "$1" >/dev/null
     dpkg-deb -x ./*.deb "$2"
 }
-# What the package that was unpacked last depends on, of these names.
+# Prints the dependencies of the package that was unpacked last, if they have these names.
 needs() { dpkg-deb -f ./*.deb Depends | tr ',' '\n' | sed -n "s/^ *\\($1[^ ]*\\).*/\\1/p"; }
 
 # musl as a C library of gcc's cross compilers, for build-static.sh.
@@ -62,14 +61,14 @@ kernel() { # MACHINE META_PACKAGE:ARCHITECTURE/RELEASE
         fi
         for needed in $(needs 'linux-\(image\|base\|binary\|modules\)-[0-9]'); do todo="$needed$suffix${todo:+ $todo}"; done
     done
-    # Old packages have /lib and /boot, new ones have all in /usr/lib; kmod finds modules by either name.
+    # Old packages use /lib and /boot, new ones /usr/lib; kmod finds modules in both.
     mv "$tree"/lib/modules "$tree"/usr/lib/modules "$tree/for-kmod/lib/" 2>/dev/null || true
     ln -s . "$tree/for-kmod/usr"
     version=$(ls "$tree/for-kmod/lib/modules")
     cp "$tree"/boot/vmlinuz-* "$machine/vmlinuz" 2>/dev/null ||
         cp "$tree/for-kmod/lib/modules/$version/vmlinuz" "$machine/vmlinuz"
     depmod -b "$tree/for-kmod" "$version"
-    # In the order in which they are to be loaded; some have parameters, and some come twice.
+    # In the order of loading; some have parameters, and some come twice.
     for module in veth dummy 8021q bridge pppoe; do
         modprobe -d "$tree/for-kmod" -S "$version" --show-depends "$module"
     done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++ { printf "%02d %s\n", ++n, $0 }' |

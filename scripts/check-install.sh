@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks install.yaml: it runs the release that Cargo.toml names, leaves the CRDs alone, and is what
-# kustomize makes of manifests/: check-install.sh FILE VERSION
+# Checks that install.yaml runs the release in Cargo.toml, contains no CRDs, and equals kustomize's output for
+# manifests/: check-install.sh FILE VERSION
 set -eu
 file=$1 version=$2
 # shellcheck disable=SC2086 # It may be several words, such as microk8s kubectl.
@@ -24,4 +24,4 @@ printf 'resources: [install.yaml]\n' > "$folder/kustomization.yaml"
 k kustomize manifests > "$folder/expected"
 k kustomize "$folder" > "$folder/actual"
 diff "$folder/expected" "$folder/actual"
-echo "$file runs release $version and is what kustomize makes of manifests/"
+echo "$file runs release $version and equals kustomize's output for manifests/"

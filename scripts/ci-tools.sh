@@ -1,6 +1,5 @@
-#!/bin/sh
-# Installs what `make ci` needs and does not find, with Debian's package manager as root. What cannot be installed is
-# reported here, and fails where it is needed if K6U_STRICT is 1.
+# !/bin/sh Installs the missing tools of `make ci`, with Debian's package manager as root. Reports a tool that cannot be
+# installed; the checks that need it fail then, if K6U_STRICT is 1.
 set -eu
 
 have() {
@@ -31,7 +30,7 @@ fi
 cargo=${CARGO:-cargo}
 "$cargo" fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 "$cargo" clippy --version >/dev/null 2>&1 || rustup component add clippy
-# Without optimization: that takes a minute and a half of processor time; with it, many minutes.
+# Without optimization the build takes a minute and a half of processor time; with it, many minutes.
 "$cargo" deny --version >/dev/null 2>&1 || CARGO_PROFILE_DEV_DEBUG=0 \
     "$cargo" install --quiet --locked --debug --version 0.20.2 cargo-deny || echo "cannot install cargo-deny" >&2
 "$(dirname "$0")/helm-tools.sh" "${HELM_VENV:-${CARGO_TARGET_DIR:-target}/tools/helm}" ||

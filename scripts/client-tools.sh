@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what `make test-clients` needs and does not find, with Debian's package manager as root. No service
-# is started: the tests start these programs themselves, in namespaces of their own.
+# Installs the missing tools of `make test-clients`, with Debian's package manager as root. Starts no service: the tests
+# start these programs themselves, in namespaces of their own.
 set -eu
 
 packages=
@@ -25,7 +25,7 @@ if [ "$(id -u)" != 0 ]; then
     echo "to be installed first:$packages" >&2
     exit 0
 fi
-# Asked before a package starts its service (invoke-rc.d(8)); it says no. Only for this time.
+# A temporary policy that forbids packages to start their services (invoke-rc.d(8)).
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy

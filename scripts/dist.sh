@@ -1,11 +1,11 @@
 #!/bin/sh
-# Writes archive, manifests, chart, SBOM and SHA256SUMS to dist/, the same bytes wherever it runs:
+# Writes archive, manifests, chart, SBOM and SHA256SUMS to dist/, with the same bytes on every machine:
 # dist.sh BINARY TARGET INSTALL_YAML VERSION CYCLONEDX
 set -eu
 binary=$1 target=$2 install=$3 version=$4 cyclonedx=$5
 
 name=k6u-$version-linux-${target%%-*}
-# The time of everything in the archive is that of the last commit.
+# All files in the archive have the time of the last commit.
 epoch=$(git log -1 --format=%ct 2>/dev/null || echo 0)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

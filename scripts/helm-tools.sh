@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a virtual environment of Python with Helm's library in it: helm-tools.sh FOLDER
-# Where Python lacks what that takes, Debian's package manager installs it as root.
+# If Python lacks the packages for that, installs them with Debian's package manager as root.
 set -eu
 folder=$1
 version=0.2.2

@@ -14,8 +14,8 @@ import sys
 
 import helm_python as helm
 
-# A dry run on the client contacts nobody, but wants to know whom it would.
-NOBODY = json.dumps({
+# A dry run on the client contacts no cluster, but needs the address of one.
+NO_CLUSTER = json.dumps({
     "apiVersion": "v1",
     "kind": "Config",
     "clusters": [{"name": "none", "cluster": {"server": "https://127.0.0.1:1"}}],
@@ -45,7 +45,7 @@ def values_of(request):
 
 def perform(command, chart, request):
     name, namespace = request["name"], request["namespace"]
-    cluster = {"kubeconfig_content": NOBODY, "storage_driver": "memory"} if command == "template" else {}
+    cluster = {"kubeconfig_content": NO_CLUSTER, "storage_driver": "memory"} if command == "template" else {}
     try:
         with helm.Config(namespace=namespace, **cluster) as config:
             if command == "uninstall":

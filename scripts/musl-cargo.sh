@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds this working tree for musl in the root that musl-root.sh made: musl-cargo.sh ROOT TARGET [ARGUMENT...]
-# The output is in ROOT/target/TARGET/release, and in the same folder of this working tree. Needs root. Targets of
-# boards-root.sh are known as well.
+# The output is in ROOT/target/TARGET/release, and in the same folder of this working tree. Needs root. Also builds the
+# targets of boards-root.sh.
 set -eu
 root=$1 target=$2
 shift 2
@@ -10,7 +10,7 @@ shift 2
 build=${BUILD:-/build}
 rm -rf "${root:?}$build"
 mkdir -p "$root$build"
-# Without the files' times: those of another working tree may be older than what is built already.
+# Without the files' times: those of another working tree may be older than the last build.
 tar -c --exclude=./target --exclude=./.git . | tar -x -m -C "$root$build"
 
 gcc=musl-gcc

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The last words of `make install`: what is left to do, if anything is.
+# The end of `make install`: lists what is left to do, if anything is.
 set -eu
 # shellcheck disable=SC2086 # It may be several words, such as microk8s kubectl.
 k() { ${KUBECTL:-kubectl} "$@"; }

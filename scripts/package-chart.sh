@@ -1,5 +1,5 @@
 #!/bin/sh
-# Packages the chart into a folder, the same bytes wherever it runs: package-chart.sh PYTHON FOLDER
+# Packages the chart into a folder, with the same bytes on every machine: package-chart.sh PYTHON FOLDER
 set -eu
 python=$1 folder=$2
 

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Runs unit tests, scenarios and the measurement of memory on emulated arm64 and armv7 machines, one after the
 # other: test-boards.sh ROOT [MACHINE...]. Needs root, for the root that musl-root.sh and boards-root.sh make.
-# The scenarios are those of tests/scenarios/boards.rs; all of them with SCENARIOS=all, and those whose names contain
-# it with any other word in $SCENARIOS.
+# The scenarios are those of tests/scenarios/boards.rs; with SCENARIOS=all all scenarios; with any other word in
+# $SCENARIOS those whose names contain it.
 #
-# A machine has a file system in memory, and nothing else: busybox, k6u, the tests, modules of the kernel.
+# A machine has only a file system in memory, with busybox, k6u, the tests, and modules of the kernel.
 set -eu
 root=$1
 shift
@@ -36,7 +36,7 @@ mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /tmp
-# The kernel makes variables of what it does not know on its command line: today and K6U_SCENARIOS.
+# The kernel makes variables of unknown arguments on its command line: today and K6U_SCENARIOS.
 [ -z "${today:-}" ] || date -u -s "$today"
 for module in /modules/*; do insmod "$module" || echo "$module cannot be loaded"; done
 echo "Linux $(uname -rm), $(date -u)"
@@ -51,7 +51,8 @@ poweroff -f
 INIT
 }
 
-# Boots a machine with what was built for a target, and shows what it found. After an @ in its name is the date.
+# Boots a machine with the programs that were built for a target, and shows the results. A name may have a date after an
+# @.
 boot() { # MACHINE TARGET QEMU...
     name=$1 kernel=$root/boards/${1%@*} target=$2 variables=K6U_SCENARIOS=$part
     shift 2
@@ -60,7 +61,7 @@ boot() { # MACHINE TARGET QEMU...
     esac
     case " ${chosen:-$name} " in *" $name "*) ;; *) return ;; esac
     if [ ! -e "$kernel/vmlinuz" ]; then
-        # Debian takes kernels of old releases off its mirrors.
+        # Debian removes kernels of old releases from its mirrors.
         scripts/skip.sh "$name: there was no such kernel"
         return
     fi

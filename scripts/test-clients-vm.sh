@@ -2,8 +2,7 @@
 # Runs tests of address clients on Debian's kernel in an emulated machine, for what this machine's kernel does not
 # have (VLAN, PPP): test-clients-vm.sh FOLDER TESTS [FILTER]. Needs root on Debian amd64.
 #
-# The machine has this machine's files, read-only, and whatever is to be written is in memory. Nothing of it is
-# connected to a network.
+# The machine has this machine's files, read-only, with a writable layer in memory. It is connected to no network.
 set -eu
 folder=$1 tests=$(realpath "$2") filter=${3:-}
 
@@ -22,7 +21,7 @@ if [ -n "$packages" ]; then
         skip "cannot install$packages"
 fi
 
-# The kernel is only unpacked: it is not to boot this machine.
+# The kernel is only unpacked, because this machine does not boot it.
 if [ ! -e "$folder/ready" ]; then
     rm -rf "$folder"
     mkdir -p "$folder"
@@ -74,7 +73,7 @@ uname -srm
 # Two at a time on two processors.
 '$tests' --color never --test-threads 2 $filter
 TESTS
-# In the order in which they are to be loaded; some come twice.
+# In the order of loading; some come twice.
 for module in virtio_pci 9pnet_virtio 9p veth macvlan bridge 8021q pppoe ppp_async; do
     modprobe -d "$folder/tree" -S "$version" --show-depends "$module"
 done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++ { printf "%02d %s\n", ++n, $0 }' |

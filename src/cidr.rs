@@ -1,5 +1,5 @@
-//! The items of lists: CIDRs of both families and ranges of addresses. And suffixes, which name parts of a delegated
-//! prefix.
+//! The items of lists, which are CIDRs of both families and ranges of addresses; and suffixes, which name parts of a
+//! delegated prefix.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,7 +36,7 @@ impl Cidr {
         }
     }
 
-    /// The one address in it; `None` if there are more.
+    /// Its address, if it has a single one.
     #[must_use]
     pub fn host(&self) -> Option<IpAddr> {
         let is_host = match self {
@@ -133,7 +133,7 @@ impl Item {
         }
     }
 
-    /// The one address that it is; `None` if there are more.
+    /// Its address, if it has a single one.
     #[must_use]
     pub fn host(&self) -> Option<IpAddr> {
         match self {
@@ -173,14 +173,14 @@ pub struct Suffix {
     length: u8,
 }
 
-/// Why a suffix or a range of suffixes names no part of a delegated prefix, and the nearest one that does.
+/// The reason why a suffix or a range of suffixes names no part of a delegated prefix, with the nearest one that does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit<T> {
     /// It is shorter than the delegated prefix.
     TooShort(PrefixLength),
     /// It has bits where the delegated prefix has its own.
     BitsAbove(PrefixLength, T),
-    /// It has bits behind its own length.
+    /// It has bits after its own length.
     BitsBelow(T),
     /// It ends before it starts.
     Reversed,
@@ -263,7 +263,7 @@ impl fmt::Display for Suffix {
     }
 }
 
-/// Two suffixes: the addresses from one to the other behind a delegated prefix.
+/// Two suffixes, for the addresses from one to the other in a delegated prefix.
 ///
 /// ```
 /// # use k6u::cidr::SuffixRange;
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_no_cidrs() {
+    fn invalid_cidrs() {
         for text in [
             "",
             "10.0.0.0",

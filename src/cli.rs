@@ -47,7 +47,7 @@ impl Command {
     /// Reads the arguments.
     ///
     /// # Errors
-    /// Which argument is wrong, and why.
+    /// A message that names the bad argument and the reason.
     pub fn read(arguments: &[&str]) -> Result<Self, String> {
         match *arguments {
             [] => Ok(Command::Run),
@@ -94,7 +94,7 @@ pub fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Prints on standard error. That may be closed: then the exit status has to do.
+/// Prints on standard error. If that is closed, only the exit status remains.
 pub fn note(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
@@ -114,7 +114,7 @@ pub fn failure(problem: &str) -> ExitCode {
 /// Reads the files of a preview.
 ///
 /// # Errors
-/// Which one cannot be read, and why.
+/// A message that names the unreadable file and the reason.
 pub fn read_files(names: Vec<String>) -> Result<Vec<File>, String> {
     let read = |name: String| match read_file(&name) {
         Ok(text) => Ok((name, text)),

@@ -23,7 +23,7 @@ pub const SPREAD: Duration = Duration::from_millis(2);
 /// Statuses and Events wait until the addresses have been still for this long: a renumbering often comes in two
 /// steps, and under the pod's CPU limit the second one would pay for the reports about the first.
 pub const STILL: Duration = Duration::from_millis(500);
-/// But reports wait for no longer than this, should the addresses never be still.
+/// Reports wait at most this long, even if the addresses are never still.
 pub const MAX_UNREPORTED: Duration = Duration::from_secs(5);
 /// The longest pause after a conflict with another writer.
 pub const SOON: Duration = Duration::from_secs(1);
@@ -42,45 +42,46 @@ pub const MAX_BACKOFF: Duration = Duration::from_mins(1);
 pub const LOOKS_AT_ONCE: u32 = 5;
 /// See [`LOOKS_AT_ONCE`].
 pub const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// An API server that starts refuses everything until its authorizer has read the roles. What it refuses for this long
-/// is a problem.
+/// An API server that starts refuses everything until its authorizer has read the roles. A request that is refused for
+/// this long is a problem.
 pub const STARTUP_TIME: Duration = Duration::from_secs(10);
-/// An API server that has just got a CRD takes about a second to serve it. One that is not served for this long is a
+/// An API server that has just got a CRD takes about a second to serve it. A CRD that is not served for this long is a
 /// problem.
 pub const CRD_TIME: Duration = Duration::from_secs(2);
-/// A CRD that is not served yet is asked for again after this time.
+/// The pause until k6u asks again for a CRD that is not served yet.
 pub const STARTUP_PAUSE: Duration = Duration::from_millis(200);
-/// `k6u once` gives up after this many rounds on others that write at the same time, or on CRDs.
+/// `k6u once` gives up after this many rounds in which other writers conflict, or CRDs are not served yet.
 pub const MAX_ROUNDS_OF_ONCE: u32 = 60;
 
 // The round.
 
-/// A round starts again this often while the objects change under it, then leaves the rest to the next one.
+/// A round starts again at most this many times while other writers change the objects, then leaves the rest to the
+/// next round.
 pub const MAX_PASSES: usize = 3;
-/// Requests that read targets begin within this much of a round, those that write them within as much again, and those
-/// that report within as much again: targets that hang cannot keep k6u from publishing. What was not reached is next in
-/// the next round.
+/// Requests that read targets begin within this time of a round, those that write them within the same time after that,
+/// and those that report within the same time again: targets that hang cannot keep k6u from publishing. The next round
+/// begins with the targets that were not reached.
 pub const STEP_TIME: Duration = Duration::from_millis(2500);
 /// Reading one target takes this long at most.
 pub const MAX_READ: Duration = Duration::from_secs(5);
-/// After this many consecutive conflicts an object is treated as refused: nobody writes that often.
+/// After this many consecutive conflicts an object is treated as refused: no other writer is that frequent.
 pub const MAX_CONFLICTS: u32 = 20;
 /// Labels of a Node change rarely: they are read again after this time.
 pub const LABELS_FRESH: Duration = Duration::from_mins(5);
 
-/// All targets together hold at most this many items: 33 bytes each in the plan, and as many as they were read, so
-/// that the pod's 16 MiB suffice whatever the nodes publish. What does not fit keeps what it holds; older configs come
-/// first.
+/// All targets together hold at most this many items. An item takes 33 bytes in the plan, and as many in the list that
+/// was read, so the pod's 16 MiB suffice for all that nodes may publish. A target that does not fit keeps its list;
+/// older configs come first.
 pub const MAX_PLANNED: usize = 32_768;
 
 // Agreement.
 
-/// A node publishes again after this time, even if it sees what it saw before.
+/// A node publishes again after this time, even if nothing has changed.
 pub const HEARTBEAT: Duration = Duration::from_mins(1);
 /// A node whose entry has stood still for this long is silent: its entry is removed.
 pub const SILENT_AFTER: Duration = Duration::from_mins(5);
-/// A prefix that only a vanished entry stands for is left alone for this long: the longest backoff of the node that has to
-/// publish it again, and a round.
+/// A prefix that only a vanished entry had stays in the lists for this long: the longest backoff of the node that has
+/// to publish it again, and a round.
 pub const LINGER: Duration = Duration::from_secs(75);
 /// An entry that stood still for this long before it vanished was removed because its node is silent. Watchers
 /// count at different times, by an interval and a heartbeat at most.
@@ -88,7 +89,7 @@ pub const NEARLY_SILENT: Duration = Duration::from_secs(225);
 
 // Reports.
 
-/// A target that somebody else changes this many times within [`CONTESTED_WITHIN`] is reported.
+/// A target that another writer changes this many times within [`CONTESTED_WITHIN`] is reported.
 pub const CONTESTED_AFTER: usize = 3;
 /// See [`CONTESTED_AFTER`].
 pub const CONTESTED_WITHIN: Duration = Duration::from_mins(10);

@@ -5,8 +5,8 @@ use std::io::Write;
 use crate::kube::Redactor;
 use crate::time::Timestamp;
 
-/// Starts the log with an env_logger filter. Each line passes the redactor: none can be forged by a name or a value in
-/// it, and none has the token.
+/// Starts the log with an env_logger filter. The redactor cleans each line, so that no name or value in it can forge
+/// another line, and no line contains the token.
 pub fn start(filter: &str, redactor: Redactor) {
     env_logger::Builder::new()
         .parse_filters(filter)

@@ -1,4 +1,4 @@
-//! Which command does what.
+//! The program: runs the command that the arguments name.
 
 #![forbid(unsafe_code)]
 

@@ -77,7 +77,7 @@ impl Prefix {
 
     /// The /64 with this number inside the prefix, counted from 0, or `None` if it does not fit.
     ///
-    /// Never wraps: the number of a neighbour's prefix is not a number of ours.
+    /// Never wraps, because a number that does not fit would name a neighbour's /64.
     #[must_use]
     pub fn subnet(self, id: u64) -> Option<Prefix> {
         if id > PrefixLength::try_from(u64::from(self.length)).ok()?.highest_id() {
@@ -87,8 +87,8 @@ impl Prefix {
         Some(Prefix::from_bits(bits, LINK_LENGTH))
     }
 
-    /// The longer prefix of `length` bits with these bits behind this prefix's own, or `None` if it does
-    /// not fit: nothing of a neighbour's prefix is ever reached.
+    /// The longer prefix of `length` bits with these bits after this prefix's own, or `None` if it does not fit, so
+    /// that it is never in a neighbour's prefix.
     #[must_use]
     pub fn part(self, bits: u128, length: u8) -> Option<Prefix> {
         let fits = (self.length..=128).contains(&length) && bits & (mask(self.length) | !mask(length)) == 0;
@@ -144,7 +144,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// The form that a text or a number does not have, with an example.
+/// The form that a text or a number should have, with an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseError(pub &'static str);
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_no_prefixes() {
+    fn invalid_prefixes() {
         for text in [
             "",
             "/",

@@ -1,4 +1,4 @@
-//! The offline mode: YAML in, YAML out. No cluster is asked, and nothing is written.
+//! The offline mode: YAML in, YAML out. It uses no cluster and writes nothing.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -57,7 +57,7 @@ pub type File = (String, String);
 pub struct Preview {
     /// The targets as YAML documents.
     pub yaml: String,
-    /// Notes on how it came about, one a line.
+    /// Explanations, one a line.
     pub notes: String,
     /// Whether the API server would accept every object, and every config would be Ready.
     pub ready: bool,
@@ -281,7 +281,7 @@ fn look_around(
     Ok(seen)
 }
 
-/// Observes the first interface with a prefix, in place of one that does not exist.
+/// Observes the first interface with a prefix, instead of one that does not exist.
 fn some_interface(
     allowed: Option<&[Prefix]>,
     interfaces: &mut dyn Interfaces,
@@ -305,7 +305,7 @@ fn some_interface(
     Ok((name.clone(), seen))
 }
 
-/// Notes which addresses count, and why the others do not.
+/// Adds a line on the addresses that count, and on the reasons why the others do not.
 fn explain(place: &str, seen: &Observation, notes: &mut String) {
     line(notes, &format!("{place}: prefixes {}", join(&seen.prefixes)));
     for (address, why) in &seen.rejected {
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_objects_that_users_have() {
+    fn the_example_objects() {
         let machine = Machine(vec![("eth0", vec!["2001:db8:1234:5671::10", "fe80::1"])]);
         let preview = run(&[CONFIG, NODE_CONFIG], &[], machine).unwrap();
         assert_eq!(
@@ -382,13 +382,13 @@ mod tests {
     }
 
     #[test]
-    fn with_an_address_it_works_anywhere() {
+    fn an_address_replaces_the_interfaces() {
         let preview = run(&[CONFIG], &["2001:db8:1234:5671::10"], Machine(vec![])).unwrap();
         assert!(preview.yaml.contains("- 2001:db8:1234:5672::/64\n"));
     }
 
     #[test]
-    fn it_judges_as_the_agent_does() {
+    fn preview_selects_as_the_agent_does() {
         let config = CONFIG.replace("spec:", "spec:\n  allowedPrefixes: [2001:db8::/32]");
         let machine = || Machine(vec![("eth0", vec!["2001:db8:1234:5671::10", "2a00:bad::10"])]);
         let preview = run(&[&config, NODE_CONFIG], &[], machine()).unwrap();
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_not_there_is_replaced() {
+    fn a_missing_interface_is_replaced() {
         let machine = Machine(vec![("lo", vec!["::1"]), ("wlan0", vec!["2001:db8:1234:5671::10"])]);
         let preview = run(&[CONFIG, NODE_CONFIG], &[], machine).unwrap();
         assert!(preview.yaml.contains("5670::/64"));

@@ -17,7 +17,7 @@ pub struct Settings {
     pub node_name: String,
     /// `UPDATE_INTERVAL`: from one round to the next, 1 s to 86400 s.
     pub interval: Duration,
-    /// `POD_NAMESPACE/POD_NAME`: who reports Events.
+    /// `POD_NAMESPACE/POD_NAME`: the reporter of Events.
     pub reporter: String,
     /// `https://HOST:PORT` of the API server.
     pub api_server: String,
@@ -116,8 +116,7 @@ impl Settings {
 /// `RUST_LOG`, an env_logger filter: a level, or `target=level`, several with commas between them.
 ///
 /// # Errors
-/// When a part is neither: env_logger itself would take a misspelt level for a module's name and
-/// say nothing more, ever.
+/// If a part is neither. env_logger itself would take a misspelt level for a module's name, and log nothing.
 pub fn log_filter(variable: impl Fn(&str) -> Option<String>) -> Result<String, BadSetting> {
     checked(
         &variable,
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_as_if_not_set() {
+    fn an_empty_variable_counts_as_not_set() {
         assert_eq!(
             read(&[("UPDATE_INTERVAL", "")]).unwrap().interval,
             Duration::from_secs(10)

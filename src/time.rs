@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_that_are_none() {
+    fn invalid_dates() {
         for text in [
             "2100-02-29T00:00:00Z",
             "2023-02-29T00:00:00Z",

@@ -1,5 +1,5 @@
-//! The Helm chart: what Helm's own library makes of it is what manifests/ has, and what users write into its
-//! values reaches k6u. `make check-chart` runs it, with HELM_PYTHON being a Python that has helm-python-sdk.
+//! Tests of the Helm chart with Helm's own library: it renders the objects of manifests/, and users' values reach k6u.
+//! `make check-chart` runs them, with HELM_PYTHON being a Python that has helm-python-sdk.
 
 #![allow(clippy::pedantic)]
 
@@ -23,7 +23,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// scripts/helm.py with these arguments and this input.
+/// Runs scripts/helm.py with these arguments and this input, and returns its output.
 fn helm(arguments: &[&str], input: &str) -> String {
     let python = env::var_os("HELM_PYTHON").expect("HELM_PYTHON: make check-chart sets it");
     let mut child = Command::new(python)
@@ -46,7 +46,7 @@ fn helm(arguments: &[&str], input: &str) -> String {
     text
 }
 
-/// A `helm install`: release k6u in kube-system, unless it says otherwise.
+/// A request for `helm install`: release k6u in kube-system, unless the options say otherwise.
 fn install(options: Value) -> Value {
     let mut request = json!({"name": "k6u", "namespace": "kube-system"});
     request
@@ -60,13 +60,13 @@ fn values(values: Value) -> Value {
     install(json!({"values": values}))
 }
 
-/// What each `helm install` of a chart answers.
+/// The answer to each `helm install` of a chart.
 fn answers(chart: &str, requests: &[Value]) -> Vec<Value> {
     let answers = helm(&["template", chart], &json!(requests).to_string());
     serde_json::from_str(&answers).expect("JSON")
 }
 
-/// The objects that each would install, in Helm's order.
+/// The objects that each request would install, in Helm's order.
 fn installed(requests: &[Value]) -> Vec<Vec<Value>> {
     answers(CHART, requests)
         .iter()
@@ -98,8 +98,8 @@ fn pod(objects: &[Value]) -> Value {
     of_kind(objects, "DaemonSet")[0]["spec"]["template"]["spec"].clone()
 }
 
-/// What an object means: without the labels that Helm adds, and with each right by itself.
-fn meaning(mut object: Value) -> Value {
+/// The object in a form for comparison: without the labels that Helm adds, and with a line for each right.
+fn comparable(mut object: Value) -> Value {
     for labels in [
         "/metadata/labels",
         "/spec/selector/matchLabels",
@@ -131,14 +131,14 @@ fn meaning(mut object: Value) -> Value {
     object
 }
 
-/// Objects by kind, namespace and name; each once.
+/// Objects by kind, namespace and name. Panics at a duplicate.
 fn by_key(objects: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for object in objects {
         let metadata = &object["metadata"];
         let key = format!("{} {} {}", object["kind"], metadata["namespace"], metadata["name"]);
         assert!(
-            all.insert(key.clone(), meaning(object)).is_none(),
+            all.insert(key.clone(), comparable(object)).is_none(),
             "{key} is there twice"
         );
     }
@@ -238,7 +238,7 @@ fn readme_command() -> Value {
 }
 
 #[test]
-fn the_command_of_the_readme_does_it_all() {
+fn the_readme_command_installs_everything() {
     let all = objects(readme_command());
     let own: Vec<Value> = all
         .iter()
@@ -248,7 +248,7 @@ fn the_command_of_the_readme_does_it_all() {
     assert_eq!(own.len(), 2);
     // After the rights and the DaemonSet, as Helm installs them.
     assert_eq!(own, all[all.len() - 2..]);
-    // What the examples for kustomize say, on every node.
+    // The specs of the examples for kustomize, for every node.
     let mut node_config = documents(NODE_CONFIG).remove(0);
     node_config["spec"].as_object_mut().unwrap().remove("nodeSelector");
     assert_eq!(
@@ -258,7 +258,7 @@ fn the_command_of_the_readme_does_it_all() {
     assert_eq!(named(&own, "IP6UpdateNodeConfig", "k6u")["spec"], node_config["spec"]);
     assert_stored_as_written(&own);
 
-    // And k6u makes the group of it.
+    // k6u accepts the objects and computes the group.
     let yaml: String = own.iter().map(|object| format!("---\n{object}\n")).collect();
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chart.yaml");
     fs::write(&file, yaml).unwrap();
@@ -509,7 +509,7 @@ fn a_typing_error_is_refused_with_the_name_of_the_field() {
 }
 
 #[test]
-fn the_pod_is_what_the_values_say() {
+fn values_reach_the_pod() {
     let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
     let given = json!({
         "image": {"repository": "localhost:5000/k6u", "tag": "1.0", "digest": "", "pullPolicy": "Always"},
@@ -592,7 +592,7 @@ fn the_pod_is_what_the_values_say() {
 }
 
 #[test]
-fn whatever_the_names_are_the_bindings_bind_and_the_selector_selects() {
+fn bindings_and_selectors_match_under_any_name() {
     let all: Vec<String> = rights(repository())
         .iter()
         .map(|rights| format!("targetRights.{}.enabled=true", rights.kind))
@@ -644,7 +644,7 @@ fn whatever_the_names_are_the_bindings_bind_and_the_selector_selects() {
             .iter()
             .filter(|object| object["kind"].as_str().unwrap().ends_with("Binding"))
             .collect();
-        // Those of k6u itself: in the cluster, and in the namespace of its Events.
+        // k6u itself has two: one for the cluster, one for the namespace of its Events.
         assert_eq!(bindings.len(), all.len() + 2);
         for binding in bindings {
             let role = &binding["roleRef"];
@@ -657,7 +657,7 @@ fn whatever_the_names_are_the_bindings_bind_and_the_selector_selects() {
 }
 
 #[test]
-fn the_notes_say_what_to_look_at_and_what_is_missing() {
+fn notes_name_commands_and_missing_rights() {
     let pool = |namespace: &str| json!({"kind": "IPAddressPool", "namespace": namespace, "name": "lan", "suffixes": ["::1/128"]});
     let config = json!({
         "delegatedPrefixLength": 60,
@@ -711,7 +711,7 @@ fn the_notes_say_what_to_look_at_and_what_is_missing() {
 }
 
 #[test]
-fn helm_finds_nothing_wrong_and_packages_all_of_it() {
+fn helm_lints_and_packages_the_chart() {
     assert!(!helm(&["lint", CHART], "").contains("templates/"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chart");
     let package = Command::new("scripts/package-chart.sh")
@@ -741,7 +741,7 @@ fn helm_finds_nothing_wrong_and_packages_all_of_it() {
     }
 }
 
-/// null is how Helm takes a default away, and what an empty key in YAML is.
+/// null removes a default in Helm, and is the value of an empty key in YAML.
 #[test]
 fn a_kind_with_namespaces_is_refused_without_them() {
     for Rights { kind, namespace, .. } in rights(repository()) {
@@ -770,7 +770,7 @@ fn events_are_created_in_one_namespace_only() {
     }
 }
 
-/// YAML takes these for numbers, booleans or null.
+/// YAML reads these as numbers, booleans or null.
 #[test]
 fn names_arrive_as_texts() {
     let node_configs = ["1", "no", "on", "1e3", "0x1f", "null"].map(|name| json!({"name": name, "interface": "eth0"}));

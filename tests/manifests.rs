@@ -1,5 +1,5 @@
-//! What the manifests promise: the release, what deleting them takes, what the examples refer to, and that the
-//! Helm chart repeats them.
+//! Checks of the manifests: the release, what deleting them removes, the references in the examples, and the copies in
+//! the Helm chart.
 
 #![allow(clippy::pedantic)]
 
@@ -39,19 +39,19 @@ fn the_daemon_set_runs_this_release_and_starts_without_the_registry() {
 }
 
 #[test]
-fn it_runs_on_control_planes_and_is_evicted_last() {
+fn the_pod_runs_on_control_planes_and_is_evicted_last() {
     assert_eq!(pod()["priorityClassName"], "system-node-critical");
     let tolerations = pod()["tolerations"].as_sequence().unwrap().clone();
     let tolerated = |key: &str| tolerations.iter().any(|toleration| toleration["key"] == key);
     assert!(tolerated("node-role.kubernetes.io/control-plane"));
-    // Each has a line that says why.
+    // A comment above each toleration gives the reason.
     let lines: Vec<&str> = DAEMON_SET.lines().map(str::trim).collect();
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("- key: ")) {
         assert!(lines[at - 1].starts_with("# "), "{line} has no comment");
     }
 }
 
-/// A SIGTERM that comes while the container starts is lost, and the pod hangs for this long.
+/// A SIGTERM that comes while the container starts is lost, and the pod ends after this time.
 #[test]
 fn a_pod_that_misses_its_signal_ends_soon() {
     assert_eq!(pod()["terminationGracePeriodSeconds"], 5);
@@ -82,7 +82,7 @@ fn the_costs_of_the_cpu_limit_are_the_same_everywhere() {
     }
 }
 
-/// The last words of `make install`, with these objects in the cluster.
+/// The output of scripts/next-steps.sh, the end of `make install`, with these objects in the cluster.
 fn next_steps(objects: &[&str]) -> String {
     let folder = std::env::temp_dir().join(format!("k6u-next-steps-{}-{}", std::process::id(), objects.len()));
     fs::create_dir_all(&folder).unwrap();
@@ -102,20 +102,20 @@ fn next_steps(objects: &[&str]) -> String {
 }
 
 #[test]
-fn the_next_steps_are_those_that_are_left() {
+fn next_steps_name_missing_objects() {
     let (config, interface) = ("ip6updateconfigs/a", "ip6updatenodeconfigs/b");
     for objects in [&[][..], &[config], &[interface], &[config, interface]] {
-        let said = next_steps(objects);
-        let says = |part: &str| said.contains(part);
-        assert_eq!(says("examples/config.yaml"), !objects.contains(&config), "{said}");
+        let output = next_steps(objects);
+        let shows = |part: &str| output.contains(part);
+        assert_eq!(shows("examples/config.yaml"), !objects.contains(&config), "{output}");
         assert_eq!(
-            says("examples/nodeconfig.yaml"),
+            shows("examples/nodeconfig.yaml"),
             !objects.contains(&interface),
-            "{said}"
+            "{output}"
         );
-        assert_eq!(says("left to do"), objects.len() < 2, "{said}");
-        assert_eq!(says("kubectl apply"), objects.len() < 2, "{said}");
-        assert!(says("kubectl get ip6uc"), "{said}");
+        assert_eq!(shows("left to do"), objects.len() < 2, "{output}");
+        assert_eq!(shows("kubectl apply"), objects.len() < 2, "{output}");
+        assert!(shows("kubectl get ip6uc"), "{output}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! One IPv6 address of an interface as the kernel describes it, and what that means.
+//! An IPv6 address of an interface as the kernel describes it, and the properties that follow.
 
 use std::net::Ipv6Addr;
 
@@ -20,9 +20,9 @@ pub struct Address {
     pub flags: u32,
     /// Origin of the address, `IFAPROT_*` of linux/if_addr.h; 0 if not given, and before Linux 5.18.
     pub protocol: u8,
-    /// Seconds for which it stays preferred; `u32::MAX` is for ever, 0 is deprecated.
+    /// Seconds for which it stays preferred; `u32::MAX` is infinite, 0 is deprecated.
     pub preferred: u32,
-    /// Seconds for which it stays valid; `u32::MAX` is for ever.
+    /// Seconds for which it stays valid; `u32::MAX` is infinite.
     pub valid: u32,
     /// The kernel's time stamp of when it was created, in hundredths of a second.
     pub created: u32,
@@ -66,8 +66,8 @@ impl Address {
         self.flags & libc::IFA_F_DEPRECATED != 0 || self.preferred <= 1
     }
 
-    /// Whether a program or a person wrote it without a lifetime. The kernel never makes such an address of what a
-    /// router announces, even if that has an infinite lifetime.
+    /// Whether a program or a person wrote it without a lifetime. The kernel never makes such an address from a router
+    /// advertisement, even with an infinite lifetime.
     pub fn is_permanent(&self) -> bool {
         self.flags & libc::IFA_F_PERMANENT != 0
     }
@@ -82,17 +82,17 @@ impl Address {
         self.flags & libc::IFA_F_DADFAILED != 0
     }
 
-    /// Whether the kernel made it of what a router announced; false where the kernel does not say so.
+    /// Whether the kernel made it from a router advertisement; false where the kernel does not report that.
     pub fn is_kernels(&self) -> bool {
         self.protocol == KERNEL_RA
     }
 
-    /// Whether it has the form of one that is made of an announced prefix: 64 bits and a lifetime.
+    /// Whether it looks like an address in an announced prefix: with a length of 64 and a lifetime.
     pub fn is_like_announced(&self) -> bool {
         self.prefix_length == LINK_LENGTH && !self.is_permanent() && !self.is_temporary()
     }
 
-    /// Whether somebody wrote it as an address of its own: by hand, or as a lease.
+    /// Whether it was written by hand or as a lease, and not made from an announced prefix.
     pub fn stands_for_itself(&self) -> bool {
         !self.is_temporary() && !self.is_like_announced()
     }

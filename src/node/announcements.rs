@@ -1,10 +1,11 @@
 //! When each prefix was last announced, on k6u's own clock. Pure.
 //!
-//! The kernel's time stamps are used to notice that an address was written again, not when: they wrap, on a 32-bit
-//! kernel within days.
+//! The kernel's time stamps show only that an address was written again. They do not show when, because they wrap, on a
+//! 32-bit kernel within days.
 //!
-//! When a prefix is new, NetworkManager removes its other addresses and writes them again, to put all in its order. They
-//! end when they would have ended before. An announcement lets an address live longer, or leaves it where it is.
+//! When a new prefix appears, NetworkManager removes its other addresses and adds them again, in its own order. Their
+//! lifetimes end at the same time as before. An announcement prolongs the lifetime, or rewrites the address without
+//! removing it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
@@ -20,16 +21,16 @@ pub type Time = i64;
 const ROUNDING: Time = 3_000;
 /// An address was not written since it was created if the two time stamps are this close, in hundredths of a second.
 const AT_ONCE: u32 = 10;
-/// Whoever removes an address to write it again needs less time than this.
+/// A program that removes an address to add it again needs less time than this.
 pub const LINGER: Time = 200;
-/// The greatest age that time stamps can tell at a first look. A 32-bit kernel's start again at 0 after two days, at 250
-/// ticks a second: beyond half of that, the older of two stamps may as well be the newer one.
+/// The greatest age that time stamps can show at a first look. Those of a 32-bit kernel start again at 0 after two
+/// days, at 250 ticks a second: beyond half of that, the older of two stamps may be the newer one.
 const MAX_AGE: Time = if cfg!(target_pointer_width = "32") {
     85_899_000
 } else {
     Time::MAX
 };
-/// As many prefixes are remembered that have no address any more.
+/// At most this many prefixes that have no address any more are remembered.
 const MAX_REMEMBERED: usize = 64;
 
 /// A point of steady time as a [`Time`].
@@ -54,7 +55,7 @@ pub type Subnets = BTreeMap<Prefix, Subnet>;
 pub struct Subnet {
     /// When it was last announced, if it ever was.
     pub announced: Option<Time>,
-    /// Whether the kernel made an address of what was announced.
+    /// Whether the kernel made an address from an announcement.
     pub is_kernels: bool,
     /// Set from when it is first seen deprecated until it is announced as preferred.
     pub deprecated: Option<Deprecated>,
@@ -65,7 +66,8 @@ pub struct Subnet {
 pub struct Deprecated {
     /// Since when, as far as this k6u knows.
     pub since: Time,
-    /// The time from its last announcement to the newest one then: a /64 that was stale is not kept.
+    /// The time from its last announcement to the newest one on the interface, when it was first seen deprecated. A /64
+    /// that was stale then is not kept.
     pub lag: Time,
 }
 
@@ -74,11 +76,11 @@ pub struct Deprecated {
 pub struct Dated {
     /// The address.
     pub address: Address,
-    /// When it was written, unless only to end when it would have ended before.
+    /// When it was last written, without writes that keep the end of its lifetime.
     pub written: Time,
     /// The newest announcement on the interface when it was written.
     pub newest_then: Time,
-    /// For an address that is gone before its time: it counts until then.
+    /// The time until which it counts, if it was removed before the end of its lifetime.
     pub lingers_until: Option<Time>,
 }
 
@@ -93,16 +95,17 @@ struct Known {
 }
 
 impl Announcements {
-    /// The interface is gone: one of this name that comes is another one.
+    /// Forgets the interface, which is gone: a later one of this name is another interface.
     pub fn interface_is_gone(&mut self) {
         self.last = None;
     }
 
-    /// Dates the interface's addresses, and adds those that are gone before their time.
+    /// Dates the interface's addresses, and adds those that were removed before the end of their lifetime.
     pub fn date(&mut self, interface: u32, addresses: &[Address], now: Time) -> Vec<Dated> {
         let last = self.last.take().filter(|(index, _)| *index == interface);
         let is_first = last.is_none();
-        // Changed in place: a map made in each look would be memory that the allocator asks for and gives back each time.
+        // Changed in place: a map made in each look would be memory that the allocator asks for and gives back each
+        // time.
         let mut known = last.map(|(_, addresses)| addresses).unwrap_or_default();
         let newest_stamp = newest_stamp(addresses);
         let newest = newest_announcement(self.subnets.values()).unwrap_or(Time::MIN);
@@ -132,7 +135,7 @@ impl Announcements {
         dated
     }
 
-    /// Takes over what was found out about the /64s, of which `addresses` are there.
+    /// Stores the new history of each /64. `addresses` are the present ones; the history of the others is limited.
     pub fn remember(&mut self, subnets: Subnets, addresses: &[Dated]) {
         self.subnets = subnets;
         let present: BTreeSet<Prefix> = addresses.iter().map(|dated| dated.address.subnet()).collect();
@@ -150,16 +153,16 @@ impl Announcements {
 }
 
 impl Known {
-    /// Whether an address that is gone counts a little longer.
+    /// Whether an address that was removed counts a little longer.
     fn lingers(&mut self, now: Time) -> bool {
         let until = *self.dated.lingers_until.get_or_insert(now + LINGER);
-        // One without a lifetime was removed by whoever wrote it.
+        // An address without a lifetime was removed by the program or person that wrote it.
         let had_time_left = !self.dated.address.is_permanent() && self.ends > now.saturating_add(ROUNDING);
         had_time_left && until > now
     }
 
-    /// Whether the address was announced since, or written for other reasons than to put it in its place. A router may
-    /// count lifetimes down, but a server that renews a lease moves its end.
+    /// Whether the address was announced since, or written for another reason than its order. A router may count
+    /// lifetimes down, but a server that renews a lease moves its end.
     fn is_announced_since(&self, address: &Address, ends: Time) -> bool {
         let earlier = &self.dated.address;
         let ends_as_before = self.ends.abs_diff(ends) <= ROUNDING.unsigned_abs();
@@ -181,7 +184,7 @@ pub fn newest_announcement<'a>(subnets: impl Iterator<Item = &'a Subnet>) -> Opt
     subnets.filter_map(|subnet| subnet.announced).max()
 }
 
-/// The newest stamp of an announced address: others may be older than stamps can tell.
+/// The newest stamp of an announced address; other addresses may be older than stamps can show.
 fn newest_stamp(addresses: &[Address]) -> Option<u32> {
     let is_announced = |address: &&Address| address.is_global_unicast() && address.is_like_announced();
     let stamps = addresses.iter().filter(is_announced).map(|address| address.updated);

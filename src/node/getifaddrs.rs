@@ -6,11 +6,10 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::ptr;
 
-/// The IPv6 addresses of an interface; `None` if it is not listed. It is known by its own name, not by alternative ones.
+/// The IPv6 addresses of an interface; `None` if it is not listed. getifaddrs knows no alternative names.
 ///
-/// An interface with hundreds of alternative names does not fit into the C library's buffer: musl leaves it out. glibc
-/// starts over without end then (seen with 2.36); so such a node needs the musl binary, which is the one that users
-/// run.
+/// An interface with hundreds of alternative names does not fit into the C library's buffer. musl leaves it out; glibc
+/// starts over without end (seen with 2.36), so such a node needs the musl binary, which users run.
 ///
 /// # Errors
 /// The errors of getifaddrs(3).

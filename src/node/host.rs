@@ -20,7 +20,7 @@ pub struct ThisNode {
 }
 
 impl ThisNode {
-    /// The node as it is when its first round starts.
+    /// The node at the start of its first round.
     ///
     /// # Errors
     /// The errors of opening netlink sockets.

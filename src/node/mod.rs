@@ -20,7 +20,7 @@ use crate::prefix::Prefix;
 
 /// Services of the machine that k6u runs on. The simulation has one of its own.
 pub trait Host {
-    /// Steady time: since k6u started, whatever the clocks say.
+    /// Steady time since k6u started, which does not depend on the clock.
     fn now(&self) -> Duration;
 
     /// A random number in 0..1.
@@ -33,9 +33,9 @@ pub trait Host {
     /// When the kernel does not answer: nothing is known then, which is not the same as no address.
     fn observe(&mut self, watch: &Watch, allowed: Option<&[Prefix]>) -> io::Result<Observation>;
 
-    /// Sleeps until then, in steady time.
+    /// Sleeps until this steady time.
     fn sleep(&mut self, until: Duration);
 
-    /// Waits until then, in steady time, or for a change of addresses, whichever is first.
+    /// Waits until this steady time, or for a change of addresses, whichever is first.
     fn wait_for_change(&mut self, until: Duration) -> Woken;
 }

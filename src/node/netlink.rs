@@ -1,6 +1,6 @@
 //! rtnetlink: the IPv6 addresses of an interface, and reports of their changes.
 //!
-//! getifaddrs(3) is made of the same answers, but has neither flags nor lifetimes, and fails or forgets an interface
+//! getifaddrs(3) uses the same answers, but returns neither flags nor lifetimes, and fails or leaves out an interface
 //! whose alternative names fill more than its buffer (rtnetlink(7), net/ipv6/addrconf.c `inet6_fill_ifaddr`).
 
 pub mod link;
@@ -22,7 +22,7 @@ const ADDRESS_HEADER: usize = 8;
 const ATTRIBUTE_HEADER: usize = 4;
 /// linux/if_addr.h: who made an address, since Linux 5.18.
 const IFA_PROTO: u16 = 11;
-/// Attempts to read a list that changes meanwhile, and the pause between two of them.
+/// Attempts to read a list that changes during the dump, and the pause between two of them.
 const ATTEMPTS: u32 = 20;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
 
@@ -31,7 +31,7 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(5);
 pub struct Part {
     /// The dump ends here; no further datagram comes.
     pub is_last: bool,
-    /// The list changed meanwhile: what was read is no consistent picture.
+    /// The list changed during the dump, so the result is inconsistent.
     pub is_interrupted: bool,
 }
 
@@ -59,7 +59,7 @@ impl Netlink {
     /// The IPv6 addresses of one interface, by its index; 0 is all interfaces.
     ///
     /// # Errors
-    /// The errors of send(2) and recv(2), an error that the kernel answers, and a list that keeps changing.
+    /// The errors of send(2) and recv(2), an error that the kernel reports, and a list that keeps changing.
     pub fn addresses(&mut self, interface: u32) -> io::Result<Vec<Address>> {
         for _ in 0..ATTEMPTS {
             match self.dump(interface) {
@@ -83,7 +83,7 @@ impl Netlink {
         ))
     }
 
-    /// One dump, or `None` if it has to be asked for again.
+    /// Reads one dump; `None` if it has to be repeated.
     fn dump(&mut self, interface: u32) -> io::Result<Option<Vec<Address>>> {
         self.sequence = self.sequence.wrapping_add(1);
         send(&self.socket, &request(self.sequence, interface))?;
@@ -112,7 +112,7 @@ pub fn subscribe() -> io::Result<OwnedFd> {
     open(libc::RTMGRP_IPV6_IFADDR as u32)
 }
 
-/// Reads away whatever waits on a subscribed socket; says whether there was anything.
+/// Discards all messages on a subscribed socket. Returns whether there were any.
 pub fn drain(socket: &OwnedFd) -> bool {
     // The list shows every change, so the messages may be truncated.
     let mut scrap = [0u8; 64];
@@ -145,7 +145,7 @@ fn request(sequence: u32, interface: u32) -> [u8; HEADER + ADDRESS_HEADER] {
 /// Reads the messages of one datagram and adds the addresses in them to `list`.
 ///
 /// Answers to other requests than `sequence`, and messages and attributes of unknown types, are
-/// skipped: the kernel may add such at any time.
+/// skipped: the kernel may add new ones at any time.
 ///
 /// # Errors
 /// `InvalidData` when a length does not fit, and the error that the kernel reports.
@@ -234,7 +234,7 @@ fn address(payload: &[u8]) -> io::Result<Option<Address>> {
     Ok(local.or(peer_or_local).map(|ip| Address { ip, ..address }))
 }
 
-/// Hands out each attribute: its type and its value.
+/// Calls `take` with the type and the value of each attribute.
 fn each_attribute<'a>(
     mut attributes: &'a [u8],
     mut take: impl FnMut(u16, &'a [u8]) -> io::Result<()>,
@@ -275,9 +275,9 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a netlink message whose lengths do not fit")
 }
 
-/// A netlink route socket on which the kernel heeds what a request asks for (Linux 4.20,
-/// net/ipv6/addrconf.c `inet6_valid_dump_ifaddr_req`). An older kernel lists all, which costs more and
-/// is more often disturbed, by changes of other interfaces.
+/// A netlink route socket on which the kernel applies the filter of a request (Linux 4.20, net/ipv6/addrconf.c
+/// `inet6_valid_dump_ifaddr_req`). An older kernel lists the addresses of all interfaces, which costs more, and changes
+/// of other interfaces interrupt the dump more often.
 fn open_strict() -> io::Result<OwnedFd> {
     let socket = open(0)?;
     let on: libc::c_int = 1;

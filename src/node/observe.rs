@@ -1,4 +1,4 @@
-//! Looks at interfaces: getifaddrs(3) lists their addresses, rtnetlink says what is known of each, and of the link.
+//! Observes interfaces: getifaddrs(3) lists their addresses, rtnetlink has the details of each, and of the link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -33,8 +33,8 @@ struct Past {
 }
 
 impl Past {
-    /// Leaves the addresses that getifaddrs lists as well. It lists all addresses of the node, which may be hundreds:
-    /// so it is asked only when there is a new one. Where it fails, what rtnetlink says has to do.
+    /// Keeps only the addresses that getifaddrs lists as well. getifaddrs lists all addresses of the node, perhaps
+    /// hundreds, so it is called only if there is a new one. If it fails, all addresses are kept.
     fn check(&mut self, interface: &str, addresses: &mut Vec<Address>) {
         let there: BTreeSet<Ipv6Addr> = addresses.iter().map(|address| address.ip).collect();
         self.listed.retain(|address| there.contains(address));
@@ -44,13 +44,13 @@ impl Past {
                 other => return debug!("getifaddrs does not list {interface}: {other:?}"),
             }
         }
-        // An address in one list only came or went in between: the next wake-up tells.
+        // An address in only one list was added or removed in between, and k6u will wake for that change.
         addresses.retain(|address| self.listed.contains(&address.ip));
     }
 }
 
 impl Observer {
-    /// Opens what looking needs; no privilege is needed.
+    /// Opens the socket; needs no privilege.
     ///
     /// # Errors
     /// The errors of opening a netlink socket.

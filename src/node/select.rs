@@ -1,7 +1,7 @@
-//! Which addresses of an interface say what prefix this node is in: pure.
+//! The rules that select the addresses of an interface whose prefixes count. Pure.
 //!
-//! A /64 is judged as one thing first: it is announced, over (the router's word) or stale (an inference). Then its
-//! addresses are.
+//! They first judge a /64 as a whole: it is announced, over (a router deprecated it) or stale (which k6u infers). Then
+//! they judge its addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::prefix::Prefix;
 
 /// The longest interval at which a router announces (RFC 4861 section 6.2.1, MaxRtrAdvInterval).
 pub const DEFAULT_STALE_AFTER: u32 = 1800;
-/// A message names at most this many things.
+/// A message names at most this many prefixes or addresses.
 const MAX_PARTS: usize = 8;
 /// At most this many prefixes of one interface are published; more are an attack or a mistake.
 pub const MAX_PREFIXES: usize = 64;
@@ -39,7 +39,7 @@ pub struct Observation {
     pub excess: usize,
     /// The kernel knows no interface of that name.
     pub absent: bool,
-    /// The steady time at which something ends that counts until then.
+    /// The steady time at which the first prefix that counts now stops counting, if that is known.
     pub until: Option<Duration>,
     /// Every address that does not count, and why.
     pub rejected: Vec<(Ipv6Addr, Rejection)>,
@@ -84,7 +84,7 @@ impl fmt::Display for Rejection {
 pub enum Remark {
     /// The interface is not up.
     Down,
-    /// No cable, or nobody on its other end.
+    /// It has no carrier: no cable, or nothing on its other end.
     NoCarrier,
     /// The kernel forwards, and accept_ra is 1.
     IgnoresRouters,
@@ -128,14 +128,14 @@ impl Observation {
         self.remarks.contains(&Remark::IgnoresRouters)
     }
 
-    /// Whether a plan makes the same of this and of `earlier`.
+    /// Whether this and `earlier` lead to the same plan.
     pub fn is_like(&self, earlier: &Observation) -> bool {
         let facts = |o: &Observation| (o.absent, o.excess);
         facts(self) == facts(earlier) && self.prefixes == earlier.prefixes
     }
 
-    /// The reason why there is no prefix, or too many, the global prefixes left out, and the interface's state; empty when
-    /// all is well.
+    /// The reason why there is no prefix, or too many, the global prefixes left out, and the interface's state; empty
+    /// when all is well.
     pub fn message(&self, interface: &str) -> String {
         let mut parts = Vec::new();
         if self.excess > 0 {
@@ -191,7 +191,7 @@ impl Observation {
     }
 }
 
-/// A look at an interface: what is there, and by which rules it is judged.
+/// A look at an interface: its addresses, and the rules for them.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
     /// Its addresses.
@@ -200,9 +200,9 @@ pub struct Look<'a> {
     pub watch: &'a Watch,
     /// Only prefixes inside one of these count; `None` lets all count.
     pub allowed: Option<&'a [Prefix]>,
-    /// Whether the kernel may make addresses of what routers announce. Programs that do so in its place forbid it.
+    /// Whether the kernel may make addresses from router advertisements. Programs that do so instead of it forbid it.
     pub kernel_slaac: bool,
-    /// When it was looked.
+    /// The steady time of the look.
     pub now: Time,
 }
 
@@ -245,7 +245,7 @@ impl Look<'_> {
         subnets
     }
 
-    /// Which of the addresses count. Tentative and temporary ones do: it is the prefix that matters.
+    /// Selects the addresses that count. Tentative and temporary ones do, because only their prefix matters.
     pub fn select(&self, subnets: &Subnets, remarks: Vec<Remark>) -> Observation {
         let newest = self.newest(subnets);
         let (mut prefixes, mut rejected, mut ends) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
@@ -275,7 +275,7 @@ impl Look<'_> {
         }
     }
 
-    /// Until when an address counts, `None` if that is open; or why it does not.
+    /// Returns until when an address counts (`None` if that is open), or the reason why it does not.
     fn verdict(&self, dated: &Dated, subnet: &Subnet, newest: Time) -> Result<Option<Time>, Rejection> {
         let address = &dated.address;
         if !address.is_global_unicast() {
@@ -287,7 +287,7 @@ impl Look<'_> {
         if address.is_duplicate() {
             return Err(Rejection::Duplicate);
         }
-        // A server that renews a lease stands by it, and so does whoever writes an address without a lifetime.
+        // A server that renews a lease still uses the prefix, and so does the writer of an address without a lifetime.
         let is_written_since = |over: &Deprecated| address.stands_for_itself() && dated.written > over.since;
         let over = subnet.deprecated.filter(|over| !is_written_since(over));
         if over.is_some() || address.is_deprecated() {
@@ -318,26 +318,27 @@ impl Look<'_> {
         over.since + Time::from(self.watch.keep_deprecated) * 1000
     }
 
-    /// The last announcement on this interface, of a /64 that may be gone by now: what that made stale stays so. To
-    /// announce a /64 as deprecated is to announce it.
+    /// The last announcement on this interface, perhaps of a /64 that is gone: a /64 that it made stale stays stale. An
+    /// announcement of a /64 as deprecated counts.
     fn newest(&self, subnets: &Subnets) -> Time {
         let allowed = subnets.iter().filter(|(prefix, _)| self.is_allowed(**prefix));
         newest_announcement(allowed.map(|(_, subnet)| subnet)).unwrap_or(Time::MIN)
     }
 
-    /// Whether the kernel listens to routers and says so. What it made before a program took over proves nothing.
+    /// Whether the kernel listens to routers and marks its addresses. Addresses that it made before a program took over
+    /// prove nothing.
     fn does_kernel_listen(&self) -> bool {
         self.kernel_slaac && self.addresses.iter().any(|dated| dated.address.is_kernels())
     }
 
-    /// Says whether a router announced an address: the kernel made it, or a program that listens to routers in its place.
-    /// Where the kernel makes addresses, it alone does.
+    /// Returns whether an address was announced: the kernel made it, or a program that listens to routers instead.
+    /// Where the kernel makes addresses, only its own were announced.
     fn is_announced(&self) -> impl Fn(&Address) -> bool + use<> {
         let does_kernel_listen = self.does_kernel_listen();
         move |address| address.is_like_announced() && (!does_kernel_listen || address.is_kernels())
     }
 
-    /// The addresses of which the prefix may count. What no config allows is no evidence either.
+    /// The addresses whose prefix may count. Those that no config allows are no evidence either.
     fn candidates(&self) -> impl Iterator<Item = &Dated> {
         self.addresses
             .iter()

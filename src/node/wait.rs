@@ -1,4 +1,4 @@
-//! Waiting until an address changes or the time is over.
+//! Waits until an address changes or a deadline passes.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,7 +10,7 @@ use super::netlink;
 /// Reason why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// The time is over.
+    /// The deadline has passed.
     Timeout,
     /// The kernel reported a change of IPv6 addresses, or lost such a report.
     AddressChange,

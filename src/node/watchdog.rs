@@ -18,8 +18,7 @@ static STATUS: AtomicI32 = AtomicI32::new(0);
 /// Makes SIGTERM and SIGINT end the process at once with this status, and SIGALRM with 142.
 ///
 /// A process with PID 1 needs a handler: the kernel ignores default actions there (kill(2)).
-/// Ending in the middle of anything is safe for k6u: every write is one request, and the next process computes all of
-/// them again.
+/// k6u may end at any point: every write is one request, and the next process computes all writes again.
 ///
 /// # Errors
 /// The errors of sigaction(2).
@@ -36,7 +35,7 @@ pub fn restart() {
     unsafe { libc::alarm(HANGING_AFTER) };
 }
 
-/// Stops the watchdog: a wait follows, which may take its time.
+/// Stops the watchdog, because a wait of any length follows.
 pub fn stop() {
     // SAFETY: no pointers are passed.
     unsafe { libc::alarm(0) };

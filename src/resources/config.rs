@@ -31,7 +31,7 @@ pub struct Config {
     /// Its metadata.
     #[serde(default)]
     pub metadata: Metadata,
-    /// The spec, or why it is refused.
+    /// The spec, or the reasons why it is refused.
     #[serde(default = "absent_config_spec", deserialize_with = "config_spec")]
     pub spec: Result<ConfigSpec, BadSpec>,
     /// The status, as last written.
@@ -61,7 +61,7 @@ pub struct ConfigSpec {
 pub struct BadSpec {
     /// The problems, one sentence each.
     pub problems: Vec<String>,
-    /// The objects that it names. A typing error does not hand them over to another config.
+    /// The objects that it names. They stay this config's, in spite of a typing error.
     pub claims: Vec<TargetKey>,
     /// As in [`ConfigSpec`], so that a typing error in another field does not change the nodes' entries; `None` also if
     /// the list cannot be read.
@@ -78,9 +78,9 @@ pub struct ConfigStatus {
     /// The same as one text, for the column of `kubectl get`; `None` where the schema served is an older
     /// release's, which drops it.
     pub prefix: Option<String>,
-    /// Which objects fail, and how; `None` if none does, or where the schema served drops it.
+    /// The objects that fail, each with its failure; `None` if none does, or where the schema served drops it.
     pub failing: Option<Vec<String>>,
-    /// As stored: k6u 0.3 left up to three of the type Ready.
+    /// The stored conditions. k6u 0.3 left up to three of the type Ready.
     pub conditions: Vec<Condition>,
 }
 

@@ -1,4 +1,4 @@
-//! The two CustomResourceDefinitions, embedded, and how they get into the cluster.
+//! The two CustomResourceDefinitions, which are embedded, and their deployment.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ const KINDS: [&str; 2] = ["IP6UpdateConfig", "IP6UpdateNodeConfig"];
 const RELEASE: &str = "apps.fuwafuwatime.moe/release";
 /// The pause after a refusal that lasts.
 const REFUSED: Duration = Duration::from_hours(1);
-/// The pause before CRDs are applied again because something was not stored.
+/// The pause before CRDs are applied again because a write was not stored as it was sent.
 const SUSPECT: Duration = Duration::from_mins(1);
 
-/// Whether the CRDs have to be applied, and when.
+/// The state of the CRDs: whether they have to be applied, and when.
 #[derive(Clone, Debug, Default)]
 pub struct Crds {
     state: State,
@@ -52,9 +52,9 @@ pub enum Deployment {
     Established,
     /// They could not be applied, but may be served all the same.
     NotApplied {
-        /// The same for all failures of this kind.
+        /// A text that is the same for all failures of this kind.
         kind: String,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         text: String,
     },
     /// The API server has this one, but does not serve it yet.
@@ -122,13 +122,13 @@ impl Crds {
         format!("they may be those of another release, because k6u could not update them; {advice}: {error}")
     }
 
-    /// Applies them at the next chance: they were deleted, or the cluster is a new one.
+    /// Lets the next round apply them, because they were deleted, or the cluster is a new one.
     pub fn forget(&mut self) {
         self.state = State::Due;
     }
 
-    /// Applies them again, once a minute at most: something was not stored as it was sent, so they may be those of
-    /// another release.
+    /// Lets a later round apply them again, once a minute at most: a write was not stored as it was sent, so the CRDs
+    /// may be those of another release.
     pub fn suspect(&mut self) {
         if let State::Established { is_suspect, .. } = &mut self.state {
             *is_suspect = true;

@@ -13,7 +13,7 @@ use serde_json::Value;
 pub struct Problems(RefCell<Vec<String>>);
 
 impl Problems {
-    /// Takes all of them, in the order of the checks.
+    /// Returns all problems, in the order of the checks.
     pub fn take(&self) -> Vec<String> {
         self.0.take()
     }
@@ -77,7 +77,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The elements of the list that it must be, or nothing if it is absent; `of` says what they are.
+    /// Reads its value as a list. Returns the elements; none if it is absent. `of` names the elements in messages.
     pub fn list<'b>(&'b self, of: &str, max: usize) -> impl Iterator<Item = Field<'b>> + use<'a, 'b> {
         if !self.value.is_array() && !self.is_absent() {
             self.refuse(format_args!("it must be a list of {of}"));
@@ -135,7 +135,7 @@ impl<'a> Field<'a> {
         self.read(|value| Ok(number(value).ok_or(but)?))
     }
 
-    /// Refuses its value, and says why: it is this, `but` it must be something else.
+    /// Refuses its value, with the reason: it is this, `but` it must be something else.
     pub fn refuse(&self, but: impl Display) {
         self.note(format_args!("is {}, but {but}", shown(self.value)));
     }

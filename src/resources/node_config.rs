@@ -66,7 +66,7 @@ pub struct NodeConfigStatus {
 pub struct NodeEntry {
     /// The /64 prefixes that it sees, at most [`MAX_PREFIXES`].
     pub prefixes: Vec<Prefix>,
-    /// The heartbeat: it differs from the one before. For people it is a time in RFC 3339.
+    /// The heartbeat, a time in RFC 3339 for people. k6u checks only that it changes.
     pub observed_time: String,
     /// Its interface ignores routers, so it does not notice when the prefix changes.
     pub ignores_routers: bool,

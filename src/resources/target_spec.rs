@@ -29,7 +29,7 @@ pub struct TargetSpec {
     pub key: TargetKey,
     /// The parts of the delegated prefix, and the extra CIDRs.
     pub parts: Parts,
-    /// The record that all this is in, for a kind that has records.
+    /// The DNS record that holds the content, for a kind that has records.
     pub record: Option<Record>,
 }
 
@@ -300,7 +300,8 @@ fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && labels.split('.').all(is_label)
 }
 
-/// Checks that an entry names parts of the delegated prefix. Wrong ones count: they have messages of their own.
+/// Checks that an entry names parts of the delegated prefix. Invalid parts count, because they have messages of their
+/// own.
 fn check_that_parts_are_named(entry: &Field, kind: Option<&Kind>) {
     let is_named = |name| match entry.get(name).value() {
         Value::Null => false,

@@ -22,7 +22,7 @@ fn one_group(length: Value, ids: Value) -> Value {
 }
 
 #[test]
-fn the_spec_that_users_have() {
+fn the_example_spec() {
     let spec = ConfigSpec::read(&one_group(json!(60), json!([0, 1, 2]))).unwrap();
     assert_eq!(spec.delegated_prefix_length.bits(), 60);
     assert_eq!(spec.allowed_prefixes, None);
@@ -87,7 +87,7 @@ fn no_ids_and_repeated_ids() {
 }
 
 #[test]
-fn groups_that_are_none() {
+fn malformed_groups() {
     for groups in [json!(null), json!("lan"), json!({}), json!(1)] {
         let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": groups});
         assert!(problems(spec)[0].starts_with("spec.ciliumCIDRGroups is "));
@@ -242,7 +242,7 @@ fn prefixes_that_some_config_allows() {
 }
 
 #[test]
-fn a_typing_error_elsewhere_does_not_change_what_a_config_allows() {
+fn an_error_in_another_field_keeps_the_allowed_prefixes() {
     for (field, typing_error) in [
         ("delegatedPrefixLength", json!(65)),
         (

@@ -1,10 +1,10 @@
-//! The rows of docs/renumbering.md with each of the programs that write a node's addresses in the place of
-//! the kernel: dhcpcd, systemd-networkd, NetworkManager. Lifetimes and intervals are scaled down to seconds.
+//! The rows of docs/renumbering.md with each program that may write a node's addresses instead of the kernel: dhcpcd,
+//! systemd-networkd, NetworkManager. Lifetimes and intervals are scaled down to seconds.
 //!
-//! `make test-clients` runs these, as root: each test is this program again, in network, mount and process
-//! namespaces of its own, so that no client sees the machine's interfaces. Where a program is missing, its
-//! tests are reported as skipped, loudly, and so it is where the kernel lacks something: `make test-clients-vm` has
-//! Debian's kernel. In the end there is a table of what k6u concluded, and when.
+//! `make test-clients` runs these as root. Each test starts this program again, in network, mount and process
+//! namespaces of its own, so that no client sees the machine's interfaces. Where a program or a kernel feature is
+//! missing, its tests are reported as skipped; `make test-clients-vm` has Debian's kernel. At the end the program
+//! prints a table of k6u's conclusions and their times.
 
 #![allow(clippy::pedantic)]
 
@@ -22,8 +22,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use rows::{ALL, Link, Row};
 
-/// Makes room for daemons that think that the machine is theirs, and runs the rest of its arguments.
-const ROOM: &str = "
+/// Mounts empty folders where daemons expect the machine's own, and runs its arguments.
+const SANDBOX: &str = "
 for folder in /run /etc/NetworkManager /var/lib/dhcpcd /var/lib/NetworkManager; do
     [ ! -d $folder ] || mount -t tmpfs tmpfs $folder
 done
@@ -33,7 +33,7 @@ mkdir /run/tmp
 export TMPDIR=/run/tmp
 exec \"$@\"";
 
-/// What starts a line that belongs into the table.
+/// The start of each line that belongs to the table.
 const RESULT: &str = "RESULT ";
 
 static RESULTS: Mutex<BTreeMap<(usize, usize), String>> = Mutex::new(BTreeMap::new());
@@ -88,7 +88,7 @@ fn trial(row: &'static Row, client: Client, place: (usize, usize), is_root: bool
         let own = std::env::current_exe().map_err(|e| Failed::from(e.to_string()))?;
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.args(["sh", "-ec", ROOM, "sh"]).arg(own);
+        command.args(["sh", "-ec", SANDBOX, "sh"]).arg(own);
         let output = command
             .args(["--alone", row.name, client.name()])
             .output()
@@ -105,7 +105,7 @@ fn trial(row: &'static Row, client: Client, place: (usize, usize), is_root: bool
     Trial::test(name, run).with_ignored_flag(!is_root || !missing.is_empty() || without_kernel.is_some())
 }
 
-/// What the kernel does not have of such an interface. Its module is loaded, if there is one.
+/// Returns the kernel feature that such an interface needs, if it is missing. Loads its module, if there is one.
 fn missing_in_kernel(link: Link) -> Option<&'static str> {
     match link {
         Link::Vlan => {

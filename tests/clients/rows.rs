@@ -1,4 +1,4 @@
-//! The rows: what routers do, and what k6u has to conclude whoever writes the addresses.
+//! The rows of the table: the behaviour of routers, and k6u's conclusion, which is the same with each client.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub struct Row {
     pub name: &'static str,
     /// The router's programs.
     pub programs: &'static [&'static str],
-    /// What the kernel must be able to do beyond the usual.
+    /// The kernel feature that this row needs beyond the usual.
     pub link: Option<Link>,
     pub clients: &'static [Client],
     pub case: fn(Client),
@@ -96,10 +96,10 @@ pub const ALL: &[Row] = &[
     },
 ];
 
-/// Those that give a part of a delegated prefix to another interface.
+/// The clients that assign a part of a delegated prefix to another interface.
 const DELEGATED: &[Client] = &[Client::Dhcpcd, Client::Networkd, Client::NetworkManager];
 
-/// Longer than anything takes here that comes at all: DHCPv6 waits between its messages.
+/// How long a test waits before it fails. DHCPv6 waits between its messages.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// `staleAfterSeconds` where announcements come every 0.3 s, and where dnsmasq makes them.
 const STALE_AFTER: u32 = 3;
@@ -114,17 +114,17 @@ fn link(delegated: &str) -> String {
     format!("{delegated}1::/64")
 }
 
-fn alive(delegated: &str) -> Announced {
+fn preferred(delegated: &str) -> Announced {
     let prefix = link(delegated);
     Announced { prefix, preferred: 600 }
 }
 
-fn gone(delegated: &str) -> Announced {
+fn deprecated(delegated: &str) -> Announced {
     let prefix = link(delegated);
     Announced { prefix, preferred: 0 }
 }
 
-/// What the group holds for these delegated prefixes.
+/// The list of the group for these delegated prefixes.
 fn cidrs_for(delegated: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = delegated
         .iter()
@@ -134,7 +134,7 @@ fn cidrs_for(delegated: &[&str]) -> Vec<String> {
     all
 }
 
-/// A group that has something already goes on with what is new.
+/// Sorts a list, because its order depends on what the group held before.
 fn sorted(mut cidrs: Vec<String>) -> Vec<String> {
     cidrs.sort();
     cidrs
@@ -152,7 +152,7 @@ impl Home {
         let site = Site::new();
         let router = Router::behind(&site.interface);
         if client != Client::Kernel {
-            // Or it would be quicker than the client, which takes over from it only at the next announcement.
+            // Otherwise the kernel would be quicker than the client, which takes over only at the next announcement.
             for interface in ["default", &site.interface.name] {
                 fs::write(accept_ra(interface), "0").expect("no SLAAC by the kernel");
             }
@@ -171,7 +171,7 @@ impl Home {
         (self.client.start(&self.site.interface.name), self.site.run(1))
     }
 
-    /// Waits until the group follows these; gives how long it took.
+    /// Waits until the group follows these delegated prefixes. Returns the seconds since `since`.
     fn wait(&self, delegated: &[&str], since: Instant) -> f64 {
         let expected = cidrs_for(delegated);
         let reached = self.site.server.wait(PATIENCE, |store| {
@@ -187,27 +187,27 @@ impl Home {
     }
 
     fn wait_reason(&self, reason: &str) {
-        let is_so = |c: &serde_json::Value| c["reason"] == reason;
+        let has_reason = |c: &serde_json::Value| c["reason"] == reason;
         let found = self
             .site
             .server
-            .wait(PATIENCE, |store| ready(store, CONFIG_NAME).filter(is_so));
+            .wait(PATIENCE, |store| ready(store, CONFIG_NAME).filter(has_reason));
         assert!(found.is_some(), "not {reason}; addresses:\n{}", addresses());
     }
 
-    /// How often the group was written so far.
+    /// The number of writes of the group so far.
     fn writes(&self) -> usize {
         self.site.group_history(GROUP).len()
     }
 
-    /// What the group held since it had been written so often, sorted.
+    /// The lists of the group after its first `writes` writes, each sorted.
     fn history_since(&self, writes: usize) -> Vec<Vec<String>> {
         let history = self.site.group_history(GROUP);
         history.into_iter().skip(writes).map(sorted).collect()
     }
 
-    /// Lets so many seconds of rounds go by, and gives what the group held meanwhile, other than now.
-    fn stays(&self, seconds: usize) {
+    /// Waits for this many seconds of rounds, and checks that the group does not change.
+    fn assert_unchanged(&self, seconds: usize) {
         let before = self.writes();
         for _ in 0..seconds.div_ceil(2) {
             self.site.wait_rounds(2);
@@ -228,7 +228,7 @@ impl Home {
     }
 }
 
-/// The node's addresses, for whoever reads why a test failed.
+/// The node's addresses, for messages of tests that fail.
 fn addresses() -> String {
     let output = Command::new("ip")
         .args(["-6", "address", "show", "scope", "global"])
@@ -236,12 +236,12 @@ fn addresses() -> String {
     output.map_or_else(|e| e.to_string(), |o| String::from_utf8_lossy(&o.stdout).into_owned())
 }
 
-/// What says whether the kernel itself makes addresses of what routers announce; 0 is no.
+/// The file of the sysctl accept_ra: with 0 the kernel makes no addresses from router advertisements.
 fn accept_ra(interface: &str) -> PathBuf {
     Path::new("/proc/sys/net/ipv6/conf").join(interface).join("accept_ra")
 }
 
-/// The interfaces on which it does.
+/// The interfaces on which the kernel makes addresses from router advertisements.
 fn kernel_listens_on() -> Vec<String> {
     let all = fs::read_dir("/proc/sys/net/ipv6/conf").expect("the interfaces");
     let names = all
@@ -261,26 +261,26 @@ fn report(text: &str) {
 
 fn by_the_book_radvd(client: Client) {
     let home = Home::new(client, 60);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     let _running = home.start();
     home.wait(&[FIRST], Instant::now());
     let changed = Instant::now();
-    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    radvd.announce(&[deprecated(FIRST), preferred(SECOND)]);
     let took = home.wait(&[SECOND], changed);
-    home.stays(4);
+    home.assert_unchanged(4);
     report(&format!("only the new one after {took:.1} s"));
 }
 
 fn by_the_book_dnsmasq(client: Client) {
     let home = Home::new(client, 60);
-    let dnsmasq = home.router.dnsmasq(&[alive(FIRST)]);
+    let dnsmasq = home.router.dnsmasq(&[preferred(FIRST)]);
     let _running = home.start();
     home.wait(&[FIRST], Instant::now());
     drop(dnsmasq);
     let changed = Instant::now();
-    let _dnsmasq = home.router.dnsmasq(&[gone(FIRST), alive(SECOND)]);
+    let _dnsmasq = home.router.dnsmasq(&[deprecated(FIRST), preferred(SECOND)]);
     let took = home.wait(&[SECOND], changed);
-    home.stays(6);
+    home.assert_unchanged(6);
     report(&format!("only the new one after {took:.1} s"));
 }
 
@@ -290,47 +290,47 @@ fn flash_radvd(client: Client) {
     flash(&home);
 }
 
-/// The router dies, and comes back with another prefix and no word of the old one.
+/// The router dies, and comes back with another prefix, without withdrawing the old one.
 fn flash(home: &Home) {
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     home.wait(&[FIRST], Instant::now());
     radvd.crash();
     let changed = Instant::now();
-    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[preferred(SECOND)]);
     home.wait(&[FIRST, SECOND], changed);
     let took = home.wait(&[SECOND], changed);
-    home.stays(8);
+    home.assert_unchanged(8);
     report(&format!("both, then only the new one after {took:.1} s"));
 }
 
 fn flash_dnsmasq(client: Client) {
     let home = Home::new(client, 8);
-    let dnsmasq = home.router.dnsmasq(&[alive(FIRST)]);
+    let dnsmasq = home.router.dnsmasq(&[preferred(FIRST)]);
     let _running = home.start();
     home.wait(&[FIRST], Instant::now());
     drop(dnsmasq);
     let changed = Instant::now();
-    let _dnsmasq = home.router.dnsmasq(&[alive(SECOND)]);
+    let _dnsmasq = home.router.dnsmasq(&[preferred(SECOND)]);
     let took = home.wait(&[SECOND], changed);
-    home.stays(10);
+    home.assert_unchanged(10);
     report(&format!("only the new one after {took:.1} s (staleAfterSeconds 8)"));
 }
 
-/// Once more: does the client write the prefix again that is stale already?
+/// A second renumbering, in which the client must not write the stale prefix again.
 fn flash_twice_radvd(client: Client) {
     let home = Home::new(client, STALE_AFTER);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     let _running = home.start();
     home.wait(&[FIRST], Instant::now());
     radvd.crash();
-    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[preferred(SECOND)]);
     home.wait(&[SECOND], Instant::now());
     let before = home.writes();
     radvd.crash();
     let changed = Instant::now();
-    let _radvd = home.router.radvd("c", "0.2", "0.3", &[alive(THIRD)]);
+    let _radvd = home.router.radvd("c", "0.2", "0.3", &[preferred(THIRD)]);
     let took = home.wait(&[THIRD], changed);
-    home.stays(8);
+    home.assert_unchanged(8);
     let both = cidrs_for(&[SECOND, THIRD]);
     assert_eq!(home.history_since(before), [both, cidrs_for(&[THIRD])]);
     report(&format!(
@@ -338,35 +338,35 @@ fn flash_twice_radvd(client: Client) {
     ));
 }
 
-/// The router deprecates everything and goes, while an older prefix is stale, but preferred.
+/// The router deprecates everything and stops, while an older, stale prefix is still preferred.
 fn router_restart_radvd(client: Client) {
     let home = Home::new(client, STALE_AFTER);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(ZEROTH)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(ZEROTH)]);
     let _running = home.start();
     home.wait(&[ZEROTH], Instant::now());
     radvd.crash();
-    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[preferred(FIRST)]);
     home.wait(&[FIRST], Instant::now());
     let before = home.writes();
     radvd.stop();
     home.wait_reason("NoPrefix");
-    home.stays(10);
-    let _radvd = home.router.radvd("c", "0.2", "0.3", &[alive(FIRST)]);
+    home.assert_unchanged(10);
+    let _radvd = home.router.radvd("c", "0.2", "0.3", &[preferred(FIRST)]);
     home.wait_reason("Updated");
     home.wait(&[FIRST], Instant::now());
-    home.stays(6);
+    home.assert_unchanged(6);
     assert_eq!(home.writes(), before, "{:?}", home.site.group_history(GROUP));
     report("the group kept what it held");
 }
 
-/// Two routers announce at different intervals; later, one of them no longer does.
+/// Two routers announce at different intervals; later one of them stops.
 fn two_uplinks_radvd(client: Client) {
     let home = Home::new(client, 6);
-    let _often = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
-    let mut seldom = home.router.another_radvd("b", "1.4", "2", &[alive(SECOND)]);
+    let _often = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
+    let mut seldom = home.router.another_radvd("b", "1.4", "2", &[preferred(SECOND)]);
     let _running = home.start();
     home.wait(&[FIRST, SECOND], Instant::now());
-    home.stays(14);
+    home.assert_unchanged(14);
     seldom.crash();
     let took = home.wait(&[FIRST], Instant::now());
     report(&format!(
@@ -374,16 +374,16 @@ fn two_uplinks_radvd(client: Client) {
     ));
 }
 
-/// No word of any router, for long: nothing is known to be wrong.
+/// No router announces anything for a long time, which is no evidence against a prefix.
 fn quiet_radvd(client: Client) {
     let home = Home::new(client, STALE_AFTER);
-    let mut one = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
-    let mut other = home.router.another_radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    let mut one = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
+    let mut other = home.router.another_radvd("b", "0.2", "0.3", &[preferred(SECOND)]);
     let _running = home.start();
     home.wait(&[FIRST, SECOND], Instant::now());
     one.crash();
     other.crash();
-    home.stays(5 * STALE_AFTER as usize);
+    home.assert_unchanged(5 * STALE_AFTER as usize);
     report("both stay");
 }
 
@@ -393,12 +393,12 @@ fn dhcpv6_beside_slaac_dnsmasq(client: Client) {
     let _running = home.start();
     home.wait(&[FIRST], Instant::now());
     wait_lease(FIRST);
-    home.stays(10);
+    home.assert_unchanged(10);
     drop(dnsmasq);
     let changed = Instant::now();
     let _dnsmasq = home.router.dnsmasq_both(&link(SECOND));
     let took = home.wait(&[SECOND], changed);
-    home.stays(12);
+    home.assert_unchanged(12);
     let lease = lease_is(FIRST);
     report(&format!(
         "only the new one after {took:.1} s (staleAfterSeconds 8); the old lease is {lease}"
@@ -414,9 +414,11 @@ fn by_the_book_beside_a_lease(client: Client) {
     wait_lease(FIRST);
     drop(dnsmasq);
     let changed = Instant::now();
-    let _radvd = home.router.radvd("a", "0.2", "0.3", &[gone(FIRST), alive(SECOND)]);
+    let _radvd = home
+        .router
+        .radvd("a", "0.2", "0.3", &[deprecated(FIRST), preferred(SECOND)]);
     let took = home.wait(&[SECOND], changed);
-    home.stays(6);
+    home.assert_unchanged(6);
     let lease = lease_is(FIRST);
     report(&format!("only the new one after {took:.1} s; the old lease is {lease}"));
 }
@@ -501,12 +503,12 @@ fn site_of(delegated: &str) -> String {
     format!("{delegated}0::")
 }
 
-/// Renewed a few times: nothing changes.
+/// Renewals of a delegated prefix change nothing.
 fn delegated_renewed_kea(client: Client) {
     let own = own_lan(client, 1);
     let _kea = own.home.router.kea(&site_of(FIRST), 12, 24);
     own.home.wait(&[FIRST], Instant::now());
-    own.home.stays(20);
+    own.home.assert_unchanged(20);
     report("the prefix, through five renewals");
 }
 
@@ -520,7 +522,7 @@ fn delegated_flash_kea(client: Client) {
     let _kea = own.home.router.kea(&site_of(SECOND), 24, 48);
     let before = own.home.writes();
     let took = own.home.wait(&[SECOND], changed);
-    own.home.stays(10);
+    own.home.assert_unchanged(10);
     let both = own.home.history_since(before).contains(&cidrs_for(&[FIRST, SECOND]));
     let both = if both { "both, then " } else { "" };
     report(&format!(
@@ -528,8 +530,8 @@ fn delegated_flash_kea(client: Client) {
     ));
 }
 
-/// On its LAN the node has a delegated prefix, renewed now and then, and one that another router announces
-/// often. Nobody can distinguish the first from one that is announced no longer.
+/// On its LAN the node has a delegated prefix, which is renewed now and then, and one that another router announces
+/// often. The first looks like one that is no longer announced.
 fn delegated_beside_announced(client: Client) {
     let own = own_lan(client, STALE_AFTER);
     let _kea = own.home.router.kea(&site_of(FIRST), 80, 160);

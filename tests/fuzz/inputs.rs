@@ -1,5 +1,5 @@
-//! What comes from outside, and what must hold whatever it is. Used by the fuzz targets, which look for
-//! an input that breaks it, and by the seeds' test, which tries the known ones.
+//! Functions that read input from outside, and check what must hold for any input. The fuzz targets look for an input
+//! that breaks them; the test of the seeds tries known inputs.
 
 use std::io;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use k6u::time::Timestamp;
 const NOW: Timestamp = Timestamp(1_800_000_000);
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
 
-/// Everything in an answer of the API server.
+/// Decodes a body as each type of answer of the API server, and plans with the objects in it.
 pub fn answers(body: &[u8]) {
     fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Option<T> {
         decode(&mut &*body).ok()
@@ -56,7 +56,7 @@ pub fn answers(body: &[u8]) {
     refusal(body);
 }
 
-/// Plans for whatever was read, and reports it.
+/// Plans for these objects, and makes the reports.
 fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
     let observed = plan::Observed {
         node_configs,
@@ -87,7 +87,7 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
             };
             assert!(
                 target.items.iter().all(is_wanted),
-                "an item of somebody else: {target:?} {delegated:?}"
+                "an item outside of the delegated prefixes: {target:?} {delegated:?}"
             );
             assert!(target.items.len() <= MAX_ITEMS);
             assert!(target.items.is_sorted());
@@ -105,7 +105,7 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
     }
 }
 
-/// A refusal's body, in which 0xff stands for the token.
+/// Reads a body as that of a refusal; 0xff in it stands for the token.
 fn refusal(body: &[u8]) {
     let parts: Vec<&[u8]> = body.split(|byte| *byte == 0xff).collect();
     let mut echoed = parts.join(TOKEN.as_bytes());
@@ -122,7 +122,7 @@ fn refusal(body: &[u8]) {
     }
 }
 
-/// Datagrams from the kernel, and what follows from the addresses in them.
+/// Parses a datagram from the kernel, and selects prefixes from the addresses in it.
 pub fn netlink(datagram: &[u8]) {
     let mut addresses = Vec::new();
     if parse(datagram, 7, &mut addresses).is_err() {
@@ -153,7 +153,7 @@ pub fn netlink(datagram: &[u8]) {
     }
 }
 
-/// The files of `k6u preview`.
+/// Runs `k6u preview` on a file.
 pub fn yaml(text: &str) {
     struct NoMachine;
     impl Interfaces for NoMachine {
@@ -173,7 +173,7 @@ pub fn yaml(text: &str) {
     }
 }
 
-/// Retry-After and Date, and the times in objects.
+/// Parses the headers Retry-After and Date, and a time as objects have it.
 pub fn headers(text: &str) {
     for now in [None, Some(NOW)] {
         let refusal = Refusal::read(503, b"", retry_after(text, now), &Redactor::default());
@@ -184,7 +184,7 @@ pub fn headers(text: &str) {
         .flatten()
     {
         let written = time.to_string();
-        // Four digits of a year are what RFC 3339 has.
+        // A year has four digits in RFC 3339.
         if written.len() == "2026-11-23T05:28:45Z".len() {
             assert_eq!(Timestamp::from_rfc3339(&written), Some(time), "{text:?}");
         }

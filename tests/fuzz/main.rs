@@ -1,5 +1,5 @@
-//! Known inputs for what the fuzz targets do: those to start from, and those that once found something.
-//! `make fuzz` looks for more.
+//! Runs the fuzz targets on their seeds: inputs to start from, and inputs that once found a defect. `make fuzz` looks
+//! for more.
 
 #![allow(clippy::pedantic)]
 
@@ -8,8 +8,8 @@ mod inputs;
 use std::fs;
 use std::path::PathBuf;
 
-/// Every file in seeds/TARGET, and how many there were.
-fn each(target: &str, check: impl Fn(&[u8])) {
+/// Calls `check` with every file in seeds/TARGET.
+fn for_each_seed(target: &str, check: impl Fn(&[u8])) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/seeds")
         .join(target);
@@ -29,20 +29,20 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn answers() {
-    each("answers", inputs::answers);
+    for_each_seed("answers", inputs::answers);
 }
 
 #[test]
 fn netlink() {
-    each("netlink", inputs::netlink);
+    for_each_seed("netlink", inputs::netlink);
 }
 
 #[test]
 fn yaml() {
-    each("yaml", |bytes| inputs::yaml(text(bytes)));
+    for_each_seed("yaml", |bytes| inputs::yaml(text(bytes)));
 }
 
 #[test]
 fn headers() {
-    each("headers", |bytes| inputs::headers(text(bytes)));
+    for_each_seed("headers", |bytes| inputs::headers(text(bytes)));
 }

@@ -1,7 +1,7 @@
-//! The alert rules of manifests/monitoring, on what k6u really writes.
+//! Tests of the alert rules of manifests/monitoring, on the objects that k6u writes.
 //!
-//! k6u's own loop runs on the API server of tests/support in virtual time. Once a minute its objects are what
-//! manifests/monitoring/kube-state-metrics.yaml makes of them; these series become tests for promtool.
+//! k6u's own loop runs on the API server of tests/support in virtual time. Once a minute the objects are converted to
+//! samples, as manifests/monitoring/kube-state-metrics.yaml says. promtool tests the rules on these series.
 
 #![allow(clippy::pedantic)]
 
@@ -85,7 +85,7 @@ impl Cluster {
             server,
             account,
             nodes: Vec::new(),
-            // A machine that has been up for a while.
+            // The machine has been up for a while.
             now: Duration::from_secs(1000),
             timeline,
         }
@@ -122,7 +122,7 @@ impl Cluster {
         });
     }
 
-    /// Lets so many minutes pass; at the start of each one the series are looked at.
+    /// Runs the cluster for this many minutes, and takes samples at the start of each one.
     fn pass(&mut self, minutes: usize) {
         for _ in 0..minutes {
             self.timeline.scrape(&self.server.store());
@@ -137,7 +137,7 @@ impl Cluster {
         self.server.advance_clock(INTERVAL);
         for node in &mut self.nodes {
             node.machine.now = self.now;
-            // What is to be done soon is done within the interval.
+            // Rounds that are due soon happen within the interval.
             for _ in 0..20 {
                 let end = node.agent.step(&mut node.machine).end;
                 assert!(!matches!(end, RoundEnd::Failed { .. }), "{end:?}");
@@ -174,7 +174,7 @@ fn three_nodes_of_a_site_that_fall_silent() {
     cluster.pass(20);
     cluster.nodes.clear();
     cluster.pass(20);
-    // The rules of this project are for a node that left the cluster as for one that never was.
+    // No alert is about a node that left the cluster.
     cluster
         .server
         .store()
@@ -239,14 +239,14 @@ fn one_node_config_for_each_node() {
     case.at(15, &[]);
     case.at(29, &[]);
     case.at(32, &[&silent]);
-    // Its entry goes after five minutes, and is missed after ten more.
+    // The entry is removed after five minutes, and the alert fires ten minutes later.
     case.at(40, &[&silent, &unpublished]);
     case.at(49, &[&silent, &unpublished]);
     case.check();
 }
 
 #[test]
-fn nobody_runs_k6u_and_then_nothing_is_there() {
+fn k6u_does_not_run_and_its_objects_are_deleted() {
     let mut cluster = Cluster::new();
     cluster.create("IP6UpdateNodeConfig", "site", json!({"interface": "eth0"}));
     cluster.create_config("a", "2001:db8::/32");
@@ -260,7 +260,7 @@ fn nobody_runs_k6u_and_then_nothing_is_there() {
     let not_ready = Expected::new("K6uNotReady", &[("config", "a")]);
     let unpublished = Expected::new("K6uNodeConfigUnpublished", &[("node_config", "site")]);
     let none = Expected::new("K6uNoConfig", &[]);
-    let mut case = Case::new("nobody", &cluster.timeline);
+    let mut case = Case::new("no-k6u", &cluster.timeline);
     case.at(9, &[]);
     case.at(11, &[&not_ready, &unpublished]);
     case.at(28, &[]);

@@ -1,4 +1,4 @@
-//! Tests of the rules for promtool.
+//! Input for promtool's tests of the rules.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,8 +25,8 @@ impl Expected {
         }
     }
 
-    /// With the words of the rule.
-    fn written(&self, rule: &Value) -> Value {
+    /// The alert as promtool expects it, with the labels and annotations of the rule.
+    fn to_promtool(&self, rule: &Value) -> Value {
         let mut labels = self.labels.clone();
         for (key, value) in rule["labels"].as_object().into_iter().flatten() {
             labels.insert(key.clone(), value.as_str().expect("text").into());
@@ -44,7 +44,7 @@ impl Expected {
     }
 }
 
-/// What fires when, in one course of events.
+/// The alerts that fire at each minute of a timeline.
 pub struct Case<'a> {
     name: &'static str,
     timeline: &'a Timeline,
@@ -68,18 +68,18 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// These fire in that minute, and no others.
+    /// Expects these alerts in that minute, and no others.
     pub fn at(&mut self, minute: usize, firing: &[&Expected]) {
         for rule in &self.rules {
             let of_rule = firing.iter().filter(|expected| rule["alert"] == expected.alert);
-            let expected: Vec<Value> = of_rule.map(|expected| expected.written(rule)).collect();
+            let expected: Vec<Value> = of_rule.map(|expected| expected.to_promtool(rule)).collect();
             self.tests
                 .push(json!({"alertname": rule["alert"], "eval_time": format!("{minute}m"),
                 "exp_alerts": expected}));
         }
     }
 
-    /// Lets promtool judge; where it is missing, the files are written all the same.
+    /// Runs promtool. Writes its input even where promtool is missing.
     pub fn check(self) {
         let series: Vec<Value> = self
             .timeline

@@ -1,4 +1,4 @@
-//! What kube-state-metrics exports of a cluster, once a minute.
+//! The series that kube-state-metrics exports for a cluster, sampled once a minute.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ const CONFIGURATION: &str = include_str!("../../manifests/monitoring/kube-state-
 /// Every series with its values, minute by minute.
 pub struct Timeline {
     configuration: Configuration,
-    /// promtool's clock starts at 0.
+    /// The time that is 0 on promtool's clock.
     start: OffsetDateTime,
     minutes: usize,
     series: BTreeMap<String, Vec<Option<f64>>>,
-    /// The objects of each minute, for whoever wants to ask kube-state-metrics itself, and what became of them.
+    /// The objects of each minute and their samples, for comparison with kube-state-metrics itself.
     pub scrapes: Vec<(Vec<Value>, Vec<Sample>)>,
 }
 
@@ -31,7 +31,7 @@ impl Timeline {
         }
     }
 
-    /// Looks at the objects.
+    /// Takes samples of the objects.
     pub fn scrape(&mut self, store: &Store) {
         let objects: Vec<Value> = store.objects.values().cloned().collect();
         let samples = self.configuration.samples(objects.iter());
@@ -53,7 +53,7 @@ impl Timeline {
         self.minutes += 1;
     }
 
-    /// How many series of this name there are in each minute.
+    /// The number of series of this name in each minute.
     pub fn count(&self, name: &str) -> Vec<usize> {
         let of_name = |sample: &&Sample| sample.name == name;
         let count = |(_, samples): &(_, Vec<Sample>)| samples.iter().filter(of_name).count();
@@ -92,7 +92,7 @@ fn node_info(object: &Value) -> Option<Sample> {
     })
 }
 
-/// As Prometheus stores it: it adds whom it asked. An empty label is none.
+/// The series as Prometheus stores it: with labels for the target that it scraped, and without empty labels.
 fn series(name: &str, mut labels: Labels) -> String {
     labels.insert("job".into(), "kube-state-metrics".into());
     labels.insert("instance".into(), "[2001:db8::1]:8080".into());

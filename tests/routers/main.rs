@@ -1,7 +1,7 @@
 //! Real router software on the other side of a link: radvd, and dnsmasq as a second implementation.
 //! SLAAC is the kernel's, DHCPv6 is dhcpcd's. Lifetimes and intervals are scaled down to seconds.
 //!
-//! `make test-routers` runs these. Where a program is missing, they are reported as skipped, loudly.
+//! `make test-routers` runs these. Where a program is missing, they are reported as skipped.
 
 #![allow(clippy::pedantic)]
 
@@ -105,10 +105,10 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, ALL.iter().map(trial).collect()).exit_code()
 }
 
-/// Longer than anything takes here that comes at all: DHCPv6 waits between its messages.
+/// How long a test waits before it fails. DHCPv6 waits between its messages.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The first, the second and the third delegated prefix that the provider gives.
+/// Delegated prefixes. Where a test uses all three, the provider gives ZEROTH first.
 const FIRST: &str = "2001:db8:1:567";
 const SECOND: &str = "2001:db8:2:567";
 const ZEROTH: &str = "2001:db8:a:567";
@@ -118,14 +118,14 @@ fn link(delegated: &str) -> String {
     format!("{delegated}1::/64")
 }
 
-fn alive(delegated: &str) -> Announced {
+fn preferred(delegated: &str) -> Announced {
     Announced {
         prefix: link(delegated),
         preferred: 600,
     }
 }
 
-fn gone(delegated: &str) -> Announced {
+fn deprecated(delegated: &str) -> Announced {
     Announced {
         prefix: link(delegated),
         preferred: 0,
@@ -158,7 +158,7 @@ impl Home {
         let addresses = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
         addresses.lines().any(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            // The flags, of which IFA_F_DEPRECATED is 0x20.
+            // IFA_F_DEPRECATED is 0x20.
             let is_preferred = u32::from_str_radix(fields[4], 16).is_ok_and(|flags| flags & 0x20 == 0);
             let is_here = fields[5] == self.site.interface.name;
             fields[0].starts_with(&prefix) && fields[2] == format!("{length:02x}") && is_preferred && is_here
@@ -178,7 +178,7 @@ impl Home {
         }
     }
 
-    /// Waits until the group follows this delegated prefix, for longer than other things take.
+    /// Waits until the group follows this delegated prefix, for up to [`PATIENCE`].
     fn wait_patiently(&self, delegated: &str) {
         let expected = cidrs_for(delegated);
         let follows = |store: &Store| (cidrs(store, GROUP)? == expected).then_some(());
@@ -197,7 +197,7 @@ impl Home {
     }
 }
 
-/// Tells how long a wrong prefix stayed, for the table in the documentation.
+/// Prints how long a wrong prefix stayed, for the table in the documentation.
 fn report(case: &str, since: Instant) {
     println!(
         "{case}: the old prefix was out of the group after {:.2} s",
@@ -207,32 +207,32 @@ fn report(case: &str, since: Instant) {
 
 fn case_1_by_the_book_radvd() {
     let home = Home::new(60);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     let _node = home.run();
     home.site.wait_lan(FIRST);
     let changed = Instant::now();
-    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    radvd.announce(&[deprecated(FIRST), preferred(SECOND)]);
     home.site.wait_lan(SECOND);
     report("case 1, radvd", changed);
 }
 
 fn case_1_by_the_book_dnsmasq() {
     let home = Home::new(60);
-    let dnsmasq = home.router.dnsmasq(&[alive(FIRST)]);
+    let dnsmasq = home.router.dnsmasq(&[preferred(FIRST)]);
     let _node = home.run();
     home.site.wait_lan(FIRST);
     drop(dnsmasq);
     let changed = Instant::now();
-    let _dnsmasq = home.router.dnsmasq(&[gone(FIRST), alive(SECOND)]);
+    let _dnsmasq = home.router.dnsmasq(&[deprecated(FIRST), preferred(SECOND)]);
     home.site.wait_lan(SECOND);
     report("case 1, dnsmasq", changed);
 }
 
-/// OpenWrt's default is SLAAC beside DHCPv6. The server is gone, its lease goes on, and the router says that the prefix
-/// is over.
+/// OpenWrt's default is SLAAC beside DHCPv6. The server is gone, its lease goes on, and the router deprecates the
+/// prefix.
 fn case_1_by_the_book_beside_a_lease() {
     let home = Home::new(2);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     let dnsmasq = home.router.dnsmasq_silent(&link(FIRST));
     let _dhcpcd = home.router.dhcpcd_beside_kernel(&home.site.interface);
     home.wait_address(FIRST, 64);
@@ -241,7 +241,7 @@ fn case_1_by_the_book_beside_a_lease() {
     home.site.wait_lan(FIRST);
     drop(dnsmasq);
     let changed = Instant::now();
-    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    radvd.announce(&[deprecated(FIRST), preferred(SECOND)]);
     home.site.wait_lan(SECOND);
     report("case 1, radvd, beside a lease of dnsmasq", changed);
     assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
@@ -249,10 +249,10 @@ fn case_1_by_the_book_beside_a_lease() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// As Talos and ISC dhclient's script write a lease: without a lifetime.
+/// Talos and ISC dhclient's script write a lease without a lifetime.
 fn case_1_by_the_book_beside_a_permanent_lease() {
     let home = Home::new(60);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     home.wait_address(FIRST, 64);
     home.site
         .interface
@@ -260,7 +260,7 @@ fn case_1_by_the_book_beside_a_permanent_lease() {
     let _node = home.run();
     home.site.wait_lan(FIRST);
     let changed = Instant::now();
-    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    radvd.announce(&[deprecated(FIRST), preferred(SECOND)]);
     home.site.wait_lan(SECOND);
     report("case 1, radvd, beside a permanent lease", changed);
     assert!(home.has_address(FIRST, 128), "the lease goes on, and it is preferred");
@@ -268,12 +268,12 @@ fn case_1_by_the_book_beside_a_permanent_lease() {
 
 fn case_2_flash_renumbering_radvd() {
     let home = Home::new(2);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     let node = home.run();
     home.site.wait_lan(FIRST);
     radvd.crash();
     let changed = Instant::now();
-    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[preferred(SECOND)]);
     home.wait_both(FIRST, SECOND);
     home.site.wait_lan(SECOND);
     report("case 2, radvd, staleAfterSeconds 2", changed);
@@ -282,19 +282,19 @@ fn case_2_flash_renumbering_radvd() {
 
 fn case_3_router_restart_radvd() {
     let home = Home::new(2);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(ZEROTH)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(ZEROTH)]);
     let _node = home.run();
     home.site.wait_lan(ZEROTH);
-    // The zeroth prefix is lost without a word, so it stays preferred for ten minutes.
+    // The router does not withdraw the zeroth prefix, so it stays preferred for ten minutes.
     radvd.crash();
-    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("b", "0.2", "0.3", &[preferred(FIRST)]);
     home.site.wait_lan(FIRST);
     let before = home.site.group_history(GROUP).len();
     radvd.stop();
     home.site.wait_reason(CONFIG_NAME, "NoPrefix");
     home.site.wait_rounds(4);
     home.site.wait_lan(FIRST);
-    let _radvd = home.router.radvd("c", "0.2", "0.3", &[alive(FIRST)]);
+    let _radvd = home.router.radvd("c", "0.2", "0.3", &[preferred(FIRST)]);
     home.site.wait_reason(CONFIG_NAME, "Updated");
     home.site.wait_rounds(2);
     assert_eq!(
@@ -304,8 +304,8 @@ fn case_3_router_restart_radvd() {
     );
 }
 
-/// Both are in the group, and nothing changes any more for some rounds.
-fn stays_with_both(home: &Home) {
+/// Checks that both prefixes are in the group, and that it does not change for some rounds.
+fn assert_keeps_both(home: &Home) {
     home.wait_both(FIRST, SECOND);
     let before = home.site.group_history(GROUP).len();
     for _ in 0..3 {
@@ -316,17 +316,17 @@ fn stays_with_both(home: &Home) {
 
 fn case_4_two_uplinks_radvd() {
     let home = Home::new(4);
-    let _often = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
-    let _seldom = home.router.radvd("b", "1.4", "2", &[alive(SECOND)]);
+    let _often = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
+    let _seldom = home.router.radvd("b", "1.4", "2", &[preferred(SECOND)]);
     let _node = home.run();
-    stays_with_both(&home);
+    assert_keeps_both(&home);
 }
 
 fn case_4_two_uplinks_dnsmasq() {
     let home = Home::new(6);
-    let _dnsmasq = home.router.dnsmasq(&[alive(FIRST), alive(SECOND)]);
+    let _dnsmasq = home.router.dnsmasq(&[preferred(FIRST), preferred(SECOND)]);
     let _node = home.run();
-    stays_with_both(&home);
+    assert_keeps_both(&home);
 }
 
 fn case_5_dhcpv6_only() {
@@ -335,14 +335,14 @@ fn case_5_dhcpv6_only() {
     let _dhcpcd = home.router.dhcpcd(&home.site.interface);
     let _node = home.run();
     home.site.wait_lan(FIRST);
-    // It is not renewed for minutes, and stays all the same.
+    // The lease is not renewed for minutes, and its prefix stays.
     home.site.wait_rounds(3);
     home.site.wait_lan(FIRST);
     home.wait_address(FIRST, 128);
 }
 
-/// SLAAC and DHCPv6 both, as on most LANs; the router dies and comes back with another prefix. The lease
-/// of the first one is good for ten minutes, but its prefix went.
+/// SLAAC and DHCPv6, as on most LANs. The router dies and comes back with another prefix. The lease of the first prefix
+/// has ten minutes left, but its prefix is stale.
 fn case_5_dhcpv6_beside_slaac_renumbered() {
     dhcpv6_beside_slaac(|home| home.router.dhcpcd(&home.site.interface));
 }
@@ -369,10 +369,10 @@ fn dhcpv6_beside_slaac(dhcpcd: impl FnOnce(&Home) -> Dhcpcd) {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// A server that still renews leases stands by its prefix, though no router announces it any more.
+/// A renewed lease keeps its prefix in use, though no router announces it any more.
 fn case_5_a_lease_that_is_renewed_in_a_stale_prefix() {
     let home = Home::new(2);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     let _dnsmasq = home.router.dnsmasq_silent(&link(FIRST));
     let dhcpcd = home.router.dhcpcd_beside_kernel(&home.site.interface);
     home.wait_address(FIRST, 64);
@@ -380,14 +380,14 @@ fn case_5_a_lease_that_is_renewed_in_a_stale_prefix() {
     let _node = home.run();
     home.site.wait_lan(FIRST);
     radvd.crash();
-    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[preferred(SECOND)]);
     home.wait_patiently(SECOND);
     assert!(home.has_address(FIRST, 128), "the lease goes on");
-    // Lifetimes are rounded: within three seconds of the first lease it would pass for one that is only written again.
+    // Lifetimes are rounded, so a renewal within three seconds of the first lease looks like the same lease.
     home.site.wait_rounds(4);
     dhcpcd.renew();
     home.wait_both(FIRST, SECOND);
-    // And it stays so.
+    // Both stay in the group.
     home.site.wait_rounds(4);
     home.wait_both(FIRST, SECOND);
 }
@@ -396,13 +396,13 @@ fn case_6_privacy_addresses_radvd() {
     let home = Home::new(2);
     let name = &home.site.interface.name;
     fs::write(format!("/proc/sys/net/ipv6/conf/{name}/use_tempaddr"), "2").expect("privacy addresses");
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     home.wait_address(FIRST, 64);
     let node = home.run();
     home.site.wait_lan(FIRST);
     radvd.crash();
     let changed = Instant::now();
-    let _radvd = home.router.radvd("b", "0.2", "0.3", &[alive(SECOND)]);
+    let _radvd = home.router.radvd("b", "0.2", "0.3", &[preferred(SECOND)]);
     home.site.wait_lan(SECOND);
     report("case 6, radvd, staleAfterSeconds 2", changed);
     // IFA_F_TEMPORARY is 1: the old prefix has a temporary address that is still preferred.
@@ -418,19 +418,19 @@ fn case_6_privacy_addresses_radvd() {
 }
 
 fn case_8_frequent_and_rare_announcements_radvd() {
-    for (least, most) in [("0.07", "0.1"), ("2.2", "3")] {
+    for (min, max) in [("0.07", "0.1"), ("2.2", "3")] {
         let home = Home::new(4);
-        let _radvd = home.router.radvd("a", least, most, &[alive(FIRST)]);
+        let _radvd = home.router.radvd("a", min, max, &[preferred(FIRST)]);
         home.wait_address(FIRST, 64);
         let node = home.run();
         home.site.wait_lan(FIRST);
         let requests = home.site.server.store().log.len();
         home.site.wait_rounds(5);
-        assert_eq!(home.site.group_history(GROUP).len(), 1, "every {most} s: nothing flaps");
+        assert_eq!(home.site.group_history(GROUP).len(), 1, "every {max} s: nothing flaps");
         let requests = home.site.server.store().log.len() - requests;
         assert!(
             requests <= 7 * 3,
-            "every {most} s: {requests} requests in five rounds: announcements cost some"
+            "every {max} s: {requests} requests in five rounds: announcements cost some"
         );
         assert_eq!(node.complaints(), [""; 0]);
     }
@@ -443,12 +443,12 @@ fn keep_deprecated_radvd() {
         home.site.patch(&format!("{NODE_CONFIGS}/ip6-update-node1"), patch);
     };
     keep(3600);
-    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[alive(FIRST)]);
+    let mut radvd = home.router.radvd("a", "0.2", "0.3", &[preferred(FIRST)]);
     let node = home.run();
     home.site.wait_lan(FIRST);
-    radvd.announce(&[gone(FIRST), alive(SECOND)]);
+    radvd.announce(&[deprecated(FIRST), preferred(SECOND)]);
     home.wait_both(FIRST, SECOND);
-    // It is kept through a restart of k6u, for as long as the config says so.
+    // The prefix is kept through a restart of k6u, until the config says otherwise.
     drop(node);
     let _node = home.run();
     home.site.wait_rounds(3);

@@ -17,14 +17,14 @@ pub const ALL: &[Scenario] = scenarios![
     an_interface_by_an_alternative_name,
     an_interface_with_three_hundred_names,
     the_old_prefix_is_deprecated,
-    the_old_address_is_taken_away,
+    the_old_address_is_removed,
     an_address_changes_in_two_steps,
     all_addresses_are_lost,
     only_local_addresses,
     two_uplinks_keep_both,
     addresses_that_are_rewritten,
     a_rogue_prefix_is_kept_out,
-    changes_that_mean_nothing_cost_no_request,
+    irrelevant_changes_cost_no_request,
     a_flood_of_changes_costs_one_round_a_second,
     a_prefix_moves_between_two_interfaces,
     a_thousand_prefixes_of_an_attacker,
@@ -34,7 +34,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_deprecated_prefix_is_kept_for_a_while,
 ];
 
-/// What k6u says of a change that it reacts to without delay.
+/// The log line for a change that k6u reacts to without delay.
 const AT_ONCE: &str = "the addresses changed: next round in 0 ms";
 
 /// Alternative names for an interface: one that a plain name could be, and one that is too long for that.
@@ -70,7 +70,7 @@ fn an_interface_by_an_alternative_name() {
     }
 }
 
-/// All of them are in the kernel's answer, whatever is asked for.
+/// The kernel's answer contains all names, whatever the request asks for.
 fn an_interface_with_three_hundred_names() {
     let site = Site::with_address(ADDRESS);
     let node = site.run(1);
@@ -99,7 +99,7 @@ fn the_old_prefix_is_deprecated() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-fn the_old_address_is_taken_away() {
+fn the_old_address_is_removed() {
     let (site, node) = Site::settled(3600);
     site.interface.remove(ADDRESS);
     site.interface.add(NEW_ADDRESS);
@@ -193,14 +193,14 @@ fn two_uplinks_keep_both() {
     assert_eq!(site.group_history(GROUP).len(), 1, "nothing flaps");
 }
 
-/// As NetworkManager does when another prefix is new: it takes addresses away and writes them again, with what is
-/// left of their lifetimes.
+/// NetworkManager, when a new prefix appears, removes the other addresses and adds them again with the rest of their
+/// lifetimes.
 fn addresses_that_are_rewritten() {
     let site = Site::new();
     let patch = json!({"spec": {"staleAfterSeconds": 2}});
     site.patch(&format!("{NODE_CONFIGS}/ip6-update-node1"), patch);
     let _node = site.run(1);
-    // So that both end two hours after their last announcement.
+    // Both end two hours after their last announcement.
     let write = |address: &str, announced: Instant| {
         let left = 7200 - announced.elapsed().as_secs() as u32;
         site.interface.set(address, 64, left, left);
@@ -247,30 +247,31 @@ fn a_rogue_prefix_is_kept_out() {
     assert_eq!(site.group_history(GROUP).len(), 1, "{:?}", site.group_history(GROUP));
 }
 
-/// Waits until the node's entry has this number of prefixes, and a message that contains this; none if it is empty.
+/// Waits until the node's entry has this number of prefixes, and a message that contains this text. An empty text
+/// stands for no message.
 fn wait_entry(site: &Site, prefixes: usize, text: &str) {
     let key = Key::new("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
-    let is_so = |store: &Store| {
+    let is_expected = |store: &Store| {
         let entry = &store.objects[&key]["status"]["nodes"][NODE];
         let message = entry["message"].as_str().unwrap_or_default();
-        let says_it = message.contains(text) && message.is_empty() == text.is_empty();
-        (says_it && entry["prefixes"].as_array()?.len() == prefixes).then_some(())
+        let has_text = message.contains(text) && message.is_empty() == text.is_empty();
+        (has_text && entry["prefixes"].as_array()?.len() == prefixes).then_some(())
     };
     let entry = || site.object("apps.fuwafuwatime.moe", "ip6updatenodeconfigs", "ip6-update-node1");
-    assert!(site.server.wait(SOON, is_so).is_some(), "{:?}", entry());
+    assert!(site.server.wait(SOON, is_expected).is_some(), "{:?}", entry());
 }
 
-fn changes_that_mean_nothing_cost_no_request() {
+fn irrelevant_changes_cost_no_request() {
     let (site, _node) = Site::settled(3600);
-    let last_write = |site: &Site| site.server.store().log.len();
-    let before = last_write(&site);
+    let request_count = |site: &Site| site.server.store().log.len();
+    let before = request_count(&site);
     let other = Interface::new();
     other.add("2001:db8:ffff::1");
     // On the watched interface, but in the same prefix.
     site.interface.add("2001:db8:1234:5671::11");
     site.interface.remove("2001:db8:1234:5671::11");
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(last_write(&site), before, "{:?}", &site.server.store().log[before..]);
+    assert_eq!(request_count(&site), before, "{:?}", &site.server.store().log[before..]);
 }
 
 fn a_flood_of_changes_costs_one_round_a_second() {
@@ -291,9 +292,9 @@ fn a_flood_of_changes_costs_one_round_a_second() {
     }
     let lists = rounds(&site) - before;
     // Five changes are reacted to at once, then one in each second. A round that writes reads the list twice.
-    let most = 2 * (5 + start.elapsed().as_secs() as usize + 1);
+    let max = 2 * (5 + start.elapsed().as_secs() as usize + 1);
     assert!(
-        (2..=most).contains(&lists),
+        (2..=max).contains(&lists),
         "{lists} lists of configs for {number} changes"
     );
 }
@@ -325,7 +326,7 @@ fn a_thousand_prefixes_of_an_attacker() {
         site.patch(&format!("{}/{CONFIG_NAME}", CONFIGS), spec);
     };
     allow(json!(["2001:db8:1234::/48"]));
-    // The nodes hear of it in their next round.
+    // The node reads it in its next round.
     site.wait_rounds(3);
     for number in 0..1000 {
         site.interface.add(&format!("2a00:{number:x}:bad:bad::10"));
@@ -333,7 +334,7 @@ fn a_thousand_prefixes_of_an_attacker() {
     wait_entry(&site, 1, "2a00:0:bad:bad::/64 left out: outside every allowedPrefixes");
     site.wait_lan("2001:db8:1234:567");
     assert_eq!(site.group_history(GROUP).len(), 1, "{:?}", site.group_history(GROUP));
-    // Where nothing is said, all of them count, up to a limit.
+    // Without allowedPrefixes all of them count, up to a limit.
     allow(json!(null));
     wait_entry(&site, 64, "has 1001 prefixes; only the first 64 count");
 }
@@ -364,7 +365,7 @@ fn the_interface_is_renamed() {
     site.wait_lan("2001:db8:1234:567");
     let old_name = site.interface.name.clone();
     site.interface.rename("renamed0");
-    // An older kernel took it away.
+    // Older kernels removed the address.
     site.interface.add(ADDRESS);
     site.wait_reason(CONFIG_NAME, "NoPrefix");
     site.patch(

@@ -1,5 +1,5 @@
-//! What routers announce, what other programs write beside that, and what a host says about its interface: on real
-//! interfaces, with addresses that the kernel makes of real router advertisements.
+//! Router advertisements, addresses that other programs write, and the state of the interface. The interfaces are real,
+//! and the kernel makes addresses from real router advertisements.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::example::cidrs_for;
-use k6u_testkit::machine::advertisement::{Announced, INFINITE, Router, alive, over};
+use k6u_testkit::machine::advertisement::{Announced, INFINITE, Router, deprecated, preferred};
 use k6u_testkit::site::{CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Running, SOON, Site, entry, message};
 use serde_json::json;
 
@@ -37,7 +37,7 @@ const NEW: &str = "2001:db8:9876:5431::";
 /// Their delegated prefixes, up to the last hex digit.
 const OLD_SITE: &str = "2001:db8:1234:567";
 const NEW_SITE: &str = "2001:db8:9876:543";
-/// How long something is watched that must not happen: some rounds.
+/// How long a scenario watches for a change that must not happen: some rounds.
 const A_WHILE: Duration = Duration::from_secs(4);
 
 /// A node on a link with a router.
@@ -66,8 +66,7 @@ impl Link {
         self.site.patch(&path, json!({"spec": {"allowedPrefixes": prefixes}}));
     }
 
-    /// Announces this until the kernel has an address of each prefix: an interface that was just made may not listen
-    /// yet.
+    /// Announces these prefixes until the kernel has an address of each: a new interface may not listen yet.
     fn announce(&self, prefixes: &[Announced]) {
         let deadline = Instant::now() + SOON;
         let has = |list: &str, prefix: &str| {
@@ -89,7 +88,7 @@ impl Link {
         }
     }
 
-    /// Announces these for as long as it takes until the group follows just this delegated prefix.
+    /// Announces these prefixes until the group follows only this delegated prefix.
     fn announce_until(&self, prefixes: &[Announced], site: &str) {
         let deadline = Instant::now() + SOON;
         let expected = cidrs_for(site).to_vec();
@@ -101,8 +100,8 @@ impl Link {
         }
     }
 
-    /// Does this again and again for a while, in which the group must not change.
-    fn nothing_changes(&self, mut act: impl FnMut()) {
+    /// Repeats `act` for [`A_WHILE`], and checks that the group does not change.
+    fn assert_unchanged_while(&self, mut act: impl FnMut()) {
         let before = self.site.group_history(GROUP);
         let end = Instant::now() + A_WHILE;
         while Instant::now() < end {
@@ -112,14 +111,14 @@ impl Link {
         assert_eq!(self.site.group_history(GROUP), before);
     }
 
-    /// Waits until this node's entry has these prefixes and says this.
+    /// Waits until this node's entry has these prefixes, and a message that contains this text.
     fn wait_entry(&self, prefixes: &[&str], text: &str) {
-        let is_so = |store: &Store| {
+        let is_expected = |store: &Store| {
             let entry = entry(store, NODE)?;
             (entry["prefixes"] == json!(prefixes) && message(&entry).contains(text)).then_some(())
         };
         assert!(
-            self.site.server.wait(SOON, is_so).is_some(),
+            self.site.server.wait(SOON, is_expected).is_some(),
             "{:?}",
             entry(&self.site.server.store(), NODE)
         );
@@ -135,24 +134,24 @@ impl Link {
     }
 }
 
-/// SLAAC beside DHCPv6 with a lease of twelve hours, as OpenWrt does; the router renumbers by the book.
+/// SLAAC beside DHCPv6 with a lease of twelve hours, as in OpenWrt; the router renumbers by the book.
 fn a_deprecated_prefix_takes_its_lease_along() {
     leased(43_200);
 }
 
-/// The same where a lease has no lifetime to the kernel: Talos, and ISC dhclient's script.
+/// The same with a lease that Talos or ISC dhclient's script writes without a lifetime.
 fn a_deprecated_prefix_takes_a_permanent_lease_along() {
     leased(u32::MAX);
 }
 
 fn leased(lifetime: u32) {
     let link = Link::new(1800);
-    link.announce(&[alive(OLD)]);
+    link.announce(&[preferred(OLD)]);
     let lease = || link.site.interface.set(&format!("{OLD}abc"), 128, lifetime, lifetime);
     lease();
     let _node = link.run();
     link.site.wait_lan(OLD_SITE);
-    link.announce(&[over(OLD), alive(NEW)]);
+    link.announce(&[deprecated(OLD), preferred(NEW)]);
     link.site.wait_lan(NEW_SITE);
     // The announced address goes before the lease does.
     let list = fs::read_to_string("/proc/net/if_inet6").expect("the kernel's list");
@@ -162,8 +161,8 @@ fn leased(lifetime: u32) {
     });
     let digits: Vec<&str> = (0..8).map(|n| &slaac.expect("it is there")[n * 4..n * 4 + 4]).collect();
     link.site.interface.remove(&digits.join(":"));
-    link.nothing_changes(|| {});
-    // The server still stands by it.
+    link.assert_unchanged_while(|| {});
+    // The server renews the lease.
     lease();
     let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(link.site.server.wait(SOON, both).is_some());
@@ -172,11 +171,11 @@ fn leased(lifetime: u32) {
 fn a_foreign_prefix_makes_nothing_stale() {
     let link = Link::new(1);
     link.allow(&["2001:db8::/32"]);
-    link.announce(&[alive(OLD)]);
+    link.announce(&[preferred(OLD)]);
     let _node = link.run();
     link.site.wait_lan(OLD_SITE);
-    link.announce(&[alive("2a00:bad:bad:bad1::")]);
-    link.nothing_changes(|| link.router.announce(&[alive("2a00:bad:bad:bad1::")]));
+    link.announce(&[preferred("2a00:bad:bad:bad1::")]);
+    link.assert_unchanged_while(|| link.router.announce(&[preferred("2a00:bad:bad:bad1::")]));
     link.wait_entry(
         &["2001:db8:1234:5671::/64"],
         "2a00:bad:bad:bad1::/64 left out: outside every allowedPrefixes",
@@ -208,12 +207,12 @@ fn an_infinite_lifetime_goes_stale() {
     }]);
     let node = link.run();
     link.site.wait_lan(OLD_SITE);
-    link.announce_until(&[alive(NEW)], NEW_SITE);
+    link.announce_until(&[preferred(NEW)], NEW_SITE);
     node.wait_log("2001:db8:1234:5671::/64 left out: stale ", SOON);
 }
 
-/// The scenario that needs a kernel that says who made an address, if this one does not.
-pub fn unfit() -> Option<(&'static str, String)> {
+/// Returns the scenario that needs IFA_PROTO, which says who made an address, if this kernel lacks it.
+pub fn unsupported() -> Option<(&'static str, String)> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     let is_reported = (numbers.next(), numbers.next()) >= (Some(5), Some(18));
@@ -230,23 +229,23 @@ pub fn unfit() -> Option<(&'static str, String)> {
 fn a_load_balancers_address_is_no_announcement() {
     let link = Link::new(1);
     let refresh = || link.site.interface.set(&format!("{OLD}80"), 64, 300, 300);
-    link.announce(&[alive(NEW)]);
+    link.announce(&[preferred(NEW)]);
     refresh();
     let _node = link.run();
     let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(link.site.server.wait(SOON, both).is_some());
     // The router is silent for longer than staleAfterSeconds.
-    link.nothing_changes(refresh);
+    link.assert_unchanged_while(refresh);
     // It deprecates the prefix that the Service's address is in.
-    link.announce(&[over(OLD), alive(NEW)]);
+    link.announce(&[deprecated(OLD), preferred(NEW)]);
     link.site.wait_lan(NEW_SITE);
-    link.nothing_changes(refresh);
+    link.assert_unchanged_while(refresh);
 }
 
 /// A program listens to routers in the kernel's place, and the kernel's own address stays.
 fn a_program_takes_over_from_the_kernel() {
     let link = Link::new(2);
-    link.announce(&[alive(OLD)]);
+    link.announce(&[preferred(OLD)]);
     let _node = link.run();
     link.site.wait_lan(OLD_SITE);
     link.set("accept_ra", "0");
@@ -258,10 +257,10 @@ fn a_program_takes_over_from_the_kernel() {
     link.site.wait_lan(NEW_SITE);
 }
 
-/// As every CNI leaves it: the node forwards, and so the kernel no longer listens to routers.
+/// Every CNI turns forwarding on, and then the kernel ignores routers.
 fn an_interface_that_ignores_routers() {
     let link = Link::new(1800);
-    link.announce(&[alive(OLD)]);
+    link.announce(&[preferred(OLD)]);
     let _node = link.run();
     link.site.wait_lan(OLD_SITE);
     link.wait_entry(&["2001:db8:1234:5671::/64"], "");
@@ -269,12 +268,12 @@ fn an_interface_that_ignores_routers() {
     let ignores = format!("{} ignores routers, because it forwards", link.site.interface.name);
     link.wait_entry(&["2001:db8:1234:5671::/64"], &ignores);
     for _ in 0..3 {
-        link.router.announce(&[over(OLD), alive(NEW)]);
+        link.router.announce(&[deprecated(OLD), preferred(NEW)]);
     }
-    link.nothing_changes(|| {});
-    // As the message says.
+    link.assert_unchanged_while(|| {});
+    // The message recommends this.
     link.set("accept_ra", "2");
-    link.announce(&[over(OLD), alive(NEW)]);
+    link.announce(&[deprecated(OLD), preferred(NEW)]);
     link.site.wait_lan(NEW_SITE);
     link.wait_entry(
         &["2001:db8:9876:5431::/64"],
@@ -282,7 +281,7 @@ fn an_interface_that_ignores_routers() {
     );
 }
 
-/// Sixteen deprecated addresses, and the kernel makes no more.
+/// Deprecated addresses fill the interface, and the kernel makes no more.
 fn an_interface_that_is_full() {
     let link = Link::new(1800);
     link.set("max_addresses", "4");
@@ -297,8 +296,8 @@ fn an_interface_that_is_full() {
     while !entry().is_some_and(|entry| message(&entry).contains(&full)) {
         assert!(Instant::now() < deadline, "{:?}", entry());
         link.router
-            .announce(&dead.iter().map(|prefix| over(prefix)).collect::<Vec<_>>());
-        link.router.announce(&[alive(NEW)]);
+            .announce(&dead.iter().map(|prefix| deprecated(prefix)).collect::<Vec<_>>());
+        link.router.announce(&[preferred(NEW)]);
         std::thread::sleep(Duration::from_millis(200));
     }
     link.wait_entry(&[], &full);
@@ -313,7 +312,7 @@ fn an_interface_without_carrier() {
     link.wait_entry(&[], &format!("{} has no carrier", link.site.interface.name));
 }
 
-/// kube-vip and keepalived write such.
+/// kube-vip and keepalived write such addresses.
 fn an_address_that_is_deprecated_by_hand() {
     let link = Link::new(1800);
     link.site.interface.set(&format!("{OLD}80"), 128, 0, u32::MAX);
@@ -336,17 +335,17 @@ fn a_flap_does_not_keep_a_prefix_once_more() {
     link.site.wait_lan(NEW_SITE);
     for _ in 0..2 {
         link.site.interface.remove(&address);
-        link.nothing_changes(|| {});
+        link.assert_unchanged_while(|| {});
         write(0);
-        link.nothing_changes(|| {});
+        link.assert_unchanged_while(|| {});
     }
 }
 
-/// As `ip addr del` and a restart of networkd do: an address with time left goes at once.
+/// `ip addr del` and a restart of networkd remove an address that has time left.
 fn a_new_prefix_does_not_wait_for_the_old_one() {
     let link = Link::new(1800);
     link.site.interface.set(&format!("{OLD}10"), 64, 1800, 7200);
-    // It was here before.
+    // This node has published before.
     link.site.publish(NODE, &["2001:db8:1234:5671::/64"]);
     let _node = link.site.run(3600);
     link.site.wait_lan(OLD_SITE);
@@ -359,10 +358,10 @@ fn a_new_prefix_does_not_wait_for_the_old_one() {
     assert_eq!(sizes, [3, 6, 3], "the new one first: {history:?}");
 }
 
-/// OpenWrt's odhcpd since autumn 2025, and RFC 9096 section 3.5.
+/// OpenWrt's odhcpd does this since autumn 2025, as RFC 9096 section 3.5 says.
 fn both_lifetimes_zero() {
     let link = Link::new(1800);
-    link.announce(&[alive(OLD)]);
+    link.announce(&[preferred(OLD)]);
     let _node = link.run();
     link.site.wait_lan(OLD_SITE);
     let none = Announced {
@@ -370,13 +369,13 @@ fn both_lifetimes_zero() {
         preferred: 0,
         valid: 0,
     };
-    link.announce_until(&[none, alive(NEW)], NEW_SITE);
+    link.announce_until(&[none, preferred(NEW)], NEW_SITE);
 }
 
-/// RFC 4862 section 5.5.3 c: the kernel ignores it.
+/// The kernel ignores such a prefix (RFC 4862 section 5.5.3 c).
 fn preferred_longer_than_valid() {
     let link = Link::new(1);
-    link.announce(&[alive(OLD)]);
+    link.announce(&[preferred(OLD)]);
     let _node = link.run();
     link.site.wait_lan(OLD_SITE);
     let odd = Announced {
@@ -384,15 +383,15 @@ fn preferred_longer_than_valid() {
         preferred: 7_200,
         valid: 1_800,
     };
-    link.nothing_changes(|| link.router.announce(&[odd]));
+    link.assert_unchanged_while(|| link.router.announce(&[odd]));
 }
 
 fn the_new_prefix_is_announced_as_deprecated() {
     let link = Link::new(1800);
-    link.announce(&[alive(OLD)]);
+    link.announce(&[preferred(OLD)]);
     let _node = link.run();
     link.site.wait_lan(OLD_SITE);
-    link.announce(&[over(OLD), over(NEW)]);
+    link.announce(&[deprecated(OLD), deprecated(NEW)]);
     link.wait_entry(
         &[],
         "2001:db8:1234:5671::/64 left out: deprecated; 2001:db8:9876:5431::/64 left out: deprecated",

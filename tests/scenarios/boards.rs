@@ -1,5 +1,5 @@
-//! The part of the scenarios that `make test-boards` runs on each machine: what meets the kernel, the processor or
-//! 32 bits. What only exercises rules and requests is the same everywhere, and left out there.
+//! The scenarios that `make test-boards` runs on each machine: those that depend on the kernel, the processor or 32
+//! bits. Scenarios that exercise only rules and requests give the same result everywhere, so the list leaves them out.
 
 /// Names of scenarios. Each run of the scenarios checks that they exist.
 pub const PART: &[&str] = &[
@@ -9,17 +9,17 @@ pub const PART: &[&str] = &[
     "an_idle_round_costs_three_requests_and_no_write",
     "help_version_and_crds",
     "preview_prints_groups",
-    "sigterm_and_sigint_end_it_while_idle",
-    "sigterm_ends_it_while_a_request_hangs",
+    "sigterm_and_sigint_end_k6u_while_idle",
+    "sigterm_ends_k6u_while_a_request_hangs",
     "alone_in_an_empty_root",
     // Addresses and interfaces: netlink, and the wait for a change.
     "the_old_prefix_is_deprecated",
-    "the_old_address_is_taken_away",
+    "the_old_address_is_removed",
     "an_address_changes_in_two_steps",
     "all_addresses_are_lost",
     "only_local_addresses",
     "two_uplinks_keep_both",
-    "changes_that_mean_nothing_cost_no_request",
+    "irrelevant_changes_cost_no_request",
     "a_flood_of_changes_costs_one_round_a_second",
     "the_interface_disappears_and_comes_back",
     "the_interface_is_renamed",
@@ -43,35 +43,36 @@ pub const PART: &[&str] = &[
     "a_ppp_link",
     // Sockets, names, timeouts and TLS.
     "the_api_server_has_an_ipv6_address",
-    "the_api_server_moves_behind_its_name",
+    "the_name_of_the_api_server_gets_a_new_address",
     "the_api_server_restarts",
     "the_token_is_rotated",
     "a_new_ca",
     "a_server_that_answers_a_byte_a_second",
     "connections_that_died_while_idle_cost_a_retry",
     "no_file_descriptors",
-    "what_the_process_holds",
+    "open_descriptors_and_threads",
     // Clocks and dates.
-    "certificates_that_do_not_hold",
+    "invalid_certificates",
     "retry_after_is_honoured",
     "the_api_servers_clock_jumps_by_a_year",
     "events_of_one_node_are_in_order",
     // Memory.
     "answers_that_are_too_large",
-    "large_objects_that_are_fine",
+    "large_objects_that_fit",
     "an_interface_with_two_thousand_addresses",
     "twelve_hundred_entries",
 ];
 
-/// Which scenarios an emulated machine is to run, `boards` or `all`; nothing on a machine that is not emulated.
+/// The environment variable that chooses the scenarios of an emulated machine: `boards` or `all`. It is unset
+/// elsewhere.
 const CHOICE: &str = "K6U_SCENARIOS";
 
-/// Whether only these are to run.
+/// Whether only [`PART`] is to run.
 pub fn are_chosen() -> bool {
     std::env::var_os(CHOICE).is_some_and(|part| part == "boards")
 }
 
-/// Whether each instruction takes ten times as long as on a machine of today.
+/// Whether this machine is emulated, and so about ten times as slow.
 pub fn is_emulated() -> bool {
     std::env::var_os(CHOICE).is_some()
 }

@@ -1,5 +1,5 @@
 //! A node on a steady clock that the test moves: k6u's own loop, over real TLS, with the addresses of a real interface.
-//! An hour of it takes half a second. What the binary itself does beside that loop needs [`Running`].
+//! An hour of it takes half a second. Tests of what the binary does outside of that loop need [`Running`].
 //!
 //! [`Running`]: k6u_testkit::site::Running
 
@@ -113,7 +113,7 @@ impl Clockwork {
         (site, clockwork)
     }
 
-    /// Runs the loop for this time; it decides when rounds are due. Returns the time from each round to the next.
+    /// Runs the loop for this time; the loop decides when rounds are due. Returns the time from each round to the next.
     pub fn run(&mut self, time: Duration) -> Vec<Duration> {
         self.host.end = self.host.now + time;
         self.host.waits.clear();
@@ -122,7 +122,7 @@ impl Clockwork {
         self.host.waits.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
-    /// Makes a round this time after the last one.
+    /// Makes a round, this long after the last one.
     pub fn round_after(&mut self, time: Duration) {
         self.host.now += time;
         let Clockwork { agent, host, log } = self;
@@ -191,14 +191,14 @@ pub fn rounds_of_all(nodes: &mut [Clockwork], count: usize) {
 impl Drop for Clockwork {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("k6u said:\n{}", self.log().join("\n"));
+            eprintln!("k6u logged:\n{}", self.log().join("\n"));
         } else {
             assert_eq!(self.count(TOKEN), 0, "the token is in the log");
         }
     }
 }
 
-/// The log of one node, as the binary writes it, but for the time.
+/// The log of one node, as the binary writes it, without the time.
 #[derive(Clone)]
 struct Lines {
     redactor: Redactor,
@@ -218,7 +218,7 @@ impl Lines {
         }
     }
 
-    /// Does something whose log lines are this node's.
+    /// Runs `act` and collects its log lines as this node's.
     fn collect<T>(&self, act: impl FnOnce() -> T) -> T {
         let before = CURRENT.replace(Some(self.clone()));
         let result = act();
@@ -228,7 +228,7 @@ impl Lines {
 }
 
 thread_local! {
-    /// Whose log lines this thread writes.
+    /// The node whose log lines this thread writes.
     static CURRENT: RefCell<Option<Lines>> = const { RefCell::new(None) };
 }
 

@@ -20,18 +20,18 @@ use crate::addresses::alternative_names;
 
 pub const ALL: &[Scenario] = scenarios![
     bad_settings_are_named_in_one_line,
-    the_daemonset_of_0_3_sets_less,
+    the_daemonset_of_0_3_sets_fewer_variables,
     help_version_and_crds,
     preview_prints_groups,
     preview_prints_each_kind_as_yaml,
-    preview_says_what_is_wrong,
-    a_standard_error_that_takes_nothing,
-    the_first_line_says_the_interval_that_counts,
-    once_says_by_its_status_whether_all_is_well,
-    sigterm_and_sigint_end_it_while_idle,
-    sigterm_ends_it_while_a_request_hangs,
-    sigterm_ends_it_while_it_starts_as_pid_1,
-    the_readme_shows_what_is_shipped_and_what_works,
+    preview_reports_errors,
+    standard_error_is_full,
+    the_first_line_shows_the_effective_interval,
+    once_exits_with_0_only_if_all_is_ready,
+    sigterm_and_sigint_end_k6u_while_idle,
+    sigterm_ends_k6u_while_a_request_hangs,
+    sigterm_ends_k6u_while_it_starts_as_pid_1,
+    the_readme_matches_the_manifests_and_its_commands_work,
     once_without_the_right_to_crds,
     once_without_the_right_to_events,
     once_without_the_right_to_nodes,
@@ -87,7 +87,7 @@ fn bad_settings_are_named_in_one_line() {
 }
 
 /// Users keep the manifest of 0.3: it has no POD_NAME and no POD_NAMESPACE.
-fn the_daemonset_of_0_3_sets_less() {
+fn the_daemonset_of_0_3_sets_fewer_variables() {
     let site = Site::with_address(ADDRESS);
     let start = site.start().without("POD_NAME").without("POD_NAMESPACE");
     let node = Running(start.spawn());
@@ -175,7 +175,7 @@ fn preview_prints_each_kind_as_yaml() {
     golden::check("preview.yaml", &stdout, &[]);
 }
 
-fn preview_says_what_is_wrong() {
+fn preview_reports_errors() {
     let site = Site::new();
     let bad = site.account.folder.join("bad.yaml");
     fs::write(&bad, CONFIG.replace("[0, 1, 2]", "[0, 200]")).unwrap();
@@ -196,8 +196,8 @@ fn preview_says_what_is_wrong() {
     assert!(stderr.contains("cannot read /nowhere.yaml"), "{stderr}");
 }
 
-/// As with `2>/dev/full`, or into a pipe that nobody reads.
-fn a_standard_error_that_takes_nothing() {
+/// Standard error takes nothing, as with `2>/dev/full` or a closed pipe.
+fn standard_error_is_full() {
     let site = Site::new();
     let config = site.account.folder.join("config.yaml");
     fs::write(&config, CONFIG).unwrap();
@@ -216,7 +216,7 @@ fn a_standard_error_that_takes_nothing() {
     assert_eq!(run(&["once"]).0, Some(2), "settings are missing");
 }
 
-fn the_first_line_says_the_interval_that_counts() {
+fn the_first_line_shows_the_effective_interval() {
     for (interval, expected) in [
         ("60", "every 60 s"),
         ("61", "every 60 s"),
@@ -230,7 +230,7 @@ fn the_first_line_says_the_interval_that_counts() {
     }
 }
 
-fn once_says_by_its_status_whether_all_is_well() {
+fn once_exits_with_0_only_if_all_is_ready() {
     let site = Site::with_address(ADDRESS);
     let once = || output(&mut site.start().with("RUST_LOG", "info").arguments(&["once"]).command());
     let (status, _, stderr) = once();
@@ -247,7 +247,7 @@ fn once_says_by_its_status_whether_all_is_well() {
     assert!(stderr.contains("connection refused"), "{stderr}");
 }
 
-fn sigterm_and_sigint_end_it_while_idle() {
+fn sigterm_and_sigint_end_k6u_while_idle() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let (site, mut node) = Site::settled(3600);
         let asked = site.server.store().log.len();
@@ -258,7 +258,7 @@ fn sigterm_and_sigint_end_it_while_idle() {
     }
 }
 
-fn sigterm_ends_it_while_a_request_hangs() {
+fn sigterm_ends_k6u_while_a_request_hangs() {
     let site = Site::with_address(ADDRESS);
     site.server
         .inject(Plan::on(&format!("GET {NODE_CONFIGS}"), usize::MAX, Fault::Hang));
@@ -270,9 +270,9 @@ fn sigterm_ends_it_while_a_request_hangs() {
     assert!(site.group(GROUP).is_none());
 }
 
-/// The kernel drops a signal to PID 1 that has no handler: a pod that is deleted right after its creation would hang for
-/// the whole grace period.
-fn sigterm_ends_it_while_it_starts_as_pid_1() {
+/// The kernel drops a signal to PID 1 that has no handler: without a handler, a pod that is deleted right after its
+/// creation would hang for the whole grace period.
+fn sigterm_ends_k6u_while_it_starts_as_pid_1() {
     let site = Site::new();
     // Settings are the first thing that the loop reads, and without POD_NAME it asks the kernel for the hostname.
     let start = site.start().without("POD_NAME");
@@ -312,18 +312,18 @@ fn readme_blocks() -> Vec<String> {
         .collect()
 }
 
-fn the_readme_shows_what_is_shipped_and_what_works() {
+fn the_readme_matches_the_manifests_and_its_commands_work() {
     let blocks = readme_blocks();
     assert!(
         blocks.contains(&CONFIG.to_string()),
         "the README does not show this as it is shipped:\n{CONFIG}"
     );
-    // Of the policy it shows the lines that refer to the group.
+    // It shows the lines of the policy that refer to the group.
     let policy = include_str!("../../manifests/examples/networkpolicy.yaml");
     let reference = "  ingress:\n  - fromCIDRSet:\n    - cidrGroupRef: ip6-local-lan\n";
     assert!(policy.contains(reference) && blocks.contains(&reference.to_string()));
     assert!(reference.contains(GROUP) && CONFIG.contains(GROUP));
-    // Its offline commands run as they are written, in the project's folder, on a machine with that interface.
+    // Its offline commands work as written, in the project's folder, on a machine with that interface.
     let interface = Interface::named("eth0");
     interface.add(ADDRESS);
     let commands: Vec<&str> = blocks
@@ -339,7 +339,7 @@ fn the_readme_shows_what_is_shipped_and_what_works() {
         assert_eq!(status, Some(0), "{command}: {stderr}");
         assert!(stdout.contains("kind: CiliumCIDRGroup"), "{command}: {stdout}");
     }
-    // And every make target that it names is there.
+    // Every make target that it names exists.
     let makefile = include_str!("../../Makefile");
     for line in include_str!("../../README.md")
         .split('`')

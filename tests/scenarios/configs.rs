@@ -1,4 +1,4 @@
-//! What IP6UpdateConfigs say, and what becomes of it.
+//! IP6UpdateConfigs: invalid, corrected, conflicting, deleted and unreadable ones.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_typing_error_in_one_of_two_configs,
     two_configs_name_one_group,
     a_config_is_deleted_and_created_again,
-    a_group_that_is_new_in_the_second_plan,
+    a_group_is_added_during_a_round,
     unknown_fields_and_odd_types_of_old_objects,
     items_without_a_name_are_reported_once,
 ];
@@ -106,7 +106,7 @@ fn a_typing_error_in_one_of_two_configs() {
     };
     with_ids(json!([99]));
     site.wait_reason("a", "InvalidSpec");
-    // The other node has a round, too.
+    // The other node makes a round in this time, too.
     sleep(Duration::from_secs(13));
     with_ids(json!([1]));
     site.wait_reason("a", "Updated");
@@ -152,8 +152,8 @@ fn a_config_is_deleted_and_created_again() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// Between its first look and its second one somebody asks for one more group, which is not there.
-fn a_group_that_is_new_in_the_second_plan() {
+/// The spec gets another group, which does not exist yet, between the two times that a round reads the spec.
+fn a_group_is_added_during_a_round() {
     let (site, _node) = Site::settled(1);
     site.wait_reason(CONFIG_NAME, "Updated");
     let group = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");

@@ -1,4 +1,4 @@
-//! The start: CRDs, an empty cluster, an earlier release.
+//! The start: CRDs, an empty cluster, an upgrade from an earlier release.
 
 use std::time::Duration;
 
@@ -22,20 +22,20 @@ pub const ALL: &[Scenario] = scenarios![
     crds_that_are_not_established_for_half_a_minute,
     an_api_server_that_initializes_for_long,
     crds_that_are_never_established,
-    crds_that_somebody_replaces_while_it_runs,
+    crds_replaced_by_those_of_0_3_while_k6u_runs,
     crds_that_cannot_be_updated,
     crds_refused_for_a_moment,
-    crds_that_somebody_replaces,
+    suspect_crds_are_applied_once_a_minute,
     crds_of_a_newer_release,
     crds_are_tried_again_after_an_hour,
-    somebody_deletes_the_crds,
-    somebody_deletes_one_crd,
+    both_crds_are_deleted,
+    one_crd_is_deleted,
     first_start_on_an_empty_cluster,
     crd_rights_missing_but_crds_installed,
     crd_rights_missing_and_no_crds,
     upgrade_from_0_3,
     discovery_and_crds_are_refused,
-    crds_refused_in_other_words_each_time,
+    crd_refusals_whose_text_differs_each_time,
 ];
 
 fn the_server_loses_all_objects() {
@@ -80,7 +80,7 @@ fn crds_that_are_not_established_for_half_a_minute() {
     assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
 }
 
-/// What is normal right after a CRD was made is a failure like others after a while: it is asked when it said.
+/// 429 is normal right after a CRD was created. After a while it counts as a failure, and k6u waits for Retry-After.
 fn an_api_server_that_initializes_for_long() {
     let site = Site::with_address(ADDRESS);
     let Fault::Answer(answer) = refusal(429, "TooManyRequests", "storage is (re)initializing", "") else {
@@ -96,18 +96,18 @@ fn an_api_server_that_initializes_for_long() {
     assert!(all_wait && pauses.len() >= 9, "{pauses:?}");
 }
 
-/// Such as those whose names are taken: nothing is written every second.
+/// CRDs whose names are taken are never established. k6u slows down, and writes nothing each second.
 fn crds_that_are_never_established() {
     let site = Site::bare("127.0.0.1", Some(Cilium::Both));
     site.server.store().establish_after = Duration::from_secs(86_400);
     let pauses = Clockwork::new(&site).run(Duration::from_secs(600));
-    // Ten rounds in a hurry, and as many after failures that wait for longer and longer.
+    // Ten quick rounds, and as many with growing pauses.
     assert!(pauses.len() < 160, "{} rounds in ten minutes: {pauses:?}", pauses.len());
     assert!(pauses.iter().skip(20).all(|pause| *pause >= INTERVAL / 2), "{pauses:?}");
 }
 
-/// By those of 0.3, whose schema drops what is published: k6u applies its own again within two minutes.
-fn crds_that_somebody_replaces_while_it_runs() {
+/// The schema of 0.3 drops what nodes publish. k6u applies its own CRDs again within two minutes.
+fn crds_replaced_by_those_of_0_3_while_k6u_runs() {
     let site = Site::with_address(ADDRESS);
     let mut node = Clockwork::start(&site);
     node.rounds(12);
@@ -149,7 +149,7 @@ fn crds_that_cannot_be_updated() {
         let node = site.run(1);
         node.wait_log("the CRDs of this release are deployed", SOON);
     });
-    // Where they are not served, nothing goes.
+    // If the CRDs are not served, k6u cannot work.
     let site = Site::bare("127.0.0.1", Some(Cilium::Both));
     site.server
         .inject(Plan::on(apply, 2, refusal(500, "InternalError", WEBHOOK, "x")));
@@ -158,7 +158,7 @@ fn crds_that_cannot_be_updated() {
     node.wait_log("API server: recovered", SOON);
 }
 
-/// ONE refusal that passes by itself must not keep 0.3's CRDs for an hour: their schema drops what is published.
+/// One temporary refusal must not leave the CRDs of 0.3 in place for an hour: their schema drops what nodes publish.
 fn crds_refused_for_a_moment() {
     let apply = "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
     for fault in [
@@ -203,8 +203,8 @@ fn crd(site: &Site) -> Value {
         .expect("the CRD")
 }
 
-/// What is not stored as it was sent makes them suspect; then they are applied again, once a minute.
-fn crds_that_somebody_replaces() {
+/// A write that is not stored as it was sent makes the CRDs suspect. k6u then applies them again, once a minute.
+fn suspect_crds_are_applied_once_a_minute() {
     let site = Site::new();
     let (mut client, mut crds) = crds_of(&site);
     let mut deploy = |crds: &mut Crds, seconds| crds.deploy(&mut client, Duration::from_secs(seconds), 1.0).unwrap();
@@ -213,7 +213,7 @@ fn crds_that_somebody_replaces() {
     let older = include_str!("../data/crds-0.3.yaml");
     site.server.apply_crds(older, "update_crds");
     assert_ne!(crd(&site)["spec"], ours);
-    assert_eq!(deploy(&mut crds, 1000), Deployment::Unchanged, "nothing seems wrong");
+    assert_eq!(deploy(&mut crds, 1000), Deployment::Unchanged, "they are not suspect");
     crds.suspect();
     assert_eq!(deploy(&mut crds, 1000), Deployment::Established);
     assert_eq!(crd(&site)["spec"]["versions"], ours["versions"]);
@@ -222,7 +222,11 @@ fn crds_that_somebody_replaces() {
     assert_eq!(deploy(&mut crds, 1059), Deployment::Unchanged, "once a minute");
     assert_eq!(deploy(&mut crds, 1060), Deployment::Established);
     assert_eq!(crd(&site)["spec"]["versions"], ours["versions"]);
-    assert_eq!(deploy(&mut crds, 2000), Deployment::Unchanged, "that was it");
+    assert_eq!(
+        deploy(&mut crds, 2000),
+        Deployment::Unchanged,
+        "they are not suspect any more"
+    );
 }
 
 /// A pod of an older release that starts again, in the middle of an upgrade or after it.
@@ -275,7 +279,7 @@ fn crds_of_a_newer_release() {
     }
 }
 
-/// The scenario's hour is a number: k6u's own reckoning takes the time as an argument.
+/// The hour takes no time: `deploy` takes the time as an argument.
 fn crds_are_tried_again_after_an_hour() {
     let site = Site::new();
     let apply = "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
@@ -297,9 +301,9 @@ fn crds_are_tried_again_after_an_hour() {
     assert_eq!(applied, 1 + 2, "one that was refused, and both");
 }
 
-fn somebody_deletes_the_crds() {
+fn both_crds_are_deleted() {
     let (site, node) = Site::settled(1);
-    // A node that is new takes nothing out of a list for a while, and longer if rounds fail meanwhile.
+    // A new node removes nothing from a list for a while, and for longer if rounds fail.
     site.wait_rounds(4);
     site.server
         .store()
@@ -311,14 +315,14 @@ fn somebody_deletes_the_crds() {
     site.server.create(CONFIG);
     site.renumber();
     site.wait_lan("2001:db8:9876:543");
-    // That there is no node config yet may be a complaint as well.
+    // NoPrefix may be reported as well, while there is no node config.
     let mut complaints = node.complaints();
     complaints.retain(|line| !line.contains("NoPrefix"));
     assert_eq!(complaints.len(), 1, "{complaints:#?}");
     assert!(complaints[0].contains(": 404 page not found"), "{complaints:?}");
 }
 
-fn somebody_deletes_one_crd() {
+fn one_crd_is_deleted() {
     let (site, node) = Site::settled(1);
     site.server
         .store()
@@ -344,7 +348,7 @@ fn first_start_on_an_empty_cluster() {
     let busy = |store: &Store| store.log.iter().any(|logged| logged.status == 429).then_some(());
     assert!(
         site.server.wait(SOON, busy).is_some(),
-        "the server was not even asked while it was busy"
+        "no request reached the server while it was busy"
     );
     site.server.store().initialize_for = Duration::ZERO;
     node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
@@ -354,7 +358,7 @@ fn first_start_on_an_empty_cluster() {
     site.wait_lan("2001:db8:1234:567");
     let condition = site.wait_reason(CONFIG_NAME, "Updated");
     assert_eq!(condition["status"], "True");
-    // An API that is being set up is not worth a word.
+    // An API that is being set up causes no complaint.
     assert_eq!(node.complaints(), [""; 0]);
     node.wait_log(
         "IP6UpdateConfig ip6-update-config is Ready: 1 target up to date with",
@@ -426,7 +430,7 @@ fn upgrade_from_0_3() {
     };
     let config = site.server.wait(SOON, store).expect("one condition is left");
     assert_eq!(config["spec"], spec_before);
-    // It was Ready before and is now, so nothing turned.
+    // It was Ready before and still is: this is no transition.
     assert_eq!(
         config["status"]["conditions"][0]["lastTransitionTime"],
         "2025-06-01T00:00:00Z"
@@ -441,7 +445,7 @@ fn upgrade_from_0_3() {
     assert!(CRDS.contains("shortNames: [ip6uc]"));
 }
 
-/// As 0.3 had them: prefixIds as uint8, no printer columns, no rules.
+/// The CRDs of 0.3: prefixIds as uint8, no printer columns, no rules.
 const CRDS_OF_0_3: &str = include_str!("../data/crds-0.3.yaml");
 
 fn discovery_and_crds_are_refused() {
@@ -469,7 +473,7 @@ fn discovery_and_crds_are_refused() {
     );
 }
 
-fn crds_refused_in_other_words_each_time() {
+fn crd_refusals_whose_text_differs_each_time() {
     let site = Site::with_address(ADDRESS);
     for port in 40_000..41_000 {
         let text = format!("failed calling webhook: read tcp 10.0.0.1:{port}: connection reset by peer");

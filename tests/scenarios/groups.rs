@@ -1,4 +1,4 @@
-//! CiliumCIDRGroups: the versions of Cilium, what others write into them, and writes that fail.
+//! CiliumCIDRGroups: the versions of Cilium, changes by others, and writes that fail.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub const ALL: &[Scenario] = scenarios![
     cilium_1_17_serves_v2alpha1_only,
     cilium_1_18_serves_both,
     a_later_cilium_serves_v2_only,
-    cilium_is_upgraded_meanwhile,
+    cilium_is_upgraded_while_k6u_runs,
     cilium_is_not_there_yet,
     drift_is_restored_within_an_interval,
     a_group_is_deleted,
@@ -37,7 +37,7 @@ pub const ALL: &[Scenario] = scenarios![
     one_target_that_answers_401_or_breaks_off,
     a_webhook_that_changes_what_is_stored,
     a_tool_that_reverts_each_write,
-    a_group_that_held_something_else,
+    a_group_with_other_content_is_overwritten,
     objects_that_are_applied_later,
     a_group_that_is_right_gets_no_write,
     parts_and_extra_cidrs_of_a_group,
@@ -86,7 +86,7 @@ fn a_later_cilium_serves_v2_only() {
     served(Cilium::V2, "v2");
 }
 
-fn cilium_is_upgraded_meanwhile() {
+fn cilium_is_upgraded_while_k6u_runs() {
     let (site, node) = served(Cilium::V2Alpha1, "v2alpha1");
     upgrade_cilium(&site.server, Cilium::V2);
     site.wait_rounds(3);
@@ -231,7 +231,7 @@ fn a_conflict_five_times_in_a_row() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// The API server gives up first: so what k6u takes for failed is not carried out behind its back.
+/// The API server gives up before k6u does, so a write that k6u counts as failed is not carried out later.
 fn a_webhook_that_is_slower_than_the_request() {
     let (site, node) = Site::settled(1);
     let write = "PATCH /apis/cilium.io/v2/ciliumcidrgroups/";
@@ -246,7 +246,7 @@ fn a_webhook_that_is_slower_than_the_request() {
     assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
     site.wait_lan("2001:db8:9876:543");
     site.wait_reason(CONFIG_NAME, "Updated");
-    // One that is quick enough, or not there, makes no difference.
+    // Without a slow webhook the write succeeds.
     let answered = site
         .server
         .store()
@@ -254,13 +254,13 @@ fn a_webhook_that_is_slower_than_the_request() {
         .iter()
         .any(|logged| logged.line.starts_with(write) && logged.status == 200);
     assert!(answered);
-    // Also rights, which are checked before, and what is refused: the parameter breaks nothing.
+    // The API server accepts the parameter `timeout` in every request.
     assert!(site.server.store().log.iter().all(|logged| logged.status != 400));
 }
 
 fn a_webhook_that_is_down_concerns_its_group_only() {
     let (site, node) = Site::settled(1);
-    // Behind the refused one in the same config, and in a config behind that.
+    // One group comes after the refused one in the same config, another one is in a later config.
     let second = json!({"ciliumCIDRGroupName": "z-second", "prefixIds": [1]});
     let first = json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]});
     let groups = json!({"spec": {"ciliumCIDRGroups": [first, second]}});
@@ -294,7 +294,7 @@ fn a_webhook_that_is_down_concerns_its_group_only() {
         events.find_map(|(_, event)| is_reported(event).then_some(()))
     };
     assert!(site.server.wait(SOON, reported).is_some(), "{:?}", site.events());
-    // Rounds go on; the group is tried less and less often.
+    // Rounds go on, and k6u tries the group less and less often.
     let begun = node.count("DEBUG round: ");
     while node.count("DEBUG round: ") < begun + 8 {
         std::thread::sleep(Duration::from_millis(20));
@@ -326,7 +326,7 @@ fn a_group_that_cilium_manages() {
         "the group and its config: {:#?}",
         node.complaints()
     );
-    // Somebody took it from Cilium.
+    // An administrator removes Cilium's label.
     site.patch(&path, json!({"metadata": {"labels": {label: null}}}));
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
@@ -371,8 +371,8 @@ fn a_read_that_is_always_refused() {
     assert!(again <= 8, "asked {again} times in 30 rounds");
 }
 
-/// Such as an aggregated API that does not accept the front proxy, a webhook whose status.code is 401, or a proxy that
-/// closes the connection: the other group follows, the config says which object fails, and rounds go on.
+/// An aggregated API that does not accept the front proxy, a webhook with status.code 401, or a proxy that closes the
+/// connection causes this. The other group follows, Ready names the object that fails, and rounds go on.
 fn one_target_that_answers_401_or_breaks_off() {
     let faults = [refusal(401, "Unauthorized", "Unauthorized", "a"), Fault::CutBodyAt(20)];
     let cases = faults
@@ -402,7 +402,7 @@ fn one_target_that_answers_401_or_breaks_off() {
             "{fault:?} to {line}: {reported:?}, {:#?}",
             node.complaints()
         );
-        // A write that is carried out though its answer breaks off is found right by the next read.
+        // If only the answer is cut off, the write is carried out, and the next read finds the right list.
         if verb == "GET" || matches!(fault, Fault::Answer(_)) {
             let reported = site.wait_reason(CONFIG_NAME, "UpdateFailed");
             assert!(message(&reported).starts_with("CiliumCIDRGroup a: "), "{reported}");
@@ -419,7 +419,7 @@ fn one_target_that_answers_401_or_breaks_off() {
     });
 }
 
-/// A policy engine that takes out what k6u writes, or adds something of its own.
+/// A policy engine removes what k6u writes, or adds an element of its own.
 fn a_webhook_that_changes_what_is_stored() {
     let strips: Mutation = |key, object| {
         if key.resource == "ciliumcidrgroups" {
@@ -468,7 +468,7 @@ fn a_webhook_that_changes_what_is_stored() {
     }
 }
 
-/// GitOps that has another list in its repository.
+/// A GitOps tool has another list in its repository.
 fn a_tool_that_reverts_each_write() {
     let (site, node) = Site::settled(1);
     site.wait_reason(CONFIG_NAME, "Updated");
@@ -497,7 +497,7 @@ fn a_tool_that_reverts_each_write() {
     assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
 }
 
-fn a_group_that_held_something_else() {
+fn a_group_with_other_content_is_overwritten() {
     let site = Site::with_address(ADDRESS);
     site.create_group(GROUP, &["192.0.2.0/24", "2001:db8:bad::/48"]);
     let _node = site.run(1);
@@ -509,7 +509,8 @@ fn a_group_that_held_something_else() {
     assert_eq!(site.group(GROUP).unwrap()["metadata"]["labels"], Value::Null);
 }
 
-/// The first round that reads an object does all that follows from it, and the next one would come an interval later.
+/// The first round that reads a new object also writes its group and its status. The next round would come an interval
+/// later.
 fn objects_that_are_applied_later() {
     const INTERVAL: Duration = Duration::from_secs(3);
     let site = Site::bare("127.0.0.1", Some(Cilium::Both));
@@ -627,7 +628,7 @@ fn an_oversized_group_is_not_written_for_a_prefix() {
     );
 }
 
-/// The Node cannot be read, and one target cannot be written: both hang.
+/// The read of the Node and the write of one target hang.
 fn labels_and_a_target_hang() {
     let (site, node) = Site::settled(1);
     let list: Vec<Value> = ["a", GROUP]
@@ -663,12 +664,12 @@ fn labels_and_a_target_hang() {
     assert!(reached.is_some(), "after four minutes: {reported:?}, {complaints:#?}");
 }
 
-/// A webhook that never answers is called for all that come before the one that works.
+/// A webhook that never answers is called for each group that comes before the one that works.
 fn four_targets_hang_on_write() {
     hang_on_write(4);
 }
 
-/// The same, for almost three minutes.
+/// The same with thirty groups, which takes almost three minutes.
 fn thirty_targets_hang_on_write() {
     hang_on_write(30);
 }
@@ -705,7 +706,7 @@ fn hang_on_write(count: usize) {
     let reached = site.server.wait(SOON * 2, |store| follows(store, "2001:db8:9876:543"));
     let time = since.elapsed();
     let tried = requests(&site.server.store(), "PATCH /apis/cilium.io/v2/ciliumcidrgroups/a-").len();
-    println!("in the group after {time:?} and {tried} writes that nobody answered");
+    println!("in the group after {time:?} and {tried} writes without an answer");
     assert!(
         reached.is_some(),
         "after {time:?} and {tried} writes that hung: {:#?}",
@@ -713,7 +714,7 @@ fn hang_on_write(count: usize) {
     );
 }
 
-/// It is the same whatever the prefix is, so it is written without one as well.
+/// Such a list does not depend on the prefix, so k6u writes it without one.
 fn a_group_of_extra_cidrs_needs_no_prefix() {
     let site = Site::new();
     let group = json!({"ciliumCIDRGroupName": "fixed", "prefixIds": [], "extraCIDRs": ["192.168.0.0/16"]});

@@ -1,4 +1,4 @@
-//! What k6u meets on its machine: links, netlink, descriptors, clocks, the watchdog, an empty root.
+//! The machine under k6u: links, netlink, descriptors, clocks, the watchdog, an empty root.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,11 +23,11 @@ use crate::Scenario;
 pub const ALL: &[Scenario] = scenarios![
     alone_in_an_empty_root,
     no_file_descriptors,
-    what_the_process_holds,
-    a_token_that_cannot_be_read_to_its_end,
-    standard_error_that_nobody_reads,
-    rounds_that_end_are_not_counted_together,
-    a_long_round_that_is_answered,
+    open_descriptors_and_threads,
+    reading_the_token_blocks,
+    standard_error_blocks,
+    each_round_resets_the_alarm,
+    each_response_resets_the_alarm,
     a_vlan,
     a_bridge,
     a_ppp_link,
@@ -35,7 +35,7 @@ pub const ALL: &[Scenario] = scenarios![
     the_nodes_clock_jumps_by_a_year,
 ];
 
-/// What each scenario needs of the kernel, and how that is tried.
+/// A scenario, the kernel feature that it needs, and a function that tries this feature.
 type Need = (&'static str, &'static str, fn(&Interface) -> io::Result<()>);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -83,7 +83,7 @@ fn alone_in_an_empty_root() {
     );
     assert!(options.into_iter().all(|options| options.starts_with("ro")), "{mounts}");
 
-    // All that it does in its life works there: a change, a new token and CA, a server that restarts.
+    // k6u follows a change, a new token and CA, and a server that restarts.
     site.renumber();
     site.wait_lan("2001:db8:9876:543");
     site.account.write("token", TOKEN);
@@ -130,7 +130,7 @@ fn no_file_descriptors() {
     assert_eq!(node.complaints().len(), 1, "{:#?}", node.complaints());
 }
 
-fn what_the_process_holds() {
+fn open_descriptors_and_threads() {
     let (site, node) = Site::settled(1);
     site.wait_rounds(3);
     let proc = format!("/proc/{}", node.id());
@@ -138,7 +138,7 @@ fn what_the_process_holds() {
     assert!(status.lines().any(|line| line == "Threads:\t1"), "{status}");
     let children = fs::read_to_string(format!("{proc}/task/{}/children", node.id())).unwrap_or_default();
     assert_eq!(children.trim(), "", "it has children");
-    // Rounds, and looks at addresses, open something for a moment; what it holds is there each time.
+    // A round opens descriptors for a moment; those that k6u holds are in each sample.
     let open = || -> BTreeSet<String> {
         let entries = fs::read_dir(format!("{proc}/fd")).unwrap().flatten();
         let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -172,7 +172,7 @@ fn what_the_process_holds() {
     }
 }
 
-/// Makes three seconds of five minutes.
+/// A library to preload: it shortens the alarm from five minutes to three seconds.
 const SHORT_ALARM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -184,10 +184,10 @@ unsigned alarm(unsigned seconds) {
 "#;
 
 /// 128 + SIGALRM.
-const HANGING: Option<i32> = Some(142);
+const SIGALRM_STATUS: Option<i32> = Some(142);
 
-/// k6u whose alarm rings after three seconds.
-fn impatient(site: &Site) -> Start {
+/// Starts k6u with an alarm after three seconds.
+fn with_short_alarm(site: &Site) -> Start {
     let folder = &site.account.folder;
     fs::write(folder.join("alarm.c"), SHORT_ALARM).expect("a file");
     let built = Command::new("cc")
@@ -199,29 +199,33 @@ fn impatient(site: &Site) -> Start {
     site.start().with("UPDATE_INTERVAL", "1").with("LD_PRELOAD", &library)
 }
 
-/// As on a file system whose server is gone, open(2) does not come back.
-fn a_token_that_cannot_be_read_to_its_end() {
+/// open(2) blocks, as on a file system whose server is gone.
+fn reading_the_token_blocks() {
     let site = Site::with_address(ADDRESS);
-    let mut node = Running(impatient(&site).spawn());
+    let mut node = Running(with_short_alarm(&site).spawn());
     site.wait_lan("2001:db8:1234:567");
     let token = site.account.folder.join("token");
     fs::remove_file(&token).expect("the token");
     let made = Command::new("mkfifo").arg(&token).status();
     assert!(made.expect("mkfifo").success());
     let ended = node.wait(Duration::from_secs(60)).expect("it hangs forever");
-    assert_eq!(ended.code(), HANGING, "{ended}");
+    assert_eq!(ended.code(), SIGALRM_STATUS, "{ended}");
     node.wait_log("k6u: no API response for five minutes", SOON);
 }
 
-/// It says nothing in the end, because it cannot.
-fn standard_error_that_nobody_reads() {
+/// k6u cannot log why it exits.
+fn standard_error_blocks() {
     let site = Site::with_address(ADDRESS);
     let (reader, mut writer) = io::pipe().expect("a pipe");
     // SAFETY: no pointers are passed.
     let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
     let full = vec![b'x'; usize::try_from(size).expect("the pipe's size")];
     writer.write_all(&full).expect("as much as fits");
-    let child = impatient(&site).command().stderr(writer).stdout(Stdio::null()).spawn();
+    let child = with_short_alarm(&site)
+        .command()
+        .stderr(writer)
+        .stdout(Stdio::null())
+        .spawn();
     let mut child = child.expect("k6u starts");
     let deadline = Instant::now() + Duration::from_secs(60);
     let ended = loop {
@@ -231,23 +235,23 @@ fn standard_error_that_nobody_reads() {
         assert!(Instant::now() < deadline, "it hangs forever");
         std::thread::sleep(Duration::from_millis(20));
     };
-    assert_eq!(ended.code(), HANGING, "{ended}");
+    assert_eq!(ended.code(), SIGALRM_STATUS, "{ended}");
     drop(reader);
 }
 
-/// The alarm is for one round, and not for the time between two.
-fn rounds_that_end_are_not_counted_together() {
+/// The alarm covers one round, and not the time between two rounds.
+fn each_round_resets_the_alarm() {
     let site = Site::with_address(ADDRESS);
-    let mut node = Running(impatient(&site).with("UPDATE_INTERVAL", "4").spawn());
+    let mut node = Running(with_short_alarm(&site).with("UPDATE_INTERVAL", "4").spawn());
     site.wait_lan("2001:db8:1234:567");
     assert_eq!(node.wait(Duration::from_secs(7)), None, "{:#?}", node.log());
     assert!(node.count("DEBUG round: ") >= 2, "{:#?}", node.log());
 }
 
-/// An API server that takes its time, and many targets: the round is long, but nothing hangs.
-fn a_long_round_that_is_answered() {
+/// A slow API server and many targets: the round is longer than the alarm, but nothing hangs.
+fn each_response_resets_the_alarm() {
     let site = Site::with_address(ADDRESS);
-    let node = Running(impatient(&site).spawn());
+    let node = Running(with_short_alarm(&site).spawn());
     site.wait_reason(CONFIG_NAME, "Updated");
     site.server
         .inject(Plan::always(Fault::Late(Duration::from_millis(700))));
@@ -286,9 +290,9 @@ const NEEDS: &[Need] = &[
     }),
 ];
 
-/// The scenarios whose kind of interface this kernel does not have, each with what is missing. To be called in
-/// the namespace.
-pub fn unfit() -> Vec<(&'static str, String)> {
+/// Returns the scenarios whose kind of interface this kernel lacks, each with the missing feature. To be called in the
+/// namespace.
+pub fn unsupported() -> Vec<(&'static str, String)> {
     let tried = NEEDS.iter().map(|(name, need, attempt)| {
         let error = attempt(&Interface::new()).err()?;
         Some((*name, format!("{need}: {error}")))
@@ -296,7 +300,7 @@ pub fn unfit() -> Vec<(&'static str, String)> {
     tried.flatten().collect()
 }
 
-/// k6u on the upper interface of two, through a renumbering.
+/// Runs k6u on the upper one of two interfaces, through a renumbering.
 fn follows_upper(make: impl FnOnce(&Interface) -> Interface, move_to: impl FnOnce(&Interface, &str)) {
     let mut site = Site::bare("127.0.0.1", Some(Cilium::Both));
     let upper = make(&site.interface);
@@ -304,7 +308,7 @@ fn follows_upper(make: impl FnOnce(&Interface) -> Interface, move_to: impl FnOnc
     site.install();
     lower.add("2001:db8:bad:1::10");
     site.interface.add(ADDRESS);
-    // It was here before, so it takes things out of the group at once.
+    // The node has published before, so it may remove prefixes at once.
     site.publish(NODE, &["2001:db8:1234:5671::/64"]);
     let node = site.run(3600);
     site.wait_lan("2001:db8:1234:567");
@@ -375,7 +379,7 @@ fn netlink_overruns() {
         of_k6u.map(|row| row[8].parse::<u64>().expect("a number")).sum()
     };
     let before = drops();
-    // While it stands still, more is reported than its socket holds; so the last change is not among it.
+    // While k6u is stopped, the kernel reports more than the socket holds, so the last change is lost.
     node.signal(libc::SIGSTOP);
     for number in 0..1500 {
         site.interface.add(&format!("2001:db8:1234:5671::{:x}", number + 0x100));
@@ -454,8 +458,7 @@ fn the_nodes_clock_jumps_by_a_year() {
         site.wait_rounds(4);
         assert_eq!(node.complaints().len(), said, "no time of this machine's clock matters");
         assert_eq!(site.changes().len(), written);
-        // A connection that continues no earlier session asks whether the certificate is valid by this
-        // machine's clock.
+        // A connection that resumes no session checks the certificate's validity by this machine's clock.
         site.server.set_tls(site.server.authority.server(&lasting(30)));
         site.server.close_connections();
         node.wait_complaints(said + 1);

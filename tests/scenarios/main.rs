@@ -58,7 +58,7 @@ impl Scenario {
     }
 }
 
-/// All of them. Those that take all of the machine come last.
+/// All scenarios. Those that take the whole machine come last.
 const ALL: &[&[Scenario]] = &[
     groups::ALL,
     targets::ALL,
@@ -76,21 +76,21 @@ const ALL: &[&[Scenario]] = &[
     memory::ALL,
 ];
 
-/// Those that take minutes by nature: `make test-long`, which is a part of `make ci`.
+/// Scenarios that take minutes by nature: `make test-long`, which is a part of `make ci`.
 const LONG: &[&str] = &["thirty_targets_hang_on_write"];
-/// Half an hour: `make soak`.
+/// The scenario that takes half an hour: `make soak`.
 const SOAK: &[&str] = &["two_thousand_renumberings_with_faults"];
-/// Clocks are moved, and five minutes shortened, only for a binary that asks the C library of the system for them.
+/// Scenarios that preload a library to move the clock or to shorten the alarm, which needs a dynamically linked binary.
 const NEED_DYNAMIC: &[&str] = &[
     "the_nodes_clock_jumps_by_a_year",
-    "a_token_that_cannot_be_read_to_its_end",
-    "standard_error_that_nobody_reads",
-    "rounds_that_end_are_not_counted_together",
-    "a_long_round_that_is_answered",
+    "reading_the_token_blocks",
+    "standard_error_blocks",
+    "each_round_resets_the_alarm",
+    "each_response_resets_the_alarm",
 ];
-/// In an empty root there is no loader and no library.
+/// The scenario in an empty root, where there is no loader and no library.
 const NEED_STATIC: &[&str] = &["alone_in_an_empty_root"];
-/// glibc's getifaddrs never returns where an interface has as many names.
+/// The scenario that hangs with glibc: its getifaddrs never returns if an interface has that many names.
 const NEED_MUSL: &[&str] = &["an_interface_with_three_hundred_names"];
 
 /// The number of scenarios that run at a time: they mostly wait for k6u, so it exceeds the number of processors.
@@ -107,17 +107,17 @@ fn is_static(binary: &Path) -> bool {
     !loader(b"/lib64/ld-linux") && !loader(b"/lib/ld-linux")
 }
 
-/// The scenarios that do not fit the binary, and what runs them.
-fn unfit_for_binary() -> Vec<(&'static str, &'static str)> {
-    let mut unfit: Vec<(&[&str], &str)> = vec![if is_static(binary()) {
+/// Returns the scenarios that this binary cannot run, each with the make target that runs it.
+fn unsupported_by_binary() -> Vec<(&'static str, &'static str)> {
+    let mut unsupported: Vec<(&[&str], &str)> = vec![if is_static(binary()) {
         (NEED_DYNAMIC, "make test")
     } else {
         (NEED_STATIC, "make test-confined")
     }];
     if !binary().to_string_lossy().contains("musl") {
-        unfit.push((NEED_MUSL, "make test-musl"));
+        unsupported.push((NEED_MUSL, "make test-musl"));
     }
-    unfit
+    unsupported
         .into_iter()
         .flat_map(|(names, make)| names.iter().map(move |name| (*name, make)))
         .collect()
@@ -125,7 +125,7 @@ fn unfit_for_binary() -> Vec<(&'static str, &'static str)> {
 
 fn trial(scenario: Scenario, is_ignored: bool) -> Trial {
     let run = move || {
-        // What a scenario that failed leaves behind hinders no other.
+        // A scenario that panicked poisons the lock, which does not matter to the others.
         if memory::ALONE.contains(&scenario.name) {
             let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
             (scenario.run)();
@@ -151,12 +151,16 @@ fn main() -> ExitCode {
         skip(&format!("this machine forbids user and network namespaces ({e})"));
     }
     let mut left_out = [LONG, SOAK].concat();
-    for (name, make) in unfit_for_binary() {
+    for (name, make) in unsupported_by_binary() {
         eprintln!("{name} is for another kind of binary: {make} runs it.");
         left_out.push(name);
     }
-    let mut without_kernel = if entered.is_ok() { kernel::unfit() } else { Vec::new() };
-    without_kernel.extend(announcements::unfit());
+    let mut without_kernel = if entered.is_ok() {
+        kernel::unsupported()
+    } else {
+        Vec::new()
+    };
+    without_kernel.extend(announcements::unsupported());
     for (name, missing) in &without_kernel {
         // No package brings these to a kernel without modules; `make test-boards` runs them on kernels that have them.
         skip_impossible(&format!("{name} needs a kernel with {missing}"));

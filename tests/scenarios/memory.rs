@@ -15,22 +15,22 @@ use crate::{Scenario, boards};
 pub const ALL: &[Scenario] = scenarios![
     answers_that_are_too_large,
     answers_that_fill_the_memory,
-    large_objects_that_are_fine,
+    large_objects_that_fit,
     an_interface_with_two_thousand_addresses,
     twelve_hundred_entries,
-    as_many_prefixes_groups_and_ids_as_there_may_be,
+    the_maximum_of_prefixes_groups_and_ids,
 ];
 
-/// These take all of it: they run last, one after the other, with nothing beside them.
+/// Scenarios that take the whole machine: they run last, one by one.
 pub const ALONE: &[&str] = &[
     "answers_that_are_too_large",
-    "large_objects_that_are_fine",
+    "large_objects_that_fit",
     "an_interface_with_two_thousand_addresses",
     "twelve_hundred_entries",
-    "as_many_prefixes_groups_and_ids_as_there_may_be",
+    "the_maximum_of_prefixes_groups_and_ids",
 ];
 
-/// The most that k6u ever had in memory, in KiB.
+/// The peak of k6u's resident memory, in KiB.
 pub fn peak(node: &Node) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.id())).expect("it runs");
     let line = status
@@ -45,8 +45,8 @@ pub fn limit() -> u64 {
     16 * 1024 + fs::metadata(binary()).expect("the binary").len() / 1024
 }
 
-/// Whether k6u is without optimisation, or on an emulated processor: then answers are smaller, because a request has
-/// ten seconds. A binary that is named is a release.
+/// Whether k6u is built without optimisation or runs on an emulated processor. Answers are smaller then, because a
+/// request has ten seconds. The binary in `K6U_BIN` is a release build.
 fn is_slow() -> bool {
     cfg!(debug_assertions) && std::env::var_os("K6U_BIN").is_none() || boards::is_emulated()
 }
@@ -83,7 +83,7 @@ fn answers_that_are_too_large() {
     }
 }
 
-/// 32 MiB of whatever: what is kept of it is small, or it is an error.
+/// Answers of up to 32 MiB: k6u keeps little of them, or reports an error.
 fn answers_that_fill_the_memory() {
     let size = if is_slow() { 4 << 20 } else { 31 << 20 };
     let repeated = |item: &str| {
@@ -133,14 +133,14 @@ fn answers_that_fill_the_memory() {
             let answer = Fault::Answer(Response::new(200, "application/json", body.clone()));
             site.server.inject(Plan::on(&format!("GET {list}"), 1, answer));
             site.wait_rounds(3);
-            let (grown, most) = (peak(&node) - before, 8 * 1024);
+            let (grown, max) = (peak(&node) - before, 8 * 1024);
             println!("{what} in {list}: {} KiB, {grown} KiB more", peak(&node));
-            assert!(grown < most, "{what} in {list}: {grown} KiB more than {before} KiB");
+            assert!(grown < max, "{what} in {list}: {grown} KiB more than {before} KiB");
         });
     }
 }
 
-fn large_objects_that_are_fine() {
+fn large_objects_that_fit() {
     let (site, node) = Site::settled(1);
     // A group with this many foreign CIDRs is overwritten.
     let cidrs: Vec<String> = (0..large())
@@ -190,7 +190,7 @@ fn twelve_hundred_entries() {
             "observedTime": "2026-11-24T00:00:00Z", "message": deprecated.join("; ")});
         (format!("other{n}.example.com"), entry)
     };
-    // A list of them takes an emulated processor that others use as well more than ten seconds.
+    // On a busy emulated processor a list of 1200 entries takes more than ten seconds.
     let count = if boards::is_emulated() { 120 } else { 1200 };
     let others: Map<String, Value> = (0..count).map(entry).collect();
     site.patch(
@@ -209,9 +209,9 @@ fn twelve_hundred_entries() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// 262,144 CIDRs in all, as many in each group as k6u writes: either that fits into the memory of the pod, or it says
-/// which groups have no room.
-fn as_many_prefixes_groups_and_ids_as_there_may_be() {
+/// 262,144 CIDRs in all, and in each group as many as k6u writes: they fit into the memory of the pod, or Ready names
+/// the groups that have no room.
+fn the_maximum_of_prefixes_groups_and_ids() {
     let (site, node) = Site::settled(1);
     let before = peak(&node);
     let flood: Vec<String> = (0..63).map(|n| format!("2001:db8:{:x}:100::/64", 0x100 + n)).collect();

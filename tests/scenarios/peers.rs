@@ -1,4 +1,5 @@
-//! Several nodes of one cluster: who adds, who takes out, who removes a silent node's entry, and kill -9 meanwhile.
+//! Several nodes of one cluster: which of them adds and removes CIDRs, which removes a silent node's entry, and kill
+//! -9.
 
 use std::thread;
 use std::time::Duration;
@@ -18,10 +19,10 @@ use crate::Scenario;
 use crate::clockwork::{self, Clockwork, beside_a_silent_node, rounds_of_all};
 
 pub const ALL: &[Scenario] = scenarios![
-    ten_nodes_cost_what_the_simulation_says,
+    ten_nodes_match_the_simulated_cost,
     the_api_servers_clock_jumps_by_a_year,
     an_entry_that_stood_still_for_five_minutes_is_removed,
-    after_an_outage_nobody_counts_as_silent,
+    an_outage_makes_no_node_silent,
     a_node_that_could_not_publish_restarts_its_watch,
     a_removal_that_is_always_refused,
     a_dead_node_beside_a_refused_node_config,
@@ -30,10 +31,10 @@ pub const ALL: &[Scenario] = scenarios![
     endless_conflicts_on_a_removal,
     three_nodes_see_a_new_prefix_one_after_another,
     a_change_is_reported_once_by_three_nodes,
-    up_to_three_nodes_do_everything,
+    three_nodes_all_read_the_group,
     a_node_config_changes_among_several_nodes,
     several_nodes_and_the_crds_of_another_release,
-    a_dead_node_counts_whatever_the_clocks_say,
+    clocks_do_not_remove_a_dead_node,
     recreated_node_configs,
     recreated_between_two_reads,
     recreated_just_before_a_publication,
@@ -43,13 +44,13 @@ pub const ALL: &[Scenario] = scenarios![
     races_for_removals_are_no_refusal,
 ];
 
-/// An entry that stands still for this many intervals is removed.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
+/// An entry that does not change for this many intervals is removed.
 const SILENT: usize = 30;
 
-/// Each node looks after the target in each round. And nobody undoes a write: for a renumbering the group is written twice, with both prefixes, and with
-/// the new one.
-fn ten_nodes_cost_what_the_simulation_says() {
+/// Each node reads the target in each round. No node undoes a write: in a renumbering the group is written twice, first
+/// with both prefixes and then with the new one.
+fn ten_nodes_match_the_simulated_cost() {
     const NODES: usize = 10;
     let site = Site::with_address(ADDRESS);
     let node_config = format!("{NODE_CONFIGS}/ip6-update-node1");
@@ -74,7 +75,7 @@ fn ten_nodes_cost_what_the_simulation_says() {
     let before = counts();
     site.wait_rounds(20 * NODES);
     let after = counts();
-    // A round is cut in two where counting begins and ends, at most once for each node.
+    // Counting begins and ends in the middle of a round, at most once for each node.
     let lists = (after.0 - before.0, after.1 - before.1);
     assert!(
         lists.0.abs_diff(lists.1) <= 2 * NODES,
@@ -104,14 +105,14 @@ fn killed_with_one_object() {
     kill_at_moments(Trio::sharing(1), 2);
 }
 
-/// kill -9 in the middle of ten renumberings: afterwards the group is right, and it was never wrong.
+/// Kills nodes in the middle of ten renumberings. The group is right afterwards, and never was wrong.
 fn kill_at_moments(mut trio: Trio, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     trio.renumber("2001:db8:1234:567", &delegated(0));
     trio.site.wait_lan(&delegated(0));
     for number in 1..=10 {
         let before = trio.site.group_history(GROUP).len();
-        // What follows a change at once takes ten milliseconds, what follows within a second takes longer.
+        // The first reaction to a change takes ten milliseconds, the second one up to a second.
         let moment = Duration::from_millis(if rng.u8(..4) == 0 {
             rng.u64(..1200)
         } else {
@@ -154,7 +155,7 @@ fn kill_at_moments(mut trio: Trio, seed: u64) {
             let new: Vec<String> = held.iter().filter(|cidr| ours(cidr, number)).cloned().collect();
             assert!(
                 had_new.iter().all(|cidr| new.contains(cidr)),
-                "moment {number}: a new one went again: {history:#?}"
+                "moment {number}: a new CIDR was removed again: {history:#?}"
             );
             had_new = new;
         }
@@ -165,7 +166,7 @@ fn the_api_servers_clock_jumps_by_a_year() {
     type Jump = fn(&Site);
     let jumps: [Jump; 2] = [|s| s.server.advance_clock(YEAR), |s| s.server.set_back_clock(YEAR)];
     let trio = Trio::start(1);
-    // The third one is at another site: nobody else publishes its prefix.
+    // The third node is at another site: no other node publishes its prefix.
     trio.interfaces[2].remove("2001:db8:1234:5672::10");
     trio.interfaces[2].add("2001:db8:9876:5432::10");
     let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
@@ -194,7 +195,10 @@ fn the_api_servers_clock_jumps_by_a_year() {
         let held = cidrs(store, GROUP)?;
         (held.len() == 6 && held.iter().any(|cidr| cidr.starts_with("2001:db8:aaaa"))).then_some(())
     };
-    assert!(trio.site.server.wait(SOON, follows).is_some(), "and it works on");
+    assert!(
+        trio.site.server.wait(SOON, follows).is_some(),
+        "the group does not follow"
+    );
 }
 
 fn is_there(site: &Site) -> bool {
@@ -215,7 +219,7 @@ fn an_entry_that_stood_still_for_five_minutes_is_removed() {
     assert!(entry(&site.server.store(), NODE).is_some());
 }
 
-fn after_an_outage_nobody_counts_as_silent() {
+fn an_outage_makes_no_node_silent() {
     let (site, mut node) = beside_a_silent_node();
     node.rounds(SILENT - 5);
     site.server.stop();
@@ -223,11 +227,11 @@ fn after_an_outage_nobody_counts_as_silent() {
         node.round_after(Duration::from_secs(600));
     }
     site.server.restart().expect("it listens again");
-    // What passed without a read counts as one interval.
+    // The time without a read counts as one interval.
     node.rounds(4);
     assert!(is_there(&site));
     assert_eq!(site.held(), 6);
-    // It does not publish either.
+    // The node is still silent.
     node.rounds(2);
     assert!(!is_there(&site));
 }
@@ -270,7 +274,7 @@ fn two_sites_per_node() -> (Site, Clockwork) {
     (site, node)
 }
 
-/// What is refused for one object is reported: an Event names it, once.
+/// A refusal for one object is reported by one Event.
 fn a_removal_that_is_always_refused() {
     let (site, mut node) = two_sites_per_node();
     let status = format!("PATCH {NODE_CONFIGS}/other/status");
@@ -315,7 +319,7 @@ fn a_dead_node_beside_a_refused_node_config() {
     );
 }
 
-/// While this node meets conflicts, the others may, too, whichever objects they publish in.
+/// While this node meets conflicts, other nodes may meet them too, in any object.
 fn a_publication_that_met_a_conflict() {
     for (site, mut node) in [beside_a_silent_node(), two_sites_per_node()] {
         node.rounds(SILENT - 5);
@@ -332,7 +336,7 @@ fn a_publication_that_met_a_conflict() {
     }
 }
 
-/// It is tried again like everything else, not five minutes later.
+/// k6u tries the removal again soon, not five minutes later.
 fn a_removal_that_fails_once() {
     let (site, mut node) = two_sites_per_node();
     let status = format!("PATCH {NODE_CONFIGS}/other/status");
@@ -347,7 +351,7 @@ fn a_removal_that_fails_once() {
     site.wait_lan("2001:db8:1234:567");
 }
 
-/// Twenty conflicts in a row are a refusal: an Event names it, once.
+/// Twenty conflicts in a row count as a refusal, which one Event reports.
 fn endless_conflicts_on_a_removal() {
     let (site, mut node) = two_sites_per_node();
     let status = format!("PATCH {NODE_CONFIGS}/other/status");
@@ -373,7 +377,7 @@ fn three_nodes_see_a_new_prefix_one_after_another() {
     for (at, interface) in trio.interfaces.iter().enumerate() {
         interface.add(&format!("2001:db8:9876:543{at}::10"));
         interface.deprecate(&format!("2001:db8:1234:567{at}::10"));
-        // Long enough for the others to make rounds of their own, and to undo it if they would.
+        // Long enough for the others to make rounds, in which they might undo the change.
         std::thread::sleep(Duration::from_millis(1200));
     }
     trio.site.wait_lan("2001:db8:9876:543");
@@ -410,7 +414,7 @@ fn a_change_is_reported_once_by_three_nodes() {
     assert_eq!(count("PrefixChanged"), 1, "{:?}", trio.site.events());
 }
 
-fn up_to_three_nodes_do_everything() {
+fn three_nodes_all_read_the_group() {
     let trio = Trio::sharing(1);
     trio.site.wait_rounds(9);
     let counts = |store: &Store| {
@@ -424,7 +428,7 @@ fn up_to_three_nodes_do_everything() {
     trio.site.wait_rounds(24);
     let after = counts(&trio.site.server.store());
     let (lists, groups) = (after.0 - before.0, after.1 - before.1);
-    // A round that is under way when it is counted has one of the two only.
+    // Of a round that is under way only one of the two reads is counted.
     assert!(
         lists.abs_diff(groups) <= NAMES.len(),
         "{groups} reads of the group, {lists} of the node configs"
@@ -471,8 +475,8 @@ fn several_nodes_and_the_crds_of_another_release() {
     }
 }
 
-/// Only those who watched its entry stand still for five minutes of their own remove it: see the simulation.
-fn a_dead_node_counts_whatever_the_clocks_say() {
+/// A node removes an entry only after it saw it unchanged for five minutes on its own clock: see the simulation.
+fn clocks_do_not_remove_a_dead_node() {
     let mut trio = Trio::start(1);
     // The third one is at another site, with a prefix of its own.
     trio.interfaces[2].remove("2001:db8:1234:5672::10");
@@ -485,7 +489,7 @@ fn a_dead_node_counts_whatever_the_clocks_say() {
     drop(trio.nodes.pop());
     let entry = published(&trio.site.server.store(), NAMES[2]);
     let written = trio.site.group_history(GROUP).len();
-    // An hour passes on the server's clock; the others restart meanwhile, and know nothing of before.
+    // An hour passes on the server's clock. The others restart, and have seen nothing before.
     trio.site.server.advance_clock(Duration::from_secs(3600));
     trio.site.wait_rounds(8);
     trio.nodes = NAMES[..2].iter().map(|name| trio.run(name, 1)).collect();
@@ -498,12 +502,12 @@ fn a_dead_node_counts_whatever_the_clocks_say() {
     );
 }
 
-/// Two sites in one object. Nobody knows all of it before both are back, so nothing is taken out until then.
+/// Two sites, whose node configs are recreated. No list loses a CIDR before both sites have published again.
 fn recreated_node_configs() {
     let mut trio = clockwork::trio();
     trio.interfaces[2].remove("2001:db8:1234:5672::10");
     trio.interfaces[2].add("2001:db8:9876:5432::10");
-    // What a node has not read yet it cannot miss.
+    // A node misses only entries that it has read.
     rounds_of_all(&mut trio.nodes, 3);
     let held = cidrs(&trio.site.server.store(), GROUP);
     assert_eq!(held.map(|held| held.len()), Some(6), "both sites are in the group");
@@ -545,7 +549,7 @@ fn two_sites() -> (Site, Clockwork) {
 /// "A node whose own entry is missing only adds to lists for an interval and a quarter."
 fn recreated_between_two_reads() {
     let (site, mut node) = two_sites();
-    // Somebody adds a CIDR; k6u reads the group, and its answer is slow.
+    // The group has a foreign CIDR, and the answer to k6u's read of it is slow.
     let path = format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}");
     let mut more = cidrs(&site.server.store(), GROUP).unwrap();
     more.push("2001:db8:dead::/64".into());
@@ -554,7 +558,7 @@ fn recreated_between_two_reads() {
     let written = std::thread::scope(|scope| {
         scope.spawn(|| node.round_after(Duration::from_secs(1)));
         read.wait();
-        // Meanwhile the IP6UpdateNodeConfig is recreated, and node 2 is the first to be back.
+        // The IP6UpdateNodeConfig is recreated, and node 2 publishes first.
         site.recreate_node_config();
         site.publish(NODE_2, &OTHERS);
         let written = site.group_history(GROUP).len();
@@ -575,7 +579,7 @@ fn recreated_between_two_reads() {
 /// "The objects were recreated, and the others have to come back first."
 fn recreated_just_before_a_publication() {
     let (site, mut node) = two_sites();
-    // The answer to its first list is under way while the IP6UpdateNodeConfig is recreated.
+    // The IP6UpdateNodeConfig is recreated while the answer to the first list is under way.
     let list = site.hold(&format!("GET {NODE_CONFIGS}"));
     let (written, before) = std::thread::scope(|scope| {
         scope.spawn(|| node.round_after(Duration::from_secs(1)));
@@ -590,7 +594,7 @@ fn recreated_just_before_a_publication() {
         list.release();
         before
     });
-    // The other one is back after this node has published, read the group, and looked a second time.
+    // The other node publishes again after this one has published, read the group, and listed a second time.
     let steps = [
         format!("PATCH {NODE_CONFIGS}"),
         format!("GET /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
@@ -665,7 +669,7 @@ fn a_refused_removal_ends_with_its_entry() {
     assert!(
         left.is_empty() && reported == 2,
         "ten minutes after the entry is gone these problems last: {left:?}; of the second dead node, whose removal is \
-         refused, {} Events tell; the group holds {:?}",
+         refused, there are {} Events; the group holds {:?}",
         reported - 1,
         cidrs(&site.server.store(), GROUP)
     );
@@ -686,7 +690,7 @@ fn races_for_removals_are_no_refusal() {
     for death in 1..=25 {
         let entry = json!({"prefixes": ["2001:db8:1234:5671::/64"], "observedTime": death.to_string()});
         site.patch(&path, json!({"status": {"nodes": {NODE_2: entry}}}));
-        // The other node is first, so that this one meets a conflict.
+        // Another node was first, so this one meets a conflict.
         let conflict = refusal(409, "Conflict", "the object has been modified", "other");
         site.server.inject(Plan::on(&format!("PATCH {path}"), 1, conflict));
         let before = removals(&site);

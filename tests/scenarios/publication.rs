@@ -1,4 +1,4 @@
-//! What a node publishes, and which node configs select it.
+//! Publications: a node's entry, and the node configs that select the node.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ pub const ALL: &[Scenario] = scenarios![
     publications_whose_answers_are_lost,
     a_node_config_stops_matching,
     an_idle_node_asks_for_one_list_while_others_publish,
-    idle_nodes_report_that_nobody_publishes,
-    an_entry_is_removed_though_conflicts_come_first,
+    idle_nodes_report_that_no_node_publishes,
+    an_entry_is_removed_after_conflicts,
     a_problem_ends_with_its_node_config,
     a_long_node_selector,
     a_node_that_kubernetes_does_not_know,
@@ -37,18 +37,18 @@ pub const ALL: &[Scenario] = scenarios![
     a_stale_message_of_an_idle_node,
     a_single_node_that_cannot_publish_restores_its_group,
     two_node_configs_hang,
-    the_first_node_that_publishes_comes_last,
+    the_publishing_node_starts_last,
     a_refused_status_of_a_node_config,
     endless_conflicts_on_a_publication,
     an_entry_that_is_not_stored_as_it_was_sent,
-    somebody_else_writes_the_entry,
-    a_webhook_that_adds_a_word_to_each_entry,
-    publications_whose_answers_are_lost_for_ever,
+    another_machine_writes_the_entry,
+    a_webhook_changes_the_message_of_each_entry,
+    every_answer_to_a_publication_is_lost,
     a_backup_is_restored,
-    an_entry_that_somebody_deletes_by_hand,
-    two_uplinks_one_of_which_is_refused,
+    an_entry_is_deleted_by_hand,
+    one_of_two_uplinks_is_refused,
     a_spec_that_changes_while_the_node_cannot_publish,
-    a_node_config_that_is_deleted_while_nobody_can_publish_in_it,
+    a_node_config_is_deleted_while_publications_are_refused,
 ];
 
 /// "A node does this half if it published a change [...] or did not come to its end."
@@ -155,7 +155,7 @@ fn a_node_object_that_is_missing_at_the_start() {
     assert_eq!(site.held(), 3);
 }
 
-/// How often the entries of the example's node config were written.
+/// The number of writes of the example's node config status.
 pub fn publications(site: &Site) -> usize {
     requests(
         &site.server.store(),
@@ -164,7 +164,7 @@ pub fn publications(site: &Site) -> usize {
     .len()
 }
 
-/// What is not stored as it was sent is published once a minute, and CRDs are applied as often.
+/// An entry that is not stored as it was sent is published once a minute, and the CRDs are applied as often.
 fn an_entry_that_a_webhook_always_changes() {
     let site = Site::with_address(ADDRESS);
     site.server.store().mutation = Some(|key, object| {
@@ -195,7 +195,7 @@ fn an_entry_that_a_webhook_always_changes() {
     site.wait_reason(CONFIG_NAME, "Updated");
 }
 
-/// The change is stored, so to the next round it is none; but nobody may have followed it yet.
+/// The change is stored, so the next round sees no change; but perhaps no node has followed it yet.
 fn publications_whose_answers_are_lost() {
     let (site, mut node) = Clockwork::settled();
     // The publication is carried out twice, because a dead connection is tried again; both answers are lost.
@@ -210,7 +210,7 @@ fn publications_whose_answers_are_lost() {
     assert_eq!(
         cidrs(&site.server.store(), GROUP).map(|held| held.len()),
         Some(6),
-        "nobody took it on"
+        "the group does not follow"
     );
     let recovered = "IP6UpdateNodeConfig ip6-update-node1: recovered after 1 failure";
     assert_eq!(node.count(recovered), 1, "{:#?}", node.log());
@@ -235,7 +235,7 @@ fn a_node_config_stops_matching() {
     });
     assert!(removed.is_some(), "{}", config());
     site.wait_rounds(3);
-    assert_eq!(node.count("no IP6UpdateNodeConfig selects"), 1, "said once");
+    assert_eq!(node.count("no IP6UpdateNodeConfig selects"), 1, "logged once");
     site.wait_lan("2001:db8:1234:567");
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
@@ -277,12 +277,12 @@ fn an_idle_node_asks_for_one_list_while_others_publish() {
     );
 }
 
-fn idle_nodes_report_that_nobody_publishes() {
+fn idle_nodes_report_that_no_node_publishes() {
     let (site, node) = Site::settled(1);
     site.wait_reason(CONFIG_NAME, "Updated");
     let idle = run_idle(&site);
     idle.wait_log("no IP6UpdateNodeConfig selects node other.example.com", SOON);
-    // A typing error; then the node that published does so no more.
+    // A typing error: the node that published stops.
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
         json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1.example.com."}}}),
@@ -304,7 +304,7 @@ fn idle_nodes_report_that_nobody_publishes() {
     assert_eq!(reported, 1, "{:?}", site.events());
 }
 
-fn an_entry_is_removed_though_conflicts_come_first() {
+fn an_entry_is_removed_after_conflicts() {
     let (site, node) = Site::settled(1);
     let conflict = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409,
         "message": "the object has been modified", "details": {"name": "ip6-update-node1"}});
@@ -342,7 +342,7 @@ fn a_problem_ends_with_its_node_config() {
     node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
     site.wait_rounds(2);
     assert_eq!(node.count(reported), 1, "reported once");
-    // The new one is not the old one: its problem is a new one.
+    // A new object has a new problem.
     site.server.create(&NODE_CONFIG.replace("eth0", &site.interface.name));
     node.wait_count(reported, 2, SOON);
     assert_eq!(node.count("IP6UpdateNodeConfig ip6-update-node1: recovered"), 0);
@@ -362,7 +362,7 @@ fn a_long_node_selector() {
     let node = site.run(1);
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
-    // A change of its last label counts as one of its first does.
+    // A change of the last label is noticed.
     site.patch(&path, json!({"spec": {"nodeSelector": {long(29).0: "y"}}}));
     node.wait_log("no IP6UpdateNodeConfig selects node node1.example.com", SOON);
     site.patch(&path, json!({"spec": {"nodeSelector": {long(29).0: long(29).1}}}));
@@ -379,7 +379,7 @@ fn a_node_that_kubernetes_does_not_know() {
             .spawn(),
     );
     node.wait_log("check that NODE_NAME is the name of a Node", SOON);
-    // And that nobody publishes.
+    // The second complaint: no node publishes.
     let complaints = node.wait_complaints(2);
     assert!(complaints[1].contains("is not Ready: NoPrefix: "), "{complaints:?}");
     site.wait_rounds(3);
@@ -418,11 +418,11 @@ fn one_node_config_refused_for_all() {
     drop(store);
     assert!(
         reached.is_some(),
-        "all published the new prefix ({entries:?}) three minutes ago, but nobody wrote it; {reported:?}"
+        "all published the new prefix ({entries:?}) three minutes ago, but no node wrote it; {reported:?}"
     );
 }
 
-/// It is moved from one IP6UpdateNodeConfig to another, whose status is refused forever.
+/// A node moves from one IP6UpdateNodeConfig to another, whose status is always refused.
 fn a_node_that_moves_and_is_refused() {
     let site = Site::with_address(ADDRESS);
     let other = "2001:db8:aaaa:bbb1::10";
@@ -520,7 +520,7 @@ fn a_single_node_that_cannot_publish_restores_its_group() {
     assert_eq!(
         held.map(|held| held.len()),
         Some(3),
-        "60 rounds after somebody changed the group; the entry is {entry}; {reported:?}"
+        "60 rounds after the group was changed; the entry is {entry}; {reported:?}"
     );
 }
 
@@ -552,8 +552,8 @@ fn two_node_configs_hang() {
     );
 }
 
-/// A first install: the image is there sooner on the nodes that publish nothing.
-fn the_first_node_that_publishes_comes_last() {
+/// In a first install, nodes that publish nothing may have the image sooner.
+fn the_publishing_node_starts_last() {
     let site = Site::with_address(ADDRESS);
     let run = |name: &str| {
         let start = site.start().with("NODE_NAME", name).with("UPDATE_INTERVAL", "10");
@@ -579,7 +579,7 @@ fn the_first_node_that_publishes_comes_last() {
     }
 }
 
-/// Of two IP6UpdateNodeConfigs of this node, one takes no status.
+/// The status of one of this node's two IP6UpdateNodeConfigs is refused.
 fn a_refused_status_of_a_node_config() {
     at_once(refusals("ip6-update-node1"), |refused| {
         let site = Site::with_address(ADDRESS);
@@ -602,7 +602,7 @@ fn a_refused_status_of_a_node_config() {
             "{condition}"
         );
         assert!(!message(&condition).contains("grant k6u this right"), "{condition}");
-        // What it can publish goes on.
+        // The node still publishes in the other one.
         second.add(NEW_ADDRESS);
         second.remove("2001:db8:1234:5672::10");
         let follows = |store: &_| {
@@ -654,11 +654,11 @@ fn endless_conflicts_on_a_publication() {
     drop(node);
     assert!(
         !complaints.is_empty() || reported.as_ref().is_some_and(|reported| reported["status"] != "True"),
-        "refused {tried} times, the group holds {held:?}, and nobody is reported: {reported:?} {events:?}"
+        "refused {tried} times, the group holds {held:?}, and nothing is reported: {reported:?} {events:?}"
     );
 }
 
-/// A webhook drops a field of an entry; or somebody replaces the CRDs by those of 0.3, which have none of it.
+/// A webhook drops a field of the entry, or the CRDs are those of 0.3, which lack that field.
 fn an_entry_that_is_not_stored_as_it_was_sent() {
     let drops: fn(&Site) = |site| {
         site.server.store().mutation = Some(|key, object| {
@@ -699,7 +699,7 @@ fn an_entry_that_is_not_stored_as_it_was_sent() {
 }
 
 /// Two machines run k6u with one NODE_NAME.
-fn somebody_else_writes_the_entry() {
+fn another_machine_writes_the_entry() {
     let (site, node) = Site::settled(1);
     site.wait_reason(CONFIG_NAME, "Updated");
     let status = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
@@ -726,7 +726,7 @@ fn somebody_else_writes_the_entry() {
     assert!(message(&reported).contains(&warning), "{reported}");
 }
 
-fn a_webhook_that_adds_a_word_to_each_entry() {
+fn a_webhook_changes_the_message_of_each_entry() {
     let site = Site::with_address(ADDRESS);
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
@@ -762,7 +762,7 @@ fn a_webhook_that_adds_a_word_to_each_entry() {
 }
 
 /// Two nodes; each publication is carried out, but its answer never arrives.
-fn publications_whose_answers_are_lost_for_ever() {
+fn every_answer_to_a_publication_is_lost() {
     let site = Site::with_address(ADDRESS);
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
@@ -820,12 +820,12 @@ fn a_backup_is_restored() {
     let published = requests(&site.server.store(), &format!("PATCH {path}")).len() - published;
     assert!(
         wrong <= 2,
-        "the group held a stranger's prefix for {} s; {published} publications; {complaints:#?}",
+        "the group held the old prefix for {} s; {published} publications; {complaints:#?}",
         wrong * 10
     );
 }
 
-fn an_entry_that_somebody_deletes_by_hand() {
+fn an_entry_is_deleted_by_hand() {
     let site = Site::with_address(ADDRESS);
     let mut node = Clockwork::start(&site);
     node.rounds(7);
@@ -841,11 +841,11 @@ fn an_entry_that_somebody_deletes_by_hand() {
     let events = site.events();
     assert!(
         !entry.is_null() && events.iter().all(|(reason, _)| reason != "PublishFailed"),
-        "two rounds after somebody deleted the entry it is {entry}; {events:#?}; {reported:?}"
+        "two rounds after the entry was deleted it is {entry}; {events:#?}; {reported:?}"
     );
 }
 
-fn two_uplinks_one_of_which_is_refused() {
+fn one_of_two_uplinks_is_refused() {
     let site = Site::with_address(ADDRESS);
     let second = Interface::new();
     second.add("2001:db8:aaaa:bbb1::10");
@@ -907,7 +907,7 @@ fn a_spec_that_changes_while_the_node_cannot_publish() {
     );
 }
 
-fn a_node_config_that_is_deleted_while_nobody_can_publish_in_it() {
+fn a_node_config_is_deleted_while_publications_are_refused() {
     let site = Site::with_address(ADDRESS);
     let mut node = Clockwork::start(&site);
     node.rounds(2);

@@ -1,4 +1,4 @@
-//! Two thousand renumberings with faults all the while: `make soak`.
+//! Two thousand renumberings with constant faults: `make soak`.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -15,15 +15,15 @@ use k6u_testkit::trio::Trio;
 pub const ALL: &[Scenario] = scenarios![two_thousand_renumberings_with_faults];
 
 const RENUMBERINGS: usize = 2000;
-/// The whole must be over by then.
+/// The time limit of the whole scenario.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
-/// The next renumbering does not wait for longer than this until k6u followed the last one. Changes that
-/// go on are followed once a second.
+/// The next renumbering waits at most this long until k6u has followed the last one. k6u follows continuous changes
+/// once a second.
 const PATIENCE: Duration = Duration::from_millis(1100);
-/// How long after the last node lost a prefix it may still be written: longer than any request.
+/// How long after the last node lost a prefix it may still be written. No request takes longer.
 const JUST_BEFORE: Duration = Duration::from_secs(15);
 
-/// Five in a hundred requests fail, each fault for the same share of them.
+/// The faults of five in a hundred requests, in equal parts.
 fn faults() -> Vec<Fault> {
     let answer = |status, text: &str| Fault::Answer(Response::new(status, "text/plain", text));
     vec![
@@ -35,7 +35,7 @@ fn faults() -> Vec<Fault> {
     ]
 }
 
-/// A line of /proc/PID/status in KiB.
+/// The anonymous resident memory in KiB.
 fn resident(node: &Running) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.id())).expect("it runs");
     let line = status
@@ -71,7 +71,7 @@ fn two_thousand_renumberings_with_faults() {
         };
         trio.renumber(&old, &delegated(number));
         let wanted = cidrs_for(&delegated(number));
-        // Each hundredth one has to be followed, however long that takes.
+        // k6u has to follow each hundredth renumbering, in up to 30 s.
         let is_strict = number % 100 == 99;
         let patience = if is_strict { Duration::from_secs(30) } else { PATIENCE };
         let right = trio
@@ -91,7 +91,7 @@ fn two_thousand_renumberings_with_faults() {
                     .map(|node| (resident(node), descriptors(node)))
                     .collect::<Vec<_>>(),
             );
-            // What the server keeps for tests must not fill the memory.
+            // The history that the server keeps for tests must not fill the memory.
             let mut store = trio.site.server.store();
             for past in store.history.iter().filter(|past| past.key.name == GROUP) {
                 for cidr in past.object.as_ref().map(cidrs_of).unwrap_or_default() {
@@ -100,7 +100,7 @@ fn two_thousand_renumberings_with_faults() {
                         .enumerate()
                         .rev()
                         .find(|(n, _)| cidr.starts_with(&delegated(*n)));
-                    // The first prefix of all was that of no renumbering.
+                    // The first prefix came from no renumbering.
                     let lost = whose.and_then(|(n, _)| times.get(n + 1)).filter(|_| number >= 200);
                     let is_right = lost.is_none_or(|lost| past.at < *lost + JUST_BEFORE);
                     assert!(

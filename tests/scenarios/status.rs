@@ -1,4 +1,4 @@
-//! What users are shown: conditions, Events, and the log.
+//! Output for users: conditions, Events, and the log.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use crate::Scenario;
 use crate::clockwork::{self, Clockwork, INTERVAL, rounds_of_all};
 
 pub const ALL: &[Scenario] = scenarios![
-    conditions_as_users_read_them,
-    events_as_kubectl_describe_prints_them,
+    conditions_match_the_golden_files,
+    events_match_the_golden_file,
     a_status_that_an_older_server_refuses,
     the_readme_shows_events_as_they_are_stored,
     events_of_one_node_are_in_order,
@@ -32,8 +32,8 @@ pub const ALL: &[Scenario] = scenarios![
     values_that_would_forge_a_log_line,
     a_list_with_control_characters,
     names_that_would_forge_a_log_line,
-    changes_of_somebody_else_are_reported_for_ten_minutes,
-    changes_that_one_node_has_seen,
+    foreign_changes_are_reported_for_ten_minutes,
+    foreign_changes_seen_by_one_of_two_nodes,
     a_refused_status_of_a_config,
     a_long_message_end_to_end,
     prefixes_that_were_not_written,
@@ -42,7 +42,7 @@ pub const ALL: &[Scenario] = scenarios![
     endless_conflicts_on_a_status,
     refusals_whose_text_differs_each_time,
     as_the_daemonset_runs_it,
-    argo_waits_for_a_group_that_is_new_in_the_config,
+    argo_waits_for_a_new_group,
     ready_while_an_address_flaps,
     a_refusal_in_a_renumbering_is_reported,
     a_slow_status_beside_another,
@@ -52,7 +52,7 @@ pub const ALL: &[Scenario] = scenarios![
 ];
 
 /// A golden file for each reason of Ready.
-fn conditions_as_users_read_them() {
+fn conditions_match_the_golden_files() {
     type Case = (&'static str, &'static str, fn(&Site));
     let with_address: fn(&Site) = |site| site.interface.add(ADDRESS);
     let cases: [Case; 5] = [
@@ -90,8 +90,8 @@ fn conditions_as_users_read_them() {
     });
 }
 
-/// The Events of a config, as `kubectl describe ip6updateconfig` prints them, which puts two spaces between columns.
-fn events_as_kubectl_describe_prints_them() {
+/// The Events of a config, as `kubectl describe ip6updateconfig` prints them, with two spaces between columns.
+fn events_match_the_golden_file() {
     let site = Site::with_address(ADDRESS);
     let mut node = Clockwork::start(&site);
     node.rounds(1);
@@ -132,14 +132,14 @@ fn events_as_kubectl_describe_prints_them() {
 
 fn a_status_that_an_older_server_refuses() {
     let (site, node) = Site::settled(1);
-    // Before 1.30 an object that does not fit its schema takes no status either.
+    // Before 1.30 the API server refuses the status of an object that does not fit its schema.
     site.server.store().ratchets = false;
     site.force_spec(json!({"delegatedPrefixLength": 0, "ciliumCIDRGroups": []}));
     node.wait_log("WARN  IP6UpdateConfig ip6-update-config: PATCH", SOON);
     site.wait_rounds(3);
     assert!(node.wait_complaints(1)[0].contains("422 Invalid"));
     site.wait_lan("2001:db8:1234:567");
-    // Its status says Ready still, so an Event says what is wrong.
+    // The status still says Ready, so an Event reports the error.
     let events = site.events();
     let is_reported = |(reason, note): &&(String, String)| {
         reason == "StatusRefused" && note.starts_with("InvalidSpec: ") && note.contains("422 Invalid")
@@ -147,8 +147,8 @@ fn a_status_that_an_older_server_refuses() {
     assert_eq!(events.iter().filter(is_reported).count(), 1, "{events:?}");
 }
 
-/// What `kubectl describe` lists: by lastTimestamp, and within a second as the API server lists them, by name
-/// (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).
+/// The Events in the order of `kubectl describe`: by lastTimestamp, and within a second by name, as the API server
+/// lists them (k8s.io/kubectl, pkg/util/event/sorted_event_list.go).
 fn described(store: &Store) -> Vec<Value> {
     let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
     let about = |event: &&Value| event["involvedObject"]["name"] == CONFIG_NAME;
@@ -157,7 +157,7 @@ fn described(store: &Store) -> Vec<Value> {
     events
 }
 
-/// Waits until the last Event names this prefix; all of them make one chain of changes.
+/// Waits until the last Event names this prefix, and checks that all Events make one chain of changes.
 fn wait_chain(site: &Site, last: &str) {
     let arrived = |store: &Store| {
         let events = described(store);
@@ -175,7 +175,7 @@ fn wait_chain(site: &Site, last: &str) {
     }
     assert_eq!(held, last);
     for event in &events {
-        // What the age is made of.
+        // kubectl computes the age from these.
         assert_eq!(event["firstTimestamp"], event["lastTimestamp"]);
         assert!(event["lastTimestamp"].is_string(), "{event}");
         assert!(event["count"] == 1 && event["source"]["component"] == "k6u", "{event}");
@@ -183,7 +183,7 @@ fn wait_chain(site: &Site, last: &str) {
     }
 }
 
-/// The delegated prefixes in turn, and an address in the link of a node.
+/// The delegated prefix with this number.
 fn prefix(number: usize) -> String {
     format!("2001:db8:{number}:5670::/60")
 }
@@ -286,19 +286,19 @@ fn events_that_hang() {
         .map(|logged| logged.line.clone())
         .collect();
     let rounds = lines.split(|line| *line == format!("GET {NODE_CONFIGS}"));
-    let most = rounds
+    let max = rounds
         .map(|round| round.iter().filter(|line| line.contains("/events")).count())
         .skip(1)
         .max();
     drop(node);
     assert!(
-        reached.is_some() && most <= Some(2),
-        "the change reached the group after {time:?}; requests that timed out between two lists: {most:?}"
+        reached.is_some() && max <= Some(2),
+        "the change reached the group after {time:?}; requests that timed out between two lists: {max:?}"
     );
 }
 
 fn a_response_that_repeats_the_token() {
-    // What a proxy's error page may do. `Running` searches the log when it goes.
+    // A proxy's error page may do this. `Running` searches the log when it is dropped.
     let text = format!("you sent {TOKEN}\r\n\x1b[31mand\x07 that is wrong");
     let echo = Response::new(403, "text/plain", text);
     let (site, node) = Site::settled(1);
@@ -389,7 +389,7 @@ fn names_that_would_forge_a_log_line() {
     site.wait_reason(CONFIG_NAME, "Updated");
     site.interface.add(NEW_ADDRESS);
     site.wait_rounds(5);
-    // Somebody labels the group as Cilium's own, so it is reported.
+    // The group gets Cilium's label, which is reported.
     let label = json!({"metadata": {"labels": {format!("extgrp.cilium.io/{TOKEN}"): FORGED}}});
     site.patch(&format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"), label);
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
@@ -426,7 +426,7 @@ fn revert(site: &Site) {
     );
 }
 
-fn changes_of_somebody_else_are_reported_for_ten_minutes() {
+fn foreign_changes_are_reported_for_ten_minutes() {
     let site = Site::with_address(ADDRESS);
     let mut node = Clockwork::start(&site);
     node.rounds(1);
@@ -451,8 +451,8 @@ fn changes_of_somebody_else_are_reported_for_ten_minutes() {
     );
 }
 
-/// The others find the group right each time: none of them may say the contrary.
-fn changes_that_one_node_has_seen() {
+/// The other node always finds the group right, and must not report the contrary.
+fn foreign_changes_seen_by_one_of_two_nodes() {
     let site = Site::with_address(ADDRESS);
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
@@ -481,7 +481,7 @@ fn changes_that_one_node_has_seen() {
         reasons(&site.server.store(), CONFIG_NAME),
         ["Updated", "UpdateFailed", "Updated"]
     );
-    // The one that saw the changes is gone before it could say that they ended.
+    // The node that saw the changes stops before it can report their end.
     for _ in 0..3 {
         revert(&site);
         node.rounds(1);
@@ -549,7 +549,7 @@ fn prefixes_that_were_not_written() {
     );
     assert_eq!(
         config["status"]["prefix"], "2001:db8:9876:5430::/60",
-        "what the node sees"
+        "the prefix that the node sees"
     );
 }
 
@@ -576,7 +576,7 @@ fn a_prefix_that_was_never_written_is_shown() {
     assert!(events.iter().all(|(reason, _)| reason == "UpdateFailed"), "{events:?}");
 }
 
-/// A webhook was down while the provider renumbered; it is back, and the group is right.
+/// A webhook was down while the provider renumbered. Once it is back and the group is right, Ready stays True.
 fn ready_after_a_webhook_was_down() {
     let mut trio = clockwork::trio();
     trio.site.server.inject(Plan::on(
@@ -630,7 +630,7 @@ fn endless_conflicts_on_a_status() {
     );
 }
 
-/// Three nodes meet a webhook whose error has a port in it that differs each time.
+/// Three nodes meet a webhook whose error names another port each time.
 fn refusals_whose_text_differs_each_time() {
     let trio = Trio::start(1);
     let site = &trio.site;
@@ -673,7 +673,7 @@ fn as_the_daemonset_runs_it() {
         .unwrap();
     let entry = &entry["status"]["nodes"][NODE];
     assert_eq!(entry["prefixes"], json!(["2001:db8:1234:5671::/64"]));
-    assert_eq!(entry.get("message"), None, "there is nothing to say");
+    assert_eq!(entry.get("message"), None, "there is nothing to report");
     let status = site
         .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
         .unwrap()["status"]
@@ -699,7 +699,7 @@ fn as_the_daemonset_runs_it() {
 }
 
 /// The health check of docs/gitops.md, as Argo CD runs it.
-fn argo_waits_for_a_group_that_is_new_in_the_config() {
+fn argo_waits_for_a_new_group() {
     let text = include_str!("../../docs/gitops.md");
     let script = text.split("IP6UpdateConfig: |\n").nth(1).unwrap();
     let script = script.split("\nThe status of").next().unwrap();

@@ -1,4 +1,4 @@
-//! The other kinds of objects that hold the prefix.
+//! Targets of other kinds than CiliumCIDRGroup.
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,9 @@ pub const ALL: &[Scenario] = scenarios![
     each_kind_follows_and_keeps_the_rest,
     a_pool_gets_the_new_block_before_the_old_one_goes,
     a_missing_object_is_reported,
-    a_kind_without_rights_is_named,
+    a_missing_right_is_named,
     a_kind_that_is_not_installed,
-    another_namespace_is_another_right,
+    a_right_holds_in_one_namespace,
     a_middleware_without_an_allow_list_is_left_alone,
     a_list_that_the_version_does_not_have,
     ciliums_pools_in_either_version,
@@ -33,12 +33,12 @@ pub const ALL: &[Scenario] = scenarios![
     a_suffix_that_the_schema_cannot_check,
     a_version_that_comes_later,
     a_record_without_the_right_to_create,
-    a_name_in_dns_follows,
+    a_dns_record_follows,
     a_record_in_a_namespace_that_does_not_exist,
     ranges_in_both_pools,
     pools_of_two_kinds_with_one_name,
-    elements_of_others_are_replaced,
-    without_any_global_prefix_lists_keep_what_they_hold,
+    foreign_elements_are_replaced,
+    lists_are_kept_without_a_global_prefix,
     thirty_targets_hang,
     twelve_targets_that_take_six_seconds,
     a_slow_target_beside_a_new_one,
@@ -51,9 +51,9 @@ const BEFORE: &str = "2001:db8:1234:5671";
 const AFTER: &str = "2001:db8:9876:5431";
 const OLD: &str = "2001:db8:1234:5671:ffff::/112";
 const NEW: &str = "2001:db8:9876:5431:ffff::/112";
-/// What a vanished entry stands for is left alone for 75 seconds.
+/// More rounds than the 75 seconds for which the prefixes of a vanished entry stay.
 const ROUNDS_OF_LINGER: usize = 9;
-/// In the lists before k6u writes them.
+/// The element in each list before k6u writes it.
 const FOREIGN: &str = "192.0.2.7/32";
 
 fn kind(name: &str) -> Kind {
@@ -72,18 +72,18 @@ fn add_targets(site: &Site, targets: &[Value]) {
     );
 }
 
-/// Replaces the spec of an object, as somebody else would.
+/// Replaces the spec of an object, as another writer would.
 fn replace_spec(site: &Site, kind: Kind, spec: &Value) {
     site.patch(&format!("{}/{NAME}", kind.path()), json!({"spec": spec}));
 }
 
-/// An object as its owner makes it.
+/// Creates an object as its owner would.
 fn create(site: &Site, kind: Kind, cidrs: &[&str]) -> Value {
     site.server
         .admin("POST", &kind.path(), "application/json", &kind.object(cidrs))
 }
 
-/// A site with this kind, and an object of it that somebody filled.
+/// A site with this kind, and an object of it with a foreign element.
 fn site_with(kind: Kind) -> Site {
     let site = Site::with_address(ADDRESS);
     site.server.install(kind.crd);
@@ -93,7 +93,7 @@ fn site_with(kind: Kind) -> Site {
     site
 }
 
-/// The same with k6u on it.
+/// The same site with k6u running.
 fn with_kind(kind: Kind) -> (Site, Running) {
     let site = site_with(kind);
     let node = site.run(1);
@@ -125,7 +125,7 @@ fn each_kind_follows_and_keeps_the_rest() {
         site.wait_lan("2001:db8:9876:543");
         site.wait_message("Updated", "2001:db8:9876:5430::/60");
 
-        // All but the list is as it was made.
+        // k6u changed nothing but the list.
         let mut object = site.server.store().objects[&kind.key()].clone();
         let made = kind.object(&[&new]);
         assert_eq!(object["spec"], made["spec"], "{}", kind.name);
@@ -147,10 +147,10 @@ fn each_kind_follows_and_keeps_the_rest() {
             .collect();
         assert!(
             !after.contains(&kind.key()),
-            "{}: what means the same was written",
+            "{}: an equivalent list was written",
             kind.name
         );
-        // Drift is put right.
+        // Drift is undone.
         *object.pointer_mut(kind.list).expect("a list") = kind.elements(&["2001:db8:bad::1/128", &new]);
         replace_spec(&site, kind, &object["spec"]);
         wait_held(&site, kind, &[&new]);
@@ -167,7 +167,7 @@ fn a_pool_gets_the_new_block_before_the_old_one_goes() {
     let site = site_with(pool);
     let mut node = Clockwork::start(&site);
     wait_held(&site, pool, &[OLD]);
-    // Another node saw it as well, and sees no change yet.
+    // Another node published the old prefix, and has seen no change yet.
     let entry = json!({"prefixes": ["2001:db8:1234:5671::/64"], "observedTime": "2026-01-01T00:00:00Z", "message": ""});
     let path = format!("{NODE_CONFIGS}/ip6-update-node1/status");
     site.patch(&path, json!({"status": {"nodes": {"node2.example.com": entry}}}));
@@ -194,13 +194,13 @@ fn a_missing_object_is_reported() {
                 .iter()
                 .all(|line| !line.contains(kind.plural))
         );
-        // What it says is what an administrator applies.
+        // An administrator can apply the object in the message.
         let json = message.split_once("create it first: ").expect("some JSON").1;
         let object: Value = serde_json::from_str(json).expect("JSON");
         if kind.api.0 == "crd.projectcalico.org" {
             assert_eq!(
                 object["apiVersion"], "crd.projectcalico.org/v1",
-                "the one that is served"
+                "the version that is served"
             );
         }
         site.server.admin("POST", &kind.path(), "application/json", &object);
@@ -210,7 +210,7 @@ fn a_missing_object_is_reported() {
     });
 }
 
-fn a_kind_without_rights_is_named() {
+fn a_missing_right_is_named() {
     at_once(KINDS, |kind| {
         let site = Site::with_address(ADDRESS);
         site.server.install(kind.crd);
@@ -225,7 +225,7 @@ fn a_kind_without_rights_is_named() {
         let component = format!("manifests/components/{} is what to apply", kind.name.to_lowercase());
         assert!(message.contains(&component), "{message}");
         site.wait_lan("2001:db8:1234:567");
-        // To read is not enough.
+        // The right to read is not enough.
         site.grant(&kind.rights.replace(", patch]", "]"));
         site.wait_message("UpdateFailed", &right.replace(" get ", " patch "));
         assert_eq!(kind.held(&site.server.store()).expect("it is there"), [FOREIGN]);
@@ -254,7 +254,7 @@ fn a_kind_that_is_not_installed() {
     });
 }
 
-fn another_namespace_is_another_right() {
+fn a_right_holds_in_one_namespace() {
     at_once(KINDS.into_iter().filter(|kind| !kind.namespace.is_empty()), |kind| {
         let kind = Kind {
             namespace: "elsewhere",
@@ -297,7 +297,7 @@ fn a_middleware_without_an_allow_list_is_left_alone() {
     });
 }
 
-/// It would be dropped without a word, and k6u would say that all is well.
+/// Without strict validation the API server would drop the list silently, and k6u would report Updated.
 fn a_list_that_the_version_does_not_have() {
     let pool = Kind {
         api: ("cilium.io", "v2alpha1"),
@@ -400,7 +400,7 @@ fn a_suffix_that_the_schema_cannot_check() {
     wait_held(&site, pool, &[OLD]);
 }
 
-/// The API server is asked once an hour, and at once when the version in use is gone.
+/// k6u asks for the served versions once an hour, and at once when the version in use is gone.
 fn a_version_that_comes_later() {
     let (name, crd) = CALICO_V3[1];
     let stored = kind(name);
@@ -423,7 +423,7 @@ fn a_version_that_comes_later() {
     assert_eq!(group_at(7), "crd.projectcalico.org");
     site.server.install(crd);
     assert_eq!(group_at(7 + 3599), "crd.projectcalico.org");
-    // Asking fails: what is known is used for another hour.
+    // The discovery fails, so k6u uses the known version for another hour.
     let answer = Fault::Answer(Response::new(500, "text/plain", "no"));
     site.server
         .inject(Plan::on("GET /apis/projectcalico.org/v3", 1, answer));
@@ -469,11 +469,11 @@ fn with_record() -> (Site, Kind, Value) {
     (site, endpoint, target)
 }
 
-fn a_name_in_dns_follows() {
+fn a_dns_record_follows() {
     let (site, endpoint, mut target) = with_record();
     let mut node = Clockwork::start(&site);
     let (a, old, new) = ("192.0.2.10/32", endpoint.part(BEFORE), endpoint.part(AFTER));
-    // It is created.
+    // k6u creates the object.
     wait_held(&site, endpoint, &[a, &old]);
     let object = site.server.store().objects[&endpoint.key()].clone();
     assert_eq!(
@@ -539,7 +539,7 @@ fn a_name_in_dns_follows() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// The API server says that the namespace does not exist; it is not asked over and over.
+/// The namespace does not exist, and k6u does not try again at once.
 fn a_record_in_a_namespace_that_does_not_exist() {
     let endpoint = kind("DNSEndpoint");
     let site = Site::with_address(ADDRESS);
@@ -594,7 +594,7 @@ fn ranges_in_both_pools() {
         wait_list(&json!([element(pool, range(BEFORE))]));
         site.renumber();
         wait_list(&json!([element(pool, range(AFTER))]));
-        // In another spelling it is left alone.
+        // k6u leaves another spelling alone.
         let same = range(AFTER).map(|text| text.to_uppercase().replace(":DB8:", ":0DB8:"));
         let same = match name {
             "IPAddressPool" => json!(same.join(" - ")),
@@ -605,7 +605,7 @@ fn ranges_in_both_pools() {
         replace_spec(&site, pool, &object["spec"]);
         site.wait_rounds(3);
         wait_list(&json!([same]));
-        // A part of it is something else.
+        // A part of the range is not equivalent.
         let part = [format!("{AFTER}::1:0"), format!("{AFTER}::1:fe")];
         *object.pointer_mut(pool.list).expect("a list") = json!([element(pool, part)]);
         replace_spec(&site, pool, &object["spec"]);
@@ -614,7 +614,7 @@ fn ranges_in_both_pools() {
     });
 }
 
-/// Each has its own list, and a single address of its own in either spelling.
+/// Each pool has its own list, with a single address in either spelling.
 fn pools_of_two_kinds_with_one_name() {
     let pools = ["CiliumLoadBalancerIPPool", "IPAddressPool"].map(kind);
     let site = Site::with_address(ADDRESS);
@@ -649,8 +649,8 @@ fn pools_of_two_kinds_with_one_name() {
     assert_eq!(node.complaints(), [""; 0]);
 }
 
-/// Elements that k6u did not write, and cannot read: they are replaced, and the list is never empty.
-fn elements_of_others_are_replaced() {
+/// k6u replaces elements that it did not write or cannot read, and the list is never empty.
+fn foreign_elements_are_replaced() {
     for (name, foreign) in [
         (
             "CiliumLoadBalancerIPPool",
@@ -689,8 +689,8 @@ fn elements_of_others_are_replaced() {
     }
 }
 
-/// The router announces a prefix of its own (ULA), and none that the provider delegated.
-fn without_any_global_prefix_lists_keep_what_they_hold() {
+/// The router announces only a unique local prefix.
+fn lists_are_kept_without_a_global_prefix() {
     let kinds = ["IPAddressPool", "DNSEndpoint", "NetworkAuthentication"].map(kind);
     let site = Site::with_address(ADDRESS);
     for kind in kinds {
@@ -720,7 +720,7 @@ fn without_any_global_prefix_lists_keep_what_they_hold() {
     drop(node);
 }
 
-/// Nothing else hangs: the sets' kind is another one than the group's.
+/// Only requests for one kind hang, and the group is of another kind.
 fn thirty_targets_hang() {
     let kind = KINDS.into_iter().find(|kind| kind.name == "GlobalNetworkSet").unwrap();
     let site = Site::with_address(ADDRESS);

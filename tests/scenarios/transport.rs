@@ -1,4 +1,4 @@
-//! Between k6u and the API server: connections, certificates, tokens, rights, answers that are none, and the client
+//! Transport between k6u and the API server: connections, certificates, tokens, rights, bad answers, and the client
 //! by itself.
 
 use std::collections::BTreeSet;
@@ -36,23 +36,23 @@ pub const ALL: &[Scenario] = scenarios![
     the_api_server_restarts,
     a_renumbering_during_an_outage_is_logged_when_it_is_seen,
     a_flood_of_changes_during_an_outage,
-    the_api_servers_own_address_in_place_of_the_services,
+    a_direct_address_of_the_api_server,
     an_authorizer_that_is_not_ready_yet,
     retry_after_is_honoured,
-    answers_that_break_off,
+    answers_that_are_cut_off,
     a_server_that_never_answers,
     a_server_that_answers_a_byte_a_second,
-    overload_and_breakage,
+    overload_and_server_errors,
     each_right_in_turn,
-    certificates_that_do_not_hold,
+    invalid_certificates,
     a_new_ca,
-    answers_that_are_not_what_they_should_be,
+    unexpected_answers,
     an_object_that_cannot_be_read,
     a_list_that_is_null,
     name_servers_that_do_not_answer,
     a_long_token,
     invalid_account_files,
-    the_api_server_moves_behind_its_name,
+    the_name_of_the_api_server_gets_a_new_address,
     an_idle_round_costs_three_requests_and_no_write,
 ];
 
@@ -70,7 +70,7 @@ fn group(name: &str) -> Value {
         "spec": {"externalCIDRs": ["2001:db8::/64"], "unknown": 1}})
 }
 
-/// As stored is not always as sent: here the schema drops a field.
+/// The stored object may differ from the one that was sent: here the schema drops a field.
 fn a_write_returns_the_object_as_it_is_stored() {
     let site = Site::new();
     let mut client = client(&site);
@@ -83,7 +83,7 @@ fn a_write_returns_the_object_as_it_is_stored() {
     assert_eq!(patched["spec"], json!({"externalCIDRs": ["2001:db8:1::/64"]}));
     assert_eq!(patched["metadata"]["generation"], 2);
     assert_eq!(Some(&patched), site.group(GROUP).as_ref());
-    // Those that need nothing back get the metadata only.
+    // A caller that needs nothing back gets the metadata only.
     let object: Object = client.merge_patch_returning(&path, &json!({})).unwrap();
     assert_eq!(object.metadata.name, GROUP);
     let sent = |line: &str| {
@@ -120,7 +120,7 @@ fn a_request_keeps_the_limit_of_its_caller() {
     assert!(none.is_timeout(), "{none}");
     assert_eq!((client.requests(), site.server.store().log.len()), (sent, asked));
     assert!(read(&mut client).is_absent_object(), "it is back to ten seconds");
-    // To connect takes time as well.
+    // Connecting takes time as well.
     site.server.stop();
     let refused = client.within(Duration::from_secs(1), read);
     assert!(refused.is_unreachable() && !refused.is_timeout(), "{refused}");
@@ -141,7 +141,7 @@ fn a_write_asks_for_half_of_its_time() {
             assert_eq!(error.kind(), ErrorKind::Refused(504, "Timeout".into()));
             assert!(error.is_overloaded() && !error.is_lasting_refusal());
         }
-        // Nor is it later.
+        // A write that failed is not stored later.
         std::thread::sleep(Duration::from_millis(webhook));
         assert_eq!(site.group(&name).is_some(), is_stored, "{limit}");
     }
@@ -152,7 +152,7 @@ fn errors_of_the_same_kind() {
     site.create_group("x", &[]);
     let mut client = client(&site);
     let mut fails = |fault: Fault| {
-        // On an old connection it is tried twice.
+        // On an old connection k6u sends the request twice.
         site.server.inject(Plan::on("GET ", 2, fault));
         let result = client.within(SOON, |client| client.get::<Object>(&format!("{GROUPS}/x")));
         site.server.heal();
@@ -176,7 +176,7 @@ fn errors_of_the_same_kind() {
     }
     let absent = fails(text(404, "404 page not found\n"));
     assert!(absent.is_absent_api());
-    // A Status object says that the API is served, also one that names nothing.
+    // A Status object proves that the API is served, even if it names nothing.
     let status = json!({"kind": "Status", "reason": "NotFound", "message": "not found", "code": 404});
     let unnamed = fails(Fault::Answer(Response::new(
         404,
@@ -233,7 +233,7 @@ fn a_proxy_in_the_environment_is_ignored() {
 fn connections_that_died_while_idle_cost_a_retry() {
     let (site, node) = Site::settled(1);
     for closed in 1..=3 {
-        // Between two rounds: what breaks in the middle of an answer may fail a round.
+        // Between two rounds: a connection that closes during an answer may fail a round.
         while node.count("DEBUG round: ") <= closed {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -256,7 +256,7 @@ fn the_api_server_restarts() {
     node.wait_complaints(1);
 }
 
-/// Each change has one line, which comes when the kernel reports it.
+/// k6u logs one line for each change, at the time when the kernel reports it.
 fn a_renumbering_during_an_outage_is_logged_when_it_is_seen() {
     let (site, node) = Site::settled(1);
     site.server.stop();
@@ -271,7 +271,7 @@ fn a_renumbering_during_an_outage_is_logged_when_it_is_seen() {
     let changes = log
         .iter()
         .filter_map(|line| line.split_once(": prefixes ")?.1.split_once(" -> "));
-    // What is not in use follows in parentheses.
+    // Prefixes that are not in use follow in parentheses.
     let changes: Vec<(&str, &str)> = changes
         .map(|(from, to)| (from, to.split(" (").next().unwrap()))
         .collect();
@@ -298,17 +298,17 @@ fn a_flood_of_changes_during_an_outage() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let lines = node.count(": prefixes ") - before;
-    let most = 5 + start.elapsed().as_secs() as usize + 1;
-    assert!(lines <= most, "{lines} lines: {:#?}", node.log());
+    let max = 5 + start.elapsed().as_secs() as usize + 1;
+    assert!(lines <= max, "{lines} lines: {:#?}", node.log());
     site.interface.add(NEW_ADDRESS);
     site.server.restart().unwrap();
     let both = |store: &Store| (cidrs(store, GROUP)?.len() == 6).then_some(());
     assert!(site.server.wait(SOON, both).is_some());
 }
 
-/// kube-proxy may take a minute to let anybody through to the Service again. The certificate is for the own address,
-/// and verified as always.
-fn the_api_servers_own_address_in_place_of_the_services() {
+/// kube-proxy may need a minute until the Service's address works again. The certificate names the API server's own
+/// address, and is verified as always.
+fn a_direct_address_of_the_api_server() {
     let interface = Interface::new();
     interface.add("fd00:1::10");
     let server = ApiServer::start("fd00:1::10", Some(Cilium::Both), RBAC).expect("a server");
@@ -329,7 +329,7 @@ fn the_api_servers_own_address_in_place_of_the_services() {
     site.wait_lan("2001:db8:1234:567");
     // An address that is new may have no route for a moment.
     let at_start = node.complaints();
-    // Nobody is behind the Service's address.
+    // Nothing listens on the Service's address.
     let through_service = Running(
         site.start()
             .with("KUBERNETES_SERVICE_HOST", "127.0.0.96")
@@ -346,7 +346,7 @@ fn the_api_servers_own_address_in_place_of_the_services() {
     node.wait_log("certificate", SOON);
 }
 
-/// Until an API server that starts has read the roles, it refuses whatever they allow.
+/// An API server refuses everything until it has read the roles.
 fn an_authorizer_that_is_not_ready_yet() {
     let (site, node) = Site::settled(1);
     site.wait_reason(CONFIG_NAME, "Updated");
@@ -381,7 +381,7 @@ fn an_authorizer_that_is_not_ready_yet() {
     assert_eq!(node.complaints(), [""; 0]);
     assert_eq!(reasons(&site.server.store(), CONFIG_NAME), ["Updated"]);
     assert!(site.events().iter().all(|(reason, _)| reason == "PrefixChanged"));
-    // What lasts is a missing right.
+    // A refusal that lasts is a missing right.
     forbid_all();
     node.wait_log(" WARN  API server: GET ", SOON);
     let complaints = node.complaints();
@@ -418,8 +418,8 @@ fn retry_after_is_honoured() {
     node.wait_complaints(2);
 }
 
-/// While the fault lasts the provider renumbers. Nothing wrong is written; one complaint that
-/// contains `complaint` is made; afterwards the group follows.
+/// Renumbers while a fault lasts, from `begin` to `end`. Checks that k6u writes nothing wrong, that each subject has
+/// one complaint with this text, and that the group follows afterwards.
 pub fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
     let (site, node) = Site::settled(1);
     begin(&site);
@@ -451,7 +451,7 @@ pub fn survives(complaint: &str, begin: impl FnOnce(&Site), end: impl FnOnce(&Si
     assert!(history.iter().all(right), "{history:#?}");
 }
 
-fn fault(complaint: &str, fault: Fault) {
+fn survives_list_fault(complaint: &str, fault: Fault) {
     survives(
         complaint,
         |site| site.server.inject(Plan::on(LIST, usize::MAX, fault)),
@@ -459,7 +459,7 @@ fn fault(complaint: &str, fault: Fault) {
     );
 }
 
-fn answers_that_break_off() {
+fn answers_that_are_cut_off() {
     let faults = [
         Fault::CutAt(0),
         Fault::CutAt(20),
@@ -467,7 +467,7 @@ fn answers_that_break_off() {
         Fault::CutBodyAt(100),
     ];
     at_once(faults, |fault| {
-        self::fault(
+        survives_list_fault(
             "API server: GET /apis/apps.fuwafuwatime.moe/v1/ip6updatenodeconfigs: ",
             fault,
         );
@@ -497,7 +497,7 @@ fn answers_that_break_off() {
 }
 
 fn a_server_that_never_answers() {
-    // The request that hangs ends after 10 s by itself, or when the server closes the connection.
+    // The hanging request ends after 10 s, or when the server closes the connection.
     let end = |site: &Site| {
         site.server.heal();
         site.server.close_connections();
@@ -521,7 +521,7 @@ fn a_server_that_answers_a_byte_a_second() {
     );
 }
 
-fn overload_and_breakage() {
+fn overload_and_server_errors() {
     let answer = |status, kind, body: &str| Response::new(status, kind, body);
     let busy = json!({"kind": "Status", "reason": "TooManyRequests", "message": "too many requests", "code": 429});
     let cases = [
@@ -539,7 +539,9 @@ fn overload_and_breakage() {
             answer(500, "text/html", "<html>\n<h1>Internal error</h1>\n</html>"),
         ),
     ];
-    at_once(cases, |(complaint, response)| fault(complaint, Fault::Answer(response)));
+    at_once(cases, |(complaint, response)| {
+        survives_list_fault(complaint, Fault::Answer(response))
+    });
 }
 
 fn each_right_in_turn() {
@@ -579,7 +581,7 @@ fn each_right_in_turn() {
             survives(&complaint, begin, Site::restore_rights);
         }
     });
-    // Without a group there is one to create; and the labels of the node say what selects it.
+    // k6u creates a missing group, and reads the labels of its node.
     for (verb, resource, group) in [("create", "ciliumcidrgroups", "cilium.io"), ("get", "nodes", "")] {
         let site = Site::with_address(ADDRESS);
         site.revoke(verb, resource);
@@ -588,14 +590,14 @@ fn each_right_in_turn() {
         site.restore_rights();
         site.wait_lan("2001:db8:1234:567");
     }
-    // Events are worth a line, but no more.
+    // A missing right to create Events costs a line and nothing else.
     let site = Site::with_address(ADDRESS);
     site.revoke("create", "events");
     let node = site.run(1);
     site.wait_lan("2001:db8:1234:567");
     site.wait_reason(CONFIG_NAME, "Updated");
     assert!(node.wait_complaints(1)[0].contains("cannot create resource \"events\""));
-    // The status of the config: the groups are right all the same.
+    // Without the right to write the config's status the groups are right all the same.
     let site = Site::with_address(ADDRESS);
     site.revoke("patch", "ip6updateconfigs/status");
     let node = site.run(1);
@@ -603,7 +605,7 @@ fn each_right_in_turn() {
     assert!(node.wait_complaints(1)[0].contains(&cannot("patch", "ip6updateconfigs/status", OWN)));
 }
 
-fn certificates_that_do_not_hold() {
+fn invalid_certificates() {
     let other = |names: &[&str]| Certificate {
         names: names.iter().map(|n| n.to_string()).collect(),
         ..Certificate::default()
@@ -628,8 +630,7 @@ fn certificates_that_do_not_hold() {
             site.server.set_tls(authority.server(&certificate));
             site.server.close_connections();
         };
-        // No connection came about with that certificate; to close what begins with the new one would be a problem
-        // of another kind.
+        // No connection has the bad certificate. Closing a connection with the new one would cause another problem.
         survives(complaint, begin, |site| {
             site.server
                 .set_tls(site.server.authority.server(&Certificate::default()));
@@ -648,7 +649,7 @@ fn a_new_ca() {
     assert!(node.complaints().len() <= 1, "{:#?}", node.complaints());
 }
 
-fn answers_that_are_not_what_they_should_be() {
+fn unexpected_answers() {
     let cases = [
         (
             "unexpected response: expected",
@@ -661,10 +662,10 @@ fn answers_that_are_not_what_they_should_be() {
             Fault::Answer(Response::new(200, "application/json", "")),
         ),
     ];
-    at_once(cases, |(complaint, answer)| fault(complaint, answer));
+    at_once(cases, |(complaint, answer)| survives_list_fault(complaint, answer));
 }
 
-/// One item of a list that is not what the API says is that item's problem.
+/// A malformed item of a list does not affect the other items.
 fn an_object_that_cannot_be_read() {
     let cases = [
         json!(null),
@@ -689,7 +690,7 @@ fn an_object_that_cannot_be_read() {
     });
 }
 
-/// As empty lists of Go are encoded.
+/// Go encodes an empty list as null.
 fn a_list_that_is_null() {
     let (site, node) = Site::settled(1);
     let nothing = json_answer(&json!({"kind": "IP6UpdateConfigList", "items": null}));
@@ -703,7 +704,7 @@ fn a_list_that_is_null() {
 /// The ten seconds of a request include the lookup of the name, for which the C library may take half a minute. (musl
 /// gives up after five seconds, unless resolv.conf has a timeout.)
 fn name_servers_that_do_not_answer() {
-    // On port 53 of every loopback address; what comes is not even read.
+    // A name server on every loopback address that never answers.
     let _silent = std::net::UdpSocket::bind("0.0.0.0:53").expect("port 53");
     let site = Site::with_address(ADDRESS);
     let resolv_conf = site.account.folder.join("resolv.conf");
@@ -731,7 +732,7 @@ fn name_servers_that_do_not_answer() {
     assert!(begin.elapsed() < Duration::from_secs(13), "{:?}", begin.elapsed());
 }
 
-/// As long as a request takes one.
+/// The longest token that fits into a request.
 fn a_long_token() {
     let site = Site::with_address(ADDRESS);
     let token = "x".repeat(12 * 1024);
@@ -751,7 +752,7 @@ fn invalid_account_files() {
         ("cannot open", |s| {
             fs::remove_file(s.account.folder.join("token")).unwrap()
         }),
-        // Half a token is one, but not one that the API server knows.
+        // Half a token is well-formed, but unknown to the API server.
         ("401 Unauthorized", |s| {
             s.account.write("token", &TOKEN[..TOKEN.len() / 2])
         }),
@@ -785,7 +786,7 @@ fn invalid_account_files() {
     );
 }
 
-fn the_api_server_moves_behind_its_name() {
+fn the_name_of_the_api_server_gets_a_new_address() {
     let mut site = Site::with_address(ADDRESS);
     let hosts = site.account.folder.join("hosts");
     fs::write(&hosts, "127.0.0.1 kubernetes.default.svc\n").expect("a file");
@@ -816,7 +817,7 @@ fn an_idle_round_costs_three_requests_and_no_write() {
     let before = site.server.store().log.len();
     site.wait_rounds(3);
     let store = site.server.store();
-    // The last round may still go on.
+    // The last round may be incomplete.
     let rounds: Vec<&str> = store.log[before..before + 6]
         .iter()
         .map(|logged| logged.line.as_str())

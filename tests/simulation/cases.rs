@@ -1,4 +1,4 @@
-//! Scenarios of which each once ended badly, and some that are rare.
+//! Fixed scenarios: those that once violated a rule, and some that are rare.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::site::{self, Action, Health, INTERVAL, Layout, Node, SLOWEST, Scenari
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Each node sees the prefix of this number, all the time.
+/// A scenario without faults. Each node always sees the prefix of its number in `sites`.
 fn scenario(sites: &[u16], layout: Layout, seed: u64) -> Scenario {
     let mut random = fastrand::Rng::with_seed(seed);
     let nodes = sites
@@ -27,7 +27,7 @@ fn scenario(sites: &[u16], layout: Layout, seed: u64) -> Scenario {
     }
 }
 
-fn tell(violations: &[String]) {
+fn assert_none(violations: &[String]) {
     assert!(
         violations.is_empty(),
         "{} violations:\n{}",
@@ -36,7 +36,7 @@ fn tell(violations: &[String]) {
     );
 }
 
-fn all(scenarios: impl Iterator<Item = Scenario>) {
+fn check_all(scenarios: impl Iterator<Item = Scenario>) {
     let mut violations = Vec::new();
     for mut scenario in scenarios {
         scenario.end = scenario.end.max(rest_from(&scenario) + INTERVAL * 9);
@@ -44,13 +44,13 @@ fn all(scenarios: impl Iterator<Item = Scenario>) {
         violations.extend(
             found
                 .into_iter()
-                .map(|wrong| format!("seed {}: {wrong}", scenario.seed)),
+                .map(|violation| format!("seed {}: {violation}", scenario.seed)),
         );
     }
-    tell(&violations);
+    assert_none(&violations);
 }
 
-/// `count` nodes, of which one has another prefix; all IP6UpdateNodeConfigs are recreated.
+/// `count` nodes, one with another prefix. All IP6UpdateNodeConfigs are recreated.
 fn recreated(count: usize, seed: u64) -> Scenario {
     let mut sites = vec![1; count];
     sites[count - 1] = 2;
@@ -63,20 +63,20 @@ fn recreated(count: usize, seed: u64) -> Scenario {
 /// 60 nodes make a round every 30 seconds.
 #[test]
 fn recreated_in_a_large_cluster() {
-    all((0..2).map(|seed| recreated(60, seed)));
+    check_all((0..2).map(|seed| recreated(60, seed)));
 }
 
 /// 150 nodes make a round every minute.
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn recreated_in_a_very_large_cluster() {
-    all((0..4).map(|seed| recreated(150, seed)));
+    check_all((0..4).map(|seed| recreated(150, seed)));
 }
 
 /// A hundred nodes are installed; one of them publishes, and starts last.
 #[test]
 fn first_install_on_many_nodes() {
-    all((0..3).map(|seed| {
+    check_all((0..3).map(|seed| {
         let mut scenario = scenario(&[1; 100], Layout::Shared, seed);
         let last = scenario.nodes.iter().map(|node| node.runs[0].0).max().expect("nodes");
         scenario.nodes.iter_mut().for_each(|node| {
@@ -89,10 +89,10 @@ fn first_install_on_many_nodes() {
     }));
 }
 
-/// The API server answers 503 for ten minutes; when it is back, the IP6UpdateNodeConfigs were recreated.
+/// The API server answers 503 for ten minutes, in which the IP6UpdateNodeConfigs are recreated.
 #[test]
 fn recreated_while_nodes_back_off() {
-    all((0..6).map(|seed| {
+    check_all((0..6).map(|seed| {
         let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
         let unavailable = Health::Unavailable { retry_after: None };
         scenario.health.push((MINUTE * 5, MINUTE * 15, unavailable));
@@ -106,7 +106,7 @@ fn recreated_while_nodes_back_off() {
 /// IP6UpdateNodeConfigs are recreated between the requests of a round: an entry that was just published is gone.
 #[test]
 fn recreated_during_rounds() {
-    all((0..12).map(|seed| {
+    check_all((0..12).map(|seed| {
         let mut scenario = scenario(&[1, 2, 3], Layout::Shared, seed);
         scenario.slowest = Duration::from_secs(2);
         let at = MINUTE * 3 + Duration::from_secs(seed);
@@ -115,10 +115,10 @@ fn recreated_during_rounds() {
     }));
 }
 
-/// IP6UpdateNodeConfigs are away for longer than vanished entries linger: nobody can come back before.
+/// IP6UpdateNodeConfigs are away for longer than vanished entries linger, so no node can publish in time.
 #[test]
 fn recreated_after_minutes() {
-    all((0..12).map(|seed| {
+    check_all((0..12).map(|seed| {
         let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
         let back = MINUTE * 6 + Duration::from_secs(37) * seed as u32;
         scenario.actions.push((MINUTE * 3, Action::Replace(None)));
@@ -127,10 +127,10 @@ fn recreated_after_minutes() {
     }));
 }
 
-/// Every publication meets a conflict for so long, of all nodes; then all is well.
+/// Every publication of every node meets a conflict for ten minutes.
 #[test]
 fn conflicts_for_ten_minutes() {
-    all((0..6).map(|seed| {
+    check_all((0..6).map(|seed| {
         let mut scenario = scenario(&[1, 2, 3], Layout::PerNode, seed);
         scenario
             .health
@@ -139,11 +139,11 @@ fn conflicts_for_ten_minutes() {
     }));
 }
 
-/// Nodes publish what their second interface shows in an IP6UpdateNodeConfig that takes no publications for a while.
-/// Nobody is removed from it when it takes them again.
+/// The IP6UpdateNodeConfig of the second interface takes no publications for a while. No node is removed from it when
+/// it takes them again.
 #[test]
 fn one_object_takes_no_publications() {
-    all((0..6).map(|seed| {
+    check_all((0..6).map(|seed| {
         let mut scenario = scenario(&[1, 2, 3], Layout::Shared, seed);
         for (node, number) in scenario.nodes.iter_mut().zip(0x11..) {
             node.has_second_uplink = true;
@@ -159,14 +159,14 @@ fn one_object_takes_no_publications() {
 /// A node is moved from one IP6UpdateNodeConfig to another.
 #[test]
 fn a_node_moves() {
-    all((0..80).step_by(4).map(moves));
+    check_all((0..80).step_by(4).map(moves));
 }
 
 /// The same at each phase of the heartbeats.
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn a_node_moves_at_any_time() {
-    all((0..80).map(moves));
+    check_all((0..80).map(moves));
 }
 
 fn moves(seed: u64) -> Scenario {
@@ -179,9 +179,9 @@ fn moves(seed: u64) -> Scenario {
     scenario
 }
 
-/// No node can publish, for an hour: what is there to write?
+/// While no node can publish, for an hour, there is nothing new to report.
 #[test]
-fn nobody_can_publish() {
+fn publications_are_refused_for_an_hour() {
     let mut scenario = scenario(&[1, 1, 1], Layout::Shared, 1);
     scenario.end = MINUTE * 70;
     scenario
@@ -200,7 +200,7 @@ fn nobody_can_publish() {
     );
 }
 
-/// Groups cannot be read for ten minutes (a right is missing); then all is well. Ready turns once.
+/// Groups cannot be read for ten minutes, because a right is missing. Ready changes once when the right is back.
 #[test]
 fn a_right_that_comes_back() {
     let mut scenario = scenario(&[1, 1, 1, 1, 1], Layout::Shared, 0);
@@ -217,7 +217,7 @@ fn a_right_that_comes_back() {
     );
 }
 
-/// The same where only writes failed, and one node only starts to fail.
+/// The same with a webhook that refuses only writes.
 #[test]
 fn a_webhook_that_comes_back() {
     let mut scenario = scenario(&[1, 1, 1, 1, 1], Layout::Shared, 0);
@@ -237,10 +237,10 @@ fn a_webhook_that_comes_back() {
     );
 }
 
-/// Somebody changes the group every 100 seconds; each change is undone by whichever node comes first. So nodes count
-/// different changes: a report may be taken back and made again, but not more than twice in ten minutes.
+/// Another writer changes the group every 100 seconds. The first node that sees a change undoes it, so nodes count
+/// different changes. A report may be withdrawn and repeated, but not more than twice in ten minutes.
 #[test]
-fn somebody_changes_the_group_again_and_again() {
+fn the_group_is_overwritten_repeatedly() {
     let mut scenario = scenario(&[1, 1, 1, 1], Layout::Shared, 0);
     for count in 0..20 {
         scenario
@@ -257,11 +257,11 @@ fn somebody_changes_the_group_again_and_again() {
     );
 }
 
-/// All IP6UpdateNodeConfigs are recreated while every other publication meets a conflict. What a node sees itself, it
-/// does not take out.
+/// All IP6UpdateNodeConfigs are recreated while every other publication meets a conflict. No node removes a prefix that
+/// it sees itself.
 #[test]
 fn recreated_while_publications_conflict() {
-    all((0..16).map(|seed| {
+    check_all((0..16).map(|seed| {
         let mut scenario = scenario(&[1, 2, 1, 2], Layout::Shared, seed);
         scenario.health.push((MINUTE * 5, MINUTE * 8, Health::Contended));
         scenario.actions.push((
@@ -275,7 +275,7 @@ fn recreated_while_publications_conflict() {
 /// The same with a refusal of all publications by 409 for a few seconds.
 #[test]
 fn recreated_while_all_publications_conflict() {
-    all((0..16).map(|seed| {
+    check_all((0..16).map(|seed| {
         let mut scenario = scenario(&[1, 2], Layout::PerNode, seed);
         let at = MINUTE * 6 + Duration::from_secs(seed);
         scenario
@@ -286,10 +286,10 @@ fn recreated_while_all_publications_conflict() {
     }));
 }
 
-/// No write is taken for ten minutes; meanwhile the IP6UpdateNodeConfig of one node is recreated, those of others are not.
+/// The API server refuses writes for ten minutes, in which the IP6UpdateNodeConfig of one node is recreated.
 #[test]
 fn one_recreated_while_no_writes_are_taken() {
-    all((0..12).map(|seed| {
+    check_all((0..12).map(|seed| {
         let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, seed);
         scenario.health.push((MINUTE * 5, MINUTE * 15, Health::ReadOnly));
         scenario.actions.push((MINUTE * 8, Action::ReplaceOne(1)));
@@ -300,7 +300,7 @@ fn one_recreated_while_no_writes_are_taken() {
 /// The IP6UpdateNodeConfig of one node is recreated while its publication meets a few conflicts.
 #[test]
 fn one_recreated_while_publications_conflict() {
-    all((0..12).map(|seed| {
+    check_all((0..12).map(|seed| {
         let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, seed);
         let at = MINUTE * 6 + Duration::from_secs(seed);
         scenario
@@ -311,7 +311,7 @@ fn one_recreated_while_publications_conflict() {
     }));
 }
 
-/// Sixty groups, and an API server to which a request takes 90 ms on average. Ready has to come.
+/// Sixty groups, with 90 ms for a request on average. Ready has to become True.
 #[test]
 fn more_groups_than_fit_into_a_round() {
     let mut scenario = scenario(&[1], Layout::Shared, 0);
@@ -333,7 +333,7 @@ fn more_groups_than_fit_into_a_round() {
     );
 }
 
-/// One request after the other fails once, in each way, while the IP6UpdateNodeConfig of one node is recreated.
+/// In each scenario one request fails, in one way, while the IP6UpdateNodeConfig of one node is recreated.
 #[test]
 fn any_one_request_fails_while_one_is_recreated() {
     let mut scenarios = Vec::new();
@@ -348,10 +348,10 @@ fn any_one_request_fails_while_one_is_recreated() {
             scenarios.push(scenario);
         }
     }
-    all(scenarios.into_iter());
+    check_all(scenarios.into_iter());
 }
 
-/// The API server goes away for five minutes at any request, while this happens.
+/// Runs scenarios in which `happen` takes place while the API server goes away for five minutes, from any request on.
 fn down_from_any_request(happen: impl Fn(&mut Scenario, Duration, Layout)) {
     let mut scenarios = Vec::new();
     for layout in [Layout::PerNode, Layout::Shared] {
@@ -363,10 +363,10 @@ fn down_from_any_request(happen: impl Fn(&mut Scenario, Duration, Layout)) {
             scenarios.push(scenario);
         }
     }
-    all(scenarios.into_iter());
+    check_all(scenarios.into_iter());
 }
 
-/// The API server goes away for five minutes at any request, while a site renumbers.
+/// The API server goes away for five minutes, from any request on, while a site renumbers.
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn down_from_any_request_while_a_site_renumbers() {
@@ -386,7 +386,7 @@ fn down_from_any_request_while_all_are_recreated() {
     });
 }
 
-/// The API server goes away for five minutes at any request, while one is recreated.
+/// The API server goes away for five minutes, from any request on, while one IP6UpdateNodeConfig is recreated.
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn down_from_any_request_while_one_is_recreated() {
@@ -398,13 +398,14 @@ fn down_from_any_request_while_one_is_recreated() {
         scenario.actions.push((at, Action::ReplaceOne(1)));
         scenarios.push(scenario);
     }
-    all(scenarios.into_iter());
+    check_all(scenarios.into_iter());
 }
 
-/// One node's object is recreated while writes fail for a minute only: shorter than what lingers.
+/// One node's IP6UpdateNodeConfig is recreated while writes fail for a minute, for less time than vanished entries
+/// linger.
 #[test]
 fn one_recreated_and_writes_fail_for_a_minute() {
-    all((0..24).map(|seed| {
+    check_all((0..24).map(|seed| {
         let mut scenario = scenario(&[1, 2, 1], Layout::PerNode, seed);
         let at = MINUTE * 5;
         scenario.health.push((at, at + MINUTE, Health::ReadOnly));

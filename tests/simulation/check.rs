@@ -1,4 +1,4 @@
-//! What must hold of whatever happened.
+//! The rules that the outcome of every scenario must keep.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use k6u::limits::{LINGER, MAX_BACKOFF};
 use k6u::prefix::{Prefix, join};
 
 use crate::cluster::{Held, Kind, Served};
-use crate::site::{Action, FOR_EVER, Health, INTERVAL, LENGTH, Node, Outcome, Scenario, View, Window, cidrs};
+use crate::site::{Action, Health, INTERVAL, LENGTH, NEVER, Node, Outcome, Scenario, View, Window, cidrs};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// After five minutes without a sign of life an entry is removed.
+/// An entry without a heartbeat is removed after this time.
 const SILENT_AFTER: Duration = Duration::from_secs(300);
 /// The longest pause of a node after failures.
 const BACKOFF: Duration = Duration::from_secs(60);
-/// A node that is cut off for so long, alone, may be removed.
+/// A node that alone is cut off for this long may be removed.
 const ALONE: Duration = Duration::from_secs(240);
 
-/// All that is wrong, in words; empty if nothing is.
+/// The violations of all rules, as texts.
 pub fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let mut violations = contradictions(outcome);
     violations.extend(emptied(outcome));
@@ -31,26 +31,16 @@ pub fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     violations
 }
 
-/// Writes that contradict the entries: they added what is in nobody's, or took out what is in somebody's.
+/// Writes that contradict the entries: they added a CIDR that no entry justifies, or removed one that an entry has.
 fn contradictions(outcome: &Outcome) -> Vec<String> {
     let added = outcome.history.iter().filter(|held| !held.unjustified.is_empty());
-    let added = added.map(|held| {
-        format!(
-            "{:?}: added {:?}, which is in nobody's entry",
-            held.at, held.unjustified
-        )
-    });
+    let added = added.map(|held| format!("{:?}: added {:?}, which is in no entry", held.at, held.unjustified));
     let taken = outcome.history.iter().filter(|held| !held.premature.is_empty());
-    let taken = taken.map(|held| {
-        format!(
-            "{:?}: took out {:?}, which is in somebody's entry",
-            held.at, held.premature
-        )
-    });
+    let taken = taken.map(|held| format!("{:?}: took out {:?}, which is in an entry", held.at, held.premature));
     added.chain(taken).collect()
 }
 
-/// Writes that left nothing in the group, which holds something whatever happens.
+/// Writes that emptied the group, which no scenario justifies.
 fn emptied(outcome: &Outcome) -> Vec<String> {
     let emptied = outcome
         .history
@@ -61,8 +51,8 @@ fn emptied(outcome: &Outcome) -> Vec<String> {
         .collect()
 }
 
-/// Writes that took out a CIDR of a node that lives and sees its prefix. What a node sees only since just
-/// now may be missing until the next round.
+/// Writes that removed a CIDR of a live node that sees its prefix. A prefix that a node has just begun to see may be
+/// missing until the next round.
 fn locked_out(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let mut violations = Vec::new();
     let longest = INTERVAL + scenario.just_before();
@@ -106,20 +96,20 @@ fn locked_out(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
 }
 
 /// Whether a node that started after IP6UpdateNodeConfigs were deleted may have written at a time, before the others
-/// published again. It knows of no vanished entries, and waits for nothing.
+/// published again. Such a node knows of no vanished entries, and waits for nothing.
 fn wrote_without_memory(scenario: &Scenario, at: Duration) -> bool {
     let Some((deleted, recreated)) = replaced(scenario) else {
         return false;
     };
     let a_round = INTERVAL + scenario.just_before();
-    // It may not have read anything before they were deleted.
+    // The node may not have read anything before they were deleted.
     let is_short = |start: &Duration| reachable_from(scenario, *start) + a_round >= deleted && *start <= at;
     let restarts = scenario.nodes.iter().flat_map(|node| node.runs.iter().skip(1));
     let are_back = reachable_from(scenario, recreated) + a_round;
     (deleted..are_back).contains(&at) && restarts.map(|(start, _)| *start).any(|start| is_short(&start))
 }
 
-/// From when IP6UpdateNodeConfigs are deleted until they are created again.
+/// The time in which IP6UpdateNodeConfigs are deleted.
 fn replaced(scenario: &Scenario) -> Option<Window> {
     let is_replaced = |(_, action): &&(Duration, Action)| matches!(action, Action::Replace(_));
     let mut times = scenario.actions.iter().filter(is_replaced).map(|(at, _)| *at);
@@ -127,7 +117,7 @@ fn replaced(scenario: &Scenario) -> Option<Window> {
     Some((first, times.next_back().unwrap_or(first)))
 }
 
-/// From when on every node that lives can publish again, whatever is in the way at `time` or within a round.
+/// The time from which every live node can publish again, after the obstacles at `time` or within a round of it.
 fn reachable_from(scenario: &Scenario, time: Duration) -> Duration {
     let health = scenario.health.iter().map(|(from, to, _)| (*from, *to));
     let cuts = scenario.nodes.iter().flat_map(|node| node.cuts.iter().copied());
@@ -141,7 +131,7 @@ fn reachable_from(scenario: &Scenario, time: Duration) -> Duration {
     windows.iter().fold(time, in_the_way)
 }
 
-/// What k6u took out: the write's number, the CIDR, and what was held then.
+/// The CIDRs that k6u removed, each with the number of the write and the list after it.
 fn taken_out(outcome: &Outcome) -> impl Iterator<Item = (usize, String, &Held)> {
     let pairs = outcome.history.iter().zip(outcome.history.iter().skip(1)).zip(1..);
     pairs
@@ -158,8 +148,8 @@ fn needs(scenario: &Scenario, node: &Node, cidr: &str, at: Duration) -> bool {
     node.publishes && node.selected_at <= at && node.death() > at && is_in && !was_alone(scenario, node, at)
 }
 
-/// Prefixes that were not in the group an interval after a node first saw them; or, where something was in
-/// the way, an interval and the longest backoff after that.
+/// Prefixes that were not in the group an interval after a node first saw them, or, after an obstacle, an interval and
+/// the longest backoff after its end.
 fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let a_round = INTERVAL + scenario.just_before();
     let mut violations = Vec::new();
@@ -167,7 +157,7 @@ fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         let mut obstacles: Vec<Window> = scenario.health.iter().map(|(from, to, _)| (*from, *to)).collect();
         obstacles.extend(&node.cuts);
         obstacles.extend(node.runs.iter().zip(&node.runs[1..]).map(|(run, next)| (run.1, next.0)));
-        // From when the node configs are gone until they are recreated.
+        // The time in which the node configs are deleted.
         obstacles.extend(replaced(scenario));
         obstacles.sort();
         for (at, (since, view)) in node.sees.iter().enumerate() {
@@ -181,7 +171,7 @@ fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
             let until = node
                 .sees
                 .get(at + 1)
-                .map_or(FOR_EVER, |next| next.0)
+                .map_or(NEVER, |next| next.0)
                 .min(node.death())
                 .min(scenario.end);
             let held = outcome.history.iter().rev().find(|held| held.at <= due);
@@ -199,9 +189,9 @@ fn late(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     violations
 }
 
-/// Times at which Ready turned bad, though all that publish were there all the time, and could publish.
+/// Changes of Ready to False, though all publishing nodes ran all the time and could publish.
 fn false_alarms(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
-    let is_steady = |node: &Node| !node.publishes || node.death() == FOR_EVER && node.cuts.is_empty();
+    let is_steady = |node: &Node| !node.publishes || node.death() == NEVER && node.cuts.is_empty();
     if !scenario.nodes.iter().all(is_steady) || !scenario.actions.is_empty() {
         return Vec::new();
     }
@@ -210,14 +200,14 @@ fn false_alarms(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         let mut health = scenario.health.iter();
         health.any(|(from, to, health)| match health {
             Health::RefusesPublications(_) => (*from..*to).contains(&at),
-            // What was refused is tried again after the longest pause.
+            // A refused request is tried again after the longest pause.
             Health::RefusesGroups(_) | Health::RefusesGroupWrites(_) => {
                 (*from..*to + MAX_BACKOFF + INTERVAL).contains(&at)
             }
             _ => false,
         })
     };
-    // While no writes are taken all entries stand still, and an idle node may be the first whose write succeeds.
+    // While writes are refused all entries stand still, and an idle node may be the first whose write succeeds.
     let has_idle = scenario.nodes.iter().any(|node| !node.publishes);
     let all_stood_still = |at: Duration| {
         let mut health = scenario.health.iter();
@@ -226,7 +216,7 @@ fn false_alarms(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
             *health == Health::ReadOnly && (*from + SILENT_AFTER..others_are_back).contains(&at)
         })
     };
-    let nobody_sees = |at: Duration| {
+    let no_node_sees = |at: Duration| {
         let just_before = at.saturating_sub(INTERVAL + scenario.just_before());
         let saw_nothing = |node: &Node| {
             let mut views = node.sees.iter().filter(|(since, _)| (just_before..at).contains(since));
@@ -236,16 +226,16 @@ fn false_alarms(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     };
     let is_true = |at: Duration, reason: &str| match reason {
         "UpdateFailed" => is_refused(at),
-        "NoPrefix" => has_idle && all_stood_still(at) || nobody_sees(at),
+        "NoPrefix" => has_idle && all_stood_still(at) || no_node_sees(at),
         reason => reason == "Updated",
     };
-    let wrong = once_ready.filter(|(at, reason)| !is_true(*at, reason));
-    wrong
+    let false_reports = once_ready.filter(|(at, reason)| !is_true(*at, reason));
+    false_reports
         .map(|(at, reason)| format!("{at:?}: Ready turned to {reason}"))
         .collect()
 }
 
-/// Statuses and Events that came before the first publication, though whoever is selected had no time to publish.
+/// Statuses and Events before the first publication, while the selected nodes had no time to publish.
 fn hasty_reports(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let is_created = |(at, action): &&(Duration, Action)| *at < MINUTE * 3 && matches!(action, Action::Replace(_));
     let created = scenario
@@ -272,7 +262,7 @@ fn hasty_reports(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         .iter()
         .find(|served| served.at >= created && served.kind == Kind::Publication);
     let Some(publication) = publication else {
-        return vec!["nobody ever published".into()];
+        return vec!["no node ever published".into()];
     };
     let from = if created.is_zero() {
         created
@@ -291,11 +281,10 @@ fn hasty_reports(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         .collect()
 }
 
-/// Refusals of every request for the group that Ready did not show within two intervals.
+/// Periods in which every request for the group was refused, and Ready did not show it within two intervals.
 fn unreported_refusals(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let always_sees = |node: &Node| node.sees.iter().all(|(_, view)| !view.is_empty());
-    let is_steady =
-        |node: &Node| node.publishes && node.death() == FOR_EVER && node.cuts.is_empty() && always_sees(node);
+    let is_steady = |node: &Node| node.publishes && node.death() == NEVER && node.cuts.is_empty() && always_sees(node);
     if scenario.health.len() > 1 || !scenario.actions.is_empty() || !scenario.nodes.iter().any(is_steady) {
         return Vec::new();
     }
@@ -319,8 +308,8 @@ fn unreported_refusals(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
 }
 
 /// Whether the node may have been removed by mistake: it was cut off for four minutes or more, or when
-/// IP6UpdateNodeConfigs were recreated and for longer than vanished entries linger, while another one that publishes was
-/// not, and has not had the time to come back since.
+/// IP6UpdateNodeConfigs were recreated and for longer than vanished entries linger, while another one that publishes
+/// was not, and has not had the time to come back since.
 fn was_alone(scenario: &Scenario, node: &Node, at: Duration) -> bool {
     let back = |end: Duration| end + INTERVAL * 3 + scenario.just_before();
     let others = || {
@@ -331,7 +320,7 @@ fn was_alone(scenario: &Scenario, node: &Node, at: Duration) -> bool {
     };
     let a_round = INTERVAL + scenario.just_before();
     let may_be_removed_from = |cut: &Window| {
-        // What vanished is taken out unless it is back in time.
+        // A vanished prefix is removed unless it is back in time.
         let has_no_entry =
             |recreated: &Window| recreated.1 < cut.1 && reachable_from(scenario, recreated.1) + a_round > cut.0;
         let vanished = replaced(scenario)
@@ -391,14 +380,14 @@ fn sees(node: &Node, cidr: &str) -> bool {
     node.sees.iter().any(|(_, view)| cidrs(view).contains(cidr))
 }
 
-/// By when a dead node's prefix has to be gone; `None` if it lives, or nobody is left to remove it.
+/// The time by which a dead node's prefix has to be removed; `None` if the node lives, or no node is left to remove it.
 fn gone_by(scenario: &Scenario, node: &Node) -> Option<Duration> {
     let survivors: Vec<&Node> = scenario
         .nodes
         .iter()
-        .filter(|other| other.publishes && other.death() == FOR_EVER)
+        .filter(|other| other.publishes && other.death() == NEVER)
         .collect();
-    if !node.publishes || node.death() == FOR_EVER || survivors.is_empty() {
+    if !node.publishes || node.death() == NEVER || survivors.is_empty() {
         return None;
     }
     // Watching begins when the last watcher has started, and again when a publication failed.
@@ -409,7 +398,7 @@ fn gone_by(scenario: &Scenario, node: &Node) -> Option<Duration> {
             from = from.max(*end + BACKOFF);
         }
     }
-    // Where nobody sees a prefix, all targets keep what they hold.
+    // While no node sees a prefix, all targets keep what they hold.
     for views in survivors.iter().flat_map(|other| other.sees.windows(2)) {
         if views[0].1.is_empty() && views[1].0 > node.death() {
             from = from.max(views[1].0);
@@ -425,13 +414,13 @@ fn gone_by(scenario: &Scenario, node: &Node) -> Option<Duration> {
     Some(from + SILENT_AFTER + INTERVAL * 2 + scenario.slowest * 6 * rounds + scenario.just_before())
 }
 
-/// What the group held at a time and later.
+/// The lists of the group from this time on.
 fn held_from(outcome: &Outcome, time: Duration) -> impl Iterator<Item = &Held> {
     let first = outcome.history.iter().rposition(|held| held.at <= time).unwrap_or(0);
     outcome.history[first..].iter()
 }
 
-/// What happens last in a scenario, and the time that it takes until all is as it should be.
+/// The time from which nothing changes any more: after the last event of the scenario, and the reactions to it.
 pub fn rest_from(scenario: &Scenario) -> Duration {
     let mut last = Duration::ZERO;
     for node in &scenario.nodes {
@@ -450,7 +439,7 @@ pub fn rest_from(scenario: &Scenario) -> Duration {
         .map(|(_, end, _)| *end + BACKOFF)
         .fold(last, Duration::max);
     last = scenario.actions.iter().map(|(at, _)| *at).fold(last, Duration::max);
-    for node in scenario.nodes.iter().filter(|node| node.death() < FOR_EVER) {
+    for node in scenario.nodes.iter().filter(|node| node.death() < NEVER) {
         // Without survivors that publish, idle nodes take as long to see it.
         let idle = last.max(node.death()) + SILENT_AFTER + INTERVAL * 2 + scenario.slowest * 200;
         last = last.max(gone_by(scenario, node).unwrap_or(idle));
@@ -459,7 +448,7 @@ pub fn rest_from(scenario: &Scenario) -> Duration {
     last + INTERVAL * 10 + BACKOFF + scenario.just_before()
 }
 
-/// What is not as it should be when nothing happens any more.
+/// Violations at the end, when nothing changes any more.
 fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let rest = rest_from(scenario);
     assert!(
@@ -481,13 +470,13 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let living: Vec<&Node> = scenario
         .nodes
         .iter()
-        .filter(|node| node.publishes && node.death() == FOR_EVER)
+        .filter(|node| node.publishes && node.death() == NEVER)
         .collect();
     let (reason, message) = &outcome.ready;
     if living.is_empty() {
-        let anybody = scenario.nodes.iter().any(|node| node.death() == FOR_EVER);
+        let anybody = scenario.nodes.iter().any(|node| node.death() == NEVER);
         if anybody && reason != "NoPrefix" {
-            violations.push(format!("nobody publishes, but Ready says {reason}: {message}"));
+            violations.push(format!("no node publishes, but Ready says {reason}: {message}"));
         }
         return violations;
     }
@@ -509,7 +498,7 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     if reason != "Updated" || !message.contains(&join(&delegated)) {
         violations.push(format!("Ready says {reason}: {message}"));
     }
-    let alive = |number: &usize| scenario.nodes[*number].publishes && scenario.nodes[*number].death() == FOR_EVER;
+    let alive = |number: &usize| scenario.nodes[*number].publishes && scenario.nodes[*number].death() == NEVER;
     let expected: BTreeSet<usize> = (0..scenario.nodes.len()).filter(alive).collect();
     if outcome.entries != expected {
         violations.push(format!("entries of nodes {:?}, not {expected:?}", outcome.entries));

@@ -15,7 +15,7 @@ pub struct Clock(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     now: Duration,
-    /// Who wakes when, first come first served.
+    /// The sleepers by the time at which they wake, first come first served.
     queue: BinaryHeap<Reverse<(Duration, u64, usize)>>,
     count: u64,
     threads: Vec<Option<Thread>>,
@@ -23,16 +23,16 @@ struct State {
     is_over: bool,
 }
 
-/// One thread's hold on the clock. When it goes, the others go on.
+/// One thread's share in the clock. When it is dropped, the next thread runs.
 #[derive(Debug)]
 pub struct Sleeper {
     clock: Clock,
     id: usize,
 }
 
-/// The simulation is over: whoever hears of it ends.
+/// The error of a sleep after the end of the simulation. A thread that gets it ends.
 #[derive(Debug)]
-pub struct Over;
+pub struct Finished;
 
 impl Clock {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -44,7 +44,7 @@ impl Clock {
         self.state().now
     }
 
-    /// A sleeper that first wakes at `start`. The first one of all is the running one.
+    /// A sleeper that first wakes at `start`. The first sleeper of a clock is running.
     pub fn sleeper(&self, start: Duration) -> Sleeper {
         let mut state = self.state();
         let id = state.threads.len();
@@ -65,7 +65,7 @@ impl State {
         self.queue.push(Reverse((time, self.count, id)));
     }
 
-    /// Lets the next one run.
+    /// Lets the next sleeper run.
     fn wake_next(&mut self) {
         if let Some(Reverse((time, _, id))) = self.queue.pop() {
             self.now = self.now.max(time);
@@ -79,13 +79,13 @@ impl State {
 
 impl Sleeper {
     /// Waits for this sleeper's first turn; its thread calls this before anything else.
-    pub fn begin(&self) -> Result<(), Over> {
+    pub fn begin(&self) -> Result<(), Finished> {
         self.clock.state().threads[self.id] = Some(thread::current());
         self.wait()
     }
 
     /// Sleeps until a point in virtual time.
-    pub fn until(&self, time: Duration) -> Result<(), Over> {
+    pub fn until(&self, time: Duration) -> Result<(), Finished> {
         {
             let mut state = self.clock.state();
             state.add(time, self.id);
@@ -95,14 +95,14 @@ impl Sleeper {
     }
 
     /// Sleeps.
-    pub fn sleep(&self, time: Duration) -> Result<(), Over> {
+    pub fn sleep(&self, time: Duration) -> Result<(), Finished> {
         self.until(self.clock.now() + time)
     }
 
-    /// Ends the simulation: every sleeper's next turn tells it so.
+    /// Ends the simulation: every sleeper's next turn returns [`Finished`].
     pub fn finish(&self) {
         self.clock.state().is_over = true;
-        // The longest sleep of all, so that everybody else had that turn.
+        // The longest sleep, so that every other sleeper has had that turn.
         let _ = self.until(Duration::MAX);
     }
 
@@ -111,11 +111,11 @@ impl Sleeper {
         self.clock.now()
     }
 
-    fn wait(&self) -> Result<(), Over> {
+    fn wait(&self) -> Result<(), Finished> {
         loop {
             let state = self.clock.state();
             if state.running == self.id {
-                return if state.is_over { Err(Over) } else { Ok(()) };
+                return if state.is_over { Err(Finished) } else { Ok(()) };
             }
             drop(state);
             thread::park();

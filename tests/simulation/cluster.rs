@@ -1,5 +1,5 @@
-//! The objects, and an API server that answers for them as far as k6u asks: small and quick enough for
-//! hundreds of nodes.
+//! The objects of a cluster, and an API server for the requests that k6u makes: small and quick enough for hundreds of
+//! nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,56 +22,56 @@ const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
 pub const CONFIG: &str = "lan";
 /// The IP6UpdateNodeConfig for the second uplink.
 const SECOND_UPLINK: &str = "second-uplink";
-/// The group that all this is about.
+/// The group whose history the checks use.
 pub const GROUP: &str = "ip6-local-lan";
 
-/// What a request was for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Reads of any kind.
     Read,
-    /// Of node configs' statuses.
+    /// Writes of node configs' statuses.
     Publication,
-    /// Of groups.
+    /// Writes of groups.
     GroupWrite,
-    /// Statuses of configs, and Events.
+    /// Writes of statuses of configs, and of Events.
     Report,
-    /// Of CRDs, at the start of a node.
+    /// Writes of CRDs, at the start of a node.
     Deployment,
 }
 
 /// A request that was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Served {
-    /// When.
+    /// When it was answered.
     pub at: Duration,
-    /// What for.
+    /// Its purpose.
     pub kind: Kind,
     /// Request and answer, head and body.
     pub bytes: usize,
 }
 
-/// What the group held, and since when.
+/// A list that the group held.
 #[derive(Clone, Debug)]
 pub struct Held {
-    /// Since when.
+    /// Since when it held this.
     pub at: Duration,
     /// Its list.
     pub cidrs: BTreeSet<String>,
     /// Whether k6u wrote it.
     pub is_k6u: bool,
-    /// What was added though no entry had its prefix, nor had had it shortly before.
+    /// CIDRs that were added though no entry has their prefix, or had it shortly before.
     pub unjustified: Vec<String>,
-    /// What was taken out though an entry has had its prefix since before the last write.
+    /// CIDRs that were removed though an entry has had their prefix since before the last write.
     pub premature: Vec<String>,
 }
 
 /// The clocks of the API servers, which answer in turn.
 #[derive(Clone, Debug, Default)]
 pub struct Clocks {
-    /// By how many seconds each of them is wrong.
+    /// The error of each clock in seconds.
     pub skews: Vec<i64>,
-    /// From when on all are wrong by so many seconds more.
+    /// The time at which all clocks jump, and by how many seconds.
     pub jump: Option<(Duration, i64)>,
 }
 
@@ -83,29 +83,29 @@ pub struct Cluster {
     node_configs: BTreeMap<String, NodeConfig>,
     groups: BTreeMap<String, Group>,
     labels: BTreeMap<String, Value>,
-    /// Nodes that have an IP6UpdateNodeConfig whatever the layout.
+    /// Nodes that have an IP6UpdateNodeConfig of their own in every layout.
     selected: BTreeSet<String>,
     /// Whether another IP6UpdateNodeConfig is for a second interface.
     pub has_second_uplink: bool,
-    /// How well the API server is, from when until when; at other times it is well.
+    /// Faults of the API server, each with its begin and end.
     pub health: Vec<(Duration, Duration, Health)>,
-    /// What time it says.
+    /// The clocks of the API servers.
     pub clocks: Clocks,
-    /// For how long after an entry changed somebody may still act on what it said before.
+    /// For how long after a change of an entry a node may still act on the entry's old content.
     pub just_before: Duration,
     /// Prefixes that left an entry, and when.
     left: Vec<(Duration, Vec<Prefix>)>,
-    /// Since when any entry has a prefix.
+    /// The prefixes in all entries, each with the time since when an entry has it.
     published: BTreeMap<Prefix, Duration>,
     /// Every answer, in order.
     pub served: Vec<Served>,
-    /// How many publications were sent.
+    /// The number of publications so far.
     publications: u64,
-    /// Counts requests for faults.
+    /// The number of requests so far, for faults.
     seen: usize,
     /// Every change of the group, in order.
     pub history: Vec<Held>,
-    /// When each other group was made.
+    /// When each other group was created.
     pub others: BTreeMap<String, Duration>,
     /// Every change of Ready's reason, in order.
     pub reasons: Vec<(Duration, String)>,
@@ -126,7 +126,7 @@ impl Group {
 }
 
 impl Cluster {
-    /// An administrator makes an IP6UpdateConfig for one group: prefix ids 0, 1 and 2.
+    /// An administrator creates an IP6UpdateConfig for one group: prefix ids 0, 1 and 2.
     pub fn add_config(&mut self) {
         self.version += 1;
         self.config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig", "metadata":
@@ -151,7 +151,7 @@ impl Cluster {
         self.labels.insert(name.into(), labels);
     }
 
-    /// An administrator deletes all IP6UpdateNodeConfigs, and makes those of this layout.
+    /// An administrator deletes all IP6UpdateNodeConfigs, and creates those of this layout.
     pub fn replace_node_configs(&mut self, layout: Option<Layout>, at: Duration) {
         for config in std::mem::take(&mut self.node_configs).into_values() {
             let left = config.nodes.values().flat_map(|entry| prefixes(entry)).collect();
@@ -212,7 +212,7 @@ impl Cluster {
         self.add_node_config(&format!("z-{name}"), json!({"kubernetes.io/hostname": name}));
     }
 
-    /// Somebody else writes the group.
+    /// Another writer overwrites the group.
     pub fn overwrite(&mut self, cidrs: &[&str], at: Duration) {
         self.put_group(GROUP, cidrs.iter().map(|cidr| cidr.to_string()).collect(), at, false);
     }
@@ -278,10 +278,10 @@ impl Cluster {
         self.node_configs.values().any(|config| config.nodes.contains_key(node))
     }
 
-    /// Answers; `None` if nothing listens, or the answer is lost.
+    /// Answers a request; `None` if nothing listens, or the answer is lost.
     pub fn answer(&mut self, request: &Request, size: usize, at: Duration) -> Option<Vec<u8>> {
         let health = self.health.iter().find(|(from, to, _)| (*from..*to).contains(&at));
-        let health = health.map_or(Health::Well, |(_, _, health)| *health);
+        let health = health.map_or(Health::Normal, |(_, _, health)| *health);
         let is_write = request.method != "GET";
         let response = match health {
             Health::Down => return None,
@@ -344,7 +344,7 @@ impl Cluster {
         (!is_lost).then_some(bytes)
     }
 
-    /// What the API server that answers says what time it is.
+    /// The time by the clock of the API server that answers.
     fn now(&self, at: Duration) -> OffsetDateTime {
         let skews = &self.clocks.skews;
         let skew = if skews.is_empty() {
@@ -464,7 +464,7 @@ impl Cluster {
         response
     }
 
-    /// Notes since when any entry has each prefix.
+    /// Records since when an entry has each prefix.
     fn note_published(&mut self, at: Duration) {
         let entries = self.node_configs.values().flat_map(|config| config.nodes.values());
         let now: BTreeSet<Prefix> = entries.flat_map(|entry| prefixes(entry)).collect();
@@ -506,7 +506,7 @@ fn timestamp(at: Duration) -> String {
     k6u_testkit::apiserver::api::timestamp(START + at)
 }
 
-/// A refusal of whatever was asked; 4040 is that of a path that nobody serves.
+/// A refusal with this status; 4040 is the 404 of a path that is not served.
 fn any(status: u16, request: &Request) -> Response {
     let name = request
         .path

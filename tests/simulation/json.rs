@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// An IP6UpdateNodeConfig.
 #[derive(Debug)]
 pub struct NodeConfig {
-    /// Another for each that is made.
+    /// Its uid, another one for each object.
     pub uid: u64,
     /// Its resourceVersion.
     pub version: u64,
@@ -20,7 +20,7 @@ pub struct NodeConfig {
     pub nodes: BTreeMap<String, String>,
 }
 
-/// All of them.
+/// The list of all IP6UpdateNodeConfigs.
 pub fn list(node_configs: &BTreeMap<String, NodeConfig>, version: u64) -> String {
     let items: Vec<String> = node_configs
         .iter()
@@ -77,12 +77,12 @@ fn node_config(name: &str, config: &NodeConfig) -> String {
     )
 }
 
-/// JSON.
+/// A response with JSON.
 pub fn sent(status: u16, body: &Value) -> Response {
     sent_text(status, body.to_string())
 }
 
-/// JSON as a text.
+/// A response with JSON, given as a text.
 pub fn sent_text(status: u16, body: String) -> Response {
     Response::new(status, "application/json", body)
 }
@@ -100,12 +100,12 @@ pub fn absent(resource: &str, name: &str) -> Response {
     sent(404, &body)
 }
 
-/// What a request says.
+/// The JSON in a request.
 pub fn body(request: &Request) -> Value {
     serde_json::from_slice(&request.body).expect("k6u sends JSON")
 }
 
-/// A resourceVersion.
+/// A resourceVersion as a number.
 pub fn number(version: &Value) -> u64 {
     version
         .as_str()

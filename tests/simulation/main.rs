@@ -1,8 +1,8 @@
 //! Many nodes, in virtual time: k6u's own loop against a cluster in memory.
 //!
-//! [`scenarios`] says what may happen, [`check`] what must hold whatever happens, [`measure`] what a day costs.
-//! `make test` runs one or two random scenarios of each fault and size, `make test-simulation` seven, and large
-//! clusters; `make simulate` runs thousands, of two faults at once, too, and prints the table.
+//! [`scenarios`] draws random faults, [`check`] has the rules that every outcome must keep, [`measure`] takes the
+//! figures of a day. `make test` runs one or two random scenarios of each fault and size, `make test-simulation` seven,
+//! and large clusters; `make simulate` runs thousands, of two faults at once, too, and prints the table.
 
 #![allow(clippy::pedantic)]
 
@@ -29,9 +29,9 @@ use crate::measure::{Figures, HEAD};
 use crate::scenarios::{FAULTS, Fault, PUBLISHERS, Publishers, scenario};
 use crate::site::INTERVAL;
 
-/// The sizes that people have.
+/// The usual numbers of nodes.
 const SMALL: [usize; 6] = [1, 2, 3, 4, 6, 10];
-/// Up to this one a scenario is quick.
+/// Up to this number of nodes a scenario is quick.
 const QUICK: usize = 4;
 
 /// Faults, a number of nodes, a seed.
@@ -77,13 +77,13 @@ fn run_scenarios(scenarios: &[Draw]) {
     );
 }
 
-/// Whether one of these faults is the one in the environment, if any is.
+/// Whether one of these faults is the one in K6U_FAULT, if that is set.
 fn is_chosen(faults: &[Fault]) -> bool {
     let only = std::env::var("K6U_FAULT").unwrap_or_default();
     faults.iter().any(|fault| format!("{fault:?}").contains(&only))
 }
 
-/// For each small size this many scenarios of each fault, or all of one; perhaps fewer for those that take longer.
+/// This many scenarios of each fault for each small size; `seeds_of_larger` for the sizes that take longer.
 fn of_small_sizes(seeds: u64, seeds_of_larger: u64) -> Vec<Draw> {
     let faults = FAULTS.into_iter().filter(|fault| is_chosen(&[*fault]));
     let seeds_of = move |count: usize| if count <= QUICK { seeds } else { seeds_of_larger };
@@ -108,11 +108,11 @@ fn of_pairs(seeds: u64) -> Vec<Draw> {
 
 /// One or two scenarios of each fault and each small size.
 #[test]
-fn whatever_happens() {
+fn random_scenarios() {
     run_scenarios(&of_small_sizes(number("K6U_SEEDS", 2), number("K6U_SEEDS", 1)));
 }
 
-/// What a day may cost, and how soon all must be right in it.
+/// Checks what a day costs, and how soon the group is right in it.
 fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
     let day = Figures::of(count, publishers, seed);
     let what = format!("{count} nodes, {publishers:?}, seed {seed}: {day:?}");
@@ -121,7 +121,7 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
     let kilobytes = match publishers {
         Publishers::All(site::Layout::PerNode) => 2000.0,
         Publishers::All(site::Layout::Shared) => 600.0,
-        Publishers::One | Publishers::Nobody => 200.0,
+        Publishers::One | Publishers::None => 200.0,
     };
     assert!(day.kilobytes <= kilobytes, "{what}");
     // A node that publishes makes one round for the change, and one for the reports when the addresses are still: a
@@ -130,11 +130,11 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
     let publishing = publishers.of(count);
     let busiest_second = publishing * 8 + (count - publishing) / 2 + 20;
     assert!(day.busiest_second <= busiest_second, "{what}");
-    if publishers == Publishers::Nobody {
+    if publishers == Publishers::None {
         assert_eq!(day.group_writes, 0, "{what}");
         return day;
     }
-    // The first node that sees it adds the new prefix, the last one takes out the old.
+    // The first node that sees the renumbering adds the new prefix, the last one removes the old one.
     assert!(day.group_writes <= 2, "{what}");
     let within = |time: Option<Duration>, milliseconds: u64| {
         time.is_some_and(|time| time <= Duration::from_millis(milliseconds))
@@ -143,7 +143,7 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
         within(day.new_in, 300) && within(day.old_out, 2000) && within(day.alone_in, 1000),
         "{what}"
     );
-    // Every node that publishes looks after the targets in every round.
+    // Every node that publishes reads the targets in every round.
     let a_round = (INTERVAL.as_millis() as f64 * 1.1) as u64 + 1000;
     assert!(
         within(day.drift_undone, a_round) && within(day.edit_done, a_round),
@@ -153,18 +153,18 @@ fn check_day(count: usize, publishers: Publishers, seed: u64) -> Figures {
     day
 }
 
-/// Requests a second at rest: two lists and a target for each round of a node that publishes, one list for a round
-/// of an idle one, or two if nobody publishes; heartbeats, which may come half an interval early, and the labels of
-/// Nodes every five minutes. A twentieth of that is for chance.
+/// The limit for requests a second at rest: two lists and a target for each round of a node that publishes, one list
+/// for a round of an idle one, or two if no node publishes; heartbeats, which may come half an interval early; and the
+/// labels of Nodes every five minutes. A twentieth is added for chance.
 fn max_requests(count: usize, publishers: Publishers) -> f64 {
     let publishing = publishers.of(count);
     let interval = schedule::interval(INTERVAL, publishing).as_secs_f64();
     let idle = (count - publishing) as f64;
-    let (of_idle, most) = if publishing == 0 { (2.0, 60.0) } else { (1.0, 30.0) };
+    let (of_idle, max) = if publishing == 0 { (2.0, 60.0) } else { (1.0, 30.0) };
     let rounds = (publishing as f64 * 3.0 + idle * of_idle) / interval;
     let longest = schedule::max_interval(INTERVAL, publishing).as_secs_f64();
     let heartbeats = publishing as f64 / interval.max(HEARTBEAT.as_secs_f64() - longest / 2.0);
-    (1.05 * (rounds + heartbeats + count as f64 / LABELS_FRESH.as_secs_f64())).min(most)
+    (1.05 * (rounds + heartbeats + count as f64 / LABELS_FRESH.as_secs_f64())).min(max)
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn days_of_small_clusters() {
     check_day(30, Publishers::All(site::Layout::Shared), 1);
 }
 
-/// Up to the most nodes that are supported.
+/// Days of clusters up to the maximum number of nodes.
 #[test]
 #[ignore = "takes a minute: make test-simulation"]
 fn days_of_large_clusters() {
@@ -188,7 +188,8 @@ fn days_of_large_clusters() {
     }
 }
 
-/// K6U_SCENARIO="Recreated 3 0" RUST_LOG=debug: this one, and what happens in it. Two faults are joined by a plus.
+/// Runs the scenario that the environment names, for example K6U_SCENARIO="Recreated 3 0" RUST_LOG=debug, and prints
+/// it. Two faults are joined by a plus.
 #[test]
 #[ignore = "to look at one scenario: K6U_SCENARIO"]
 fn one_scenario() {

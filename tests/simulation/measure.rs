@@ -1,4 +1,4 @@
-//! What a day cost, and how soon the group was right in it.
+//! Figures of a day: its cost, and how soon the group was right.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,9 +25,9 @@ pub struct Figures {
     /// Per second, at rest.
     pub kilobytes: f64,
     writes: f64,
-    /// For the worst renumbering.
+    /// Writes of the group in the worst renumbering.
     pub group_writes: usize,
-    /// Writes of the group that were refused, because another node had been first, in the same.
+    /// Writes of the group that were refused in the worst renumbering, because another node was first.
     pub conflicts: usize,
     /// In the worst renumbering.
     pub busiest_second: usize,
@@ -39,18 +39,18 @@ pub struct Figures {
     pub old_out: Option<Duration>,
     /// For a prefix that one node alone sees.
     pub alone_in: Option<Duration>,
-    /// Until the group is right after somebody else wrote it.
+    /// Until the group is right after another writer overwrote it.
     pub drift_undone: Option<Duration>,
-    /// Until a group is made that was added to the spec.
+    /// Until a group that was added to the spec is created.
     pub edit_done: Option<Duration>,
     /// The same as `old_out`, after the death of the first node that saw the new prefix.
     pub death_out: Option<Duration>,
-    /// All that must not be.
+    /// The violations of the rules.
     pub violations: Vec<String>,
 }
 
 impl Figures {
-    /// Lives a day.
+    /// Runs a day, and takes its figures.
     pub fn of(count: usize, publishers: Publishers, seed: u64) -> Self {
         let scenario = day(count, publishers, seed);
         let outcome = site::run(&scenario);
@@ -98,7 +98,7 @@ impl Figures {
     /// A line of the table.
     pub fn line(&self) -> String {
         let shown = |time| match self.publishers {
-            Publishers::Nobody => "-".into(),
+            Publishers::None => "-".into(),
             _ => shown(time),
         };
         format!(
@@ -108,7 +108,7 @@ impl Figures {
                 Publishers::All(Layout::Shared) => "all, in one object",
                 Publishers::All(Layout::PerNode) => "all, in one object each",
                 Publishers::One => "one",
-                Publishers::Nobody => "none",
+                Publishers::None => "none",
             },
             self.requests,
             self.kilobytes,
@@ -166,7 +166,7 @@ impl Day {
         tries.count() - self.group_writes(from, to)
     }
 
-    /// The most requests in any one second of a stretch of time.
+    /// The maximum number of requests in a second between two times.
     fn busiest_second(&self, from: Duration, to: Duration) -> usize {
         let times: Vec<Duration> = self.served_in(from, to).map(|served| served.at).collect();
         let end = |at: &Duration| times.partition_point(|time| *time < *at + Duration::from_secs(1));
@@ -174,7 +174,7 @@ impl Day {
         counts.max().unwrap_or(0)
     }
 
-    /// How long after `since` the group first was as `wanted` says; `None` if that never came.
+    /// The time from `since` until the group first held the wanted list; `None` if it never did.
     fn until(&self, since: Duration, wanted: impl Fn(&BTreeSet<String>) -> bool) -> Option<Duration> {
         let history = &self.outcome.history;
         let first = history.iter().rposition(|held| held.at <= since).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What may happen to a site, drawn at random: one fault, and everyday life around it.
+//! Random scenarios of a site: faults, with renumberings and restarts around them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use k6u::prefix::Prefix;
 
 use crate::check::rest_from;
 use crate::cluster::Clocks;
-use crate::site::{Action, FOR_EVER, Health, INTERVAL, Layout, Node, SLOWEST, Scenario};
+use crate::site::{Action, Health, INTERVAL, Layout, NEVER, Node, SLOWEST, Scenario};
 
 /// The fault of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,21 +41,21 @@ pub enum Fault {
     SlowNetwork,
     /// One node's prefix goes and comes back within seconds.
     Flaps,
-    /// IP6UpdateNodeConfigs are recreated, and a node restarts meanwhile: it knows of no vanished entries.
+    /// A node restarts while IP6UpdateNodeConfigs are recreated: it knows of no vanished entries.
     RestartWhileRecreated,
-    /// A node that was idle is selected; by chance nobody published before.
+    /// A node that was idle is selected; in half of the scenarios no node published before.
     IdleSelected,
     /// Requests for the group, or writes of it, are refused for 1 to 10 minutes.
     TargetRefused,
-    /// One node publishes, all others are idle; by chance the IP6UpdateNodeConfigs come after the nodes.
+    /// One node publishes, all others are idle; in half of the scenarios the IP6UpdateNodeConfigs come after the nodes.
     FirstInstall,
-    /// Every fifth answer is lost on its way, for 1 to 10 minutes: what was asked for is done all the same.
+    /// Every fifth answer is lost on its way, for 1 to 10 minutes; the request is carried out all the same.
     LostAnswers,
     /// No node sees a prefix, or one does not, for 1 to 10 minutes.
     PrefixLost,
 }
 
-/// All of them.
+/// All faults.
 pub const FAULTS: [Fault; 21] = [
     Fault::Outage,
     Fault::AsksForRest,
@@ -83,13 +83,13 @@ pub const FAULTS: [Fault; 21] = [
 const MINUTE: Duration = Duration::from_secs(60);
 const YEAR: i64 = 365 * 86_400;
 
-/// The link that nodes are on; the number says which delegated prefix it is in.
+/// The prefix of a link in the delegated prefix with this number.
 pub fn prefix(number: u16) -> Prefix {
     format!("2001:db8:{number:x}:5671::/64").parse().expect("a prefix")
 }
 
-/// A scenario of these faults, each of which begins before the one before it is long over, for so many nodes that
-/// publish.
+/// A scenario of these faults for `count` publishing nodes. Each fault begins before the last one is over, or up to a
+/// minute later.
 pub fn scenario(faults: &[Fault], count: usize, seed: u64) -> Scenario {
     let mut random = Random(fastrand::Rng::with_seed(seed));
     let sites = if count > 1 && random.either() { 2 } else { 1 };
@@ -122,7 +122,7 @@ pub fn scenario(faults: &[Fault], count: usize, seed: u64) -> Scenario {
         end: Duration::ZERO,
         seed,
     };
-    // At any phase of the rounds and of the signs of life.
+    // At any phase of the rounds and of the heartbeats.
     let from = random.within(MINUTE * 7, MINUTE * 8);
     let mut to = from;
     for (number, fault) in faults.iter().enumerate() {
@@ -131,7 +131,7 @@ pub fn scenario(faults: &[Fault], count: usize, seed: u64) -> Scenario {
         } else {
             random.within(from, to + MINUTE)
         };
-        to = to.max(happen(*fault, &mut scenario, count, begin, &mut random));
+        to = to.max(apply_fault(*fault, &mut scenario, count, begin, &mut random));
     }
     for node in &mut scenario.nodes {
         node.sees.sort_by_key(|(since, _)| *since);
@@ -152,9 +152,9 @@ fn site(number: usize, sites: u16) -> u16 {
     1 + number as u16 % sites
 }
 
-/// The fault itself. Gives the time at which it is over.
-fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, random: &mut Random) -> Duration {
-    let some = random.0.usize(..count);
+/// Adds a fault to the scenario. Returns the time at which it is over.
+fn apply_fault(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, random: &mut Random) -> Duration {
+    let victim = random.0.usize(..count);
     match fault {
         Fault::Outage => outage(scenario, from, random.within(MINUTE, MINUTE * 60), random),
         Fault::AsksForRest => {
@@ -214,8 +214,8 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
                 .for_each(|node| node.cuts.push((from, to)));
             to
         }
-        Fault::OneCutOffShortly => cut_off(&mut scenario.nodes[some], from, MINUTE * 3),
-        Fault::OneCutOff => cut_off(&mut scenario.nodes[some], from, MINUTE * 6),
+        Fault::OneCutOffShortly => cut_off(&mut scenario.nodes[victim], from, MINUTE * 3),
+        Fault::OneCutOff => cut_off(&mut scenario.nodes[victim], from, MINUTE * 6),
         Fault::Recreated => replace(scenario, scenario.layout, from, random),
         Fault::Moved => {
             let other = match scenario.layout {
@@ -233,7 +233,7 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
         }
         Fault::SlowNetwork => {
             scenario.slowest = Duration::from_secs(2);
-            // Much is under way at the same time.
+            // Many requests are under way at the same time.
             for change in 0..10 {
                 let at = from + Duration::from_secs(12) * change;
                 for (number, node) in (0..).zip(scenario.nodes.iter_mut().take(count)) {
@@ -245,7 +245,7 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
             from + MINUTE * 2
         }
         Fault::Flaps => {
-            let node = &mut scenario.nodes[some];
+            let node = &mut scenario.nodes[victim];
             let home = node.at(from).clone();
             let mut at = from;
             for _ in 0..6 {
@@ -260,12 +260,12 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
             let back = replace(scenario, scenario.layout, from, random);
             let recreated = scenario.actions.last().expect("an action").0;
             let at = random.within(from - INTERVAL, recreated + INTERVAL);
-            restart(&mut scenario.nodes[some], at, random);
+            restart(&mut scenario.nodes[victim], at, random);
             back
         }
         Fault::IdleSelected => {
             if random.either() {
-                // Nobody publishes before.
+                // No node publishes before.
                 scenario.nodes[..count]
                     .iter_mut()
                     .for_each(|node| node.publishes = false);
@@ -296,7 +296,7 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
             let length = random.within(MINUTE, MINUTE * 10);
             let all = random.either();
             for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
-                if all || number == some {
+                if all || number == victim {
                     let (lost, back) = (from + random.a_moment(), from + length + random.a_moment());
                     let home = node.at(lost).clone();
                     node.then_sees(lost, &[]);
@@ -307,7 +307,7 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
         }
         Fault::FirstInstall => {
             for (number, node) in scenario.nodes.iter_mut().take(count).enumerate() {
-                node.publishes = number == some;
+                node.publishes = number == victim;
             }
             if random.either() {
                 let created = random.within(Duration::ZERO, MINUTE * 2);
@@ -319,24 +319,25 @@ fn happen(fault: Fault, scenario: &mut Scenario, count: usize, from: Duration, r
     }
 }
 
-/// k6u stops, and starts again, unless its node is dead.
+/// Restarts k6u, unless its node is dead.
 fn restart(node: &mut Node, at: Duration, random: &mut Random) {
     let back = at + random.within(Duration::from_millis(100), Duration::from_secs(5));
     let (start, death) = *node.runs.last().expect("a run");
-    if death == FOR_EVER && start < at {
+    if death == NEVER && start < at {
         node.restarts(at, back);
     }
 }
 
-/// It dies, unless it is dead, or is about to restart.
+/// Lets the node die, unless it is dead, or is about to restart.
 fn die(node: &mut Node, at: Duration) {
     let (start, death) = *node.runs.last().expect("a run");
-    if death == FOR_EVER && start < at {
+    if death == NEVER && start < at {
         node.dies(at);
     }
 }
 
-/// Nothing listens for this long; then, in half of the cases, a minute of 503 follows. Returns the time at which it is over.
+/// Adds an outage of this length, in half of the scenarios with a minute of 503 after it. Returns the time at which it
+/// is over.
 fn outage(scenario: &mut Scenario, from: Duration, length: Duration, random: &mut Random) -> Duration {
     let to = from + length;
     scenario.health.push((from, to, Health::Down));
@@ -354,8 +355,8 @@ fn cut_off(node: &mut Node, from: Duration, length: Duration) -> Duration {
     from + length
 }
 
-/// All IP6UpdateNodeConfigs go, and come again at once or some time later; the API server may go away while
-/// nodes come back.
+/// Deletes all IP6UpdateNodeConfigs, and creates them again at once or some time later. The API server may go away
+/// while nodes publish again.
 fn replace(scenario: &mut Scenario, layout: Layout, from: Duration, random: &mut Random) -> Duration {
     let mut back = from;
     if random.either() {
@@ -378,13 +379,13 @@ fn renumber(scenario: &mut Scenario, sites: u16, at: Duration, random: &mut Rand
     for (number, node) in scenario.nodes.iter_mut().enumerate() {
         let living = [prefix(0x40 + site(number, sites))];
         let seen = at + random.a_moment();
-        // What was to be seen later is not seen any more.
+        // Later views are dropped.
         node.sees.retain(|(since, _)| *since < seen);
         node.then_sees(seen, &living);
     }
 }
 
-/// Draws what happens in a scenario.
+/// A source of random choices.
 struct Random(fastrand::Rng);
 
 impl Random {
@@ -396,7 +397,8 @@ impl Random {
         from + to.saturating_sub(from).mul_f64(self.0.f64())
     }
 
-    /// In most networks all nodes hear of a change at the same time; with a switch in between, later.
+    /// A delay until a node sees a change. In most networks all nodes see it at the same time, behind some switches
+    /// later.
     fn a_moment(&mut self) -> Duration {
         let longest = if self.either() {
             Duration::from_millis(100)
@@ -407,7 +409,7 @@ impl Random {
     }
 }
 
-/// All nodes run from here on, and nothing happens until [`CHANGES`].
+/// All nodes run from this time on, and nothing happens until [`CHANGES`].
 pub const STEADY: Duration = Duration::from_secs(120);
 /// Renumberings that all nodes see.
 pub const CHANGES: [Duration; 3] = [
@@ -415,7 +417,7 @@ pub const CHANGES: [Duration; 3] = [
     Duration::from_secs(500),
     Duration::from_secs(600),
 ];
-/// Somebody else writes the group; three times in ten minutes would be a report.
+/// Another writer overwrites the group; three times in ten minutes would cause a report.
 pub const DRIFTS: [Duration; 2] = [Duration::from_secs(693), Duration::from_secs(767)];
 /// An administrator adds a group.
 pub const EDITS: [Duration; 3] = [
@@ -425,7 +427,7 @@ pub const EDITS: [Duration; 3] = [
 ];
 /// One node alone gets another uplink.
 pub const ALONE: Duration = Duration::from_secs(1130);
-/// A renumbering whose first witness dies.
+/// A renumbering in which the first node that sees it dies.
 pub const DEATH: Duration = Duration::from_secs(1200);
 
 /// Which nodes publish, and in how many objects.
@@ -435,16 +437,16 @@ pub enum Publishers {
     All(Layout),
     /// One of them; the others are idle.
     One,
-    /// None.
-    Nobody,
+    /// No node.
+    None,
 }
 
-/// All of them.
+/// All variants.
 pub const PUBLISHERS: [Publishers; 4] = [
     Publishers::All(Layout::Shared),
     Publishers::All(Layout::PerNode),
     Publishers::One,
-    Publishers::Nobody,
+    Publishers::None,
 ];
 
 impl Publishers {
@@ -453,12 +455,12 @@ impl Publishers {
         match self {
             Publishers::All(_) => count,
             Publishers::One => 1,
-            Publishers::Nobody => 0,
+            Publishers::None => 0,
         }
     }
 }
 
-/// A day in the life of so many nodes: all of the above. All see each renumbering within a tenth of a second. Where
+/// A day of `count` nodes with all of these events. All nodes see each renumbering within a tenth of a second. If only
 /// one node publishes, it is the one that gets another uplink, and it does not die.
 pub fn day(count: usize, publishers: Publishers, seed: u64) -> Scenario {
     let mut random = Random(fastrand::Rng::with_seed(seed));
@@ -486,7 +488,7 @@ pub fn day(count: usize, publishers: Publishers, seed: u64) -> Scenario {
     }
     let layout = match publishers {
         Publishers::All(layout) => layout,
-        Publishers::One | Publishers::Nobody => Layout::Shared,
+        Publishers::One | Publishers::None => Layout::Shared,
     };
     let drifts = DRIFTS.into_iter().map(|at| (at, Action::Overwrite));
     let edits = EDITS.into_iter().map(|at| (at, Action::AddGroup));
@@ -497,7 +499,7 @@ pub fn day(count: usize, publishers: Publishers, seed: u64) -> Scenario {
         clocks: Clocks::default(),
         actions: drifts.chain(edits).collect(),
         slowest: SLOWEST,
-        end: FOR_EVER,
+        end: NEVER,
         seed,
     };
     scenario.end = rest_from(&scenario) + INTERVAL * 9;

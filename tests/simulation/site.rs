@@ -1,5 +1,5 @@
-//! A site in virtual time: nodes that run k6u's own loop, what their interfaces show and when, when they are
-//! cut off or die, and what becomes of the API server meanwhile.
+//! A site in virtual time: nodes that run k6u's own loop, the prefixes on their interfaces, the times when they are cut
+//! off or die, and the faults of the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ use k6u::prefix::Prefix;
 use k6u::reconcile::Reconciler;
 use k6u::schedule::Schedule;
 
-use crate::clock::{Clock, Over};
+use crate::clock::{Clock, Finished};
 use crate::cluster::{Clocks, Cluster, Held, Served};
 use crate::wire::Wire;
 
@@ -29,12 +29,12 @@ pub const INTERVAL: Duration = Duration::from_secs(10);
 pub const LENGTH: u8 = 60;
 /// The interface of the second uplink.
 pub const SECOND: &str = "eth1";
-/// The slowest way to the API server, or back, in a good network.
+/// The maximum latency to the API server, or back, in a good network.
 pub const SLOWEST: Duration = Duration::from_millis(20);
 /// Later than any simulation ends.
-pub const FOR_EVER: Duration = Duration::from_secs(1_000_000);
+pub const NEVER: Duration = Duration::from_secs(1_000_000);
 
-/// From when until when.
+/// A begin and an end.
 pub type Window = (Duration, Duration);
 
 /// Whether a time is in one of these windows.
@@ -42,11 +42,11 @@ pub fn within(windows: &[Window], time: Duration) -> bool {
     windows.iter().any(|(from, to)| (*from..*to).contains(&time))
 }
 
-/// How well the API server is.
+/// The state of the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// It answers.
-    Well,
+    Normal,
     /// Nothing listens.
     Down,
     /// It answers 503, perhaps with Retry-After in seconds.
@@ -60,15 +60,15 @@ pub enum Health {
     Contended,
     /// It answers every publication by this status.
     RefusesPublications(u16),
-    /// The so many-th request from the beginning on is answered by this status.
+    /// The request with this number, counted from the beginning, is answered by this status.
     FailsOnce(usize, u16),
-    /// Nothing listens from the so many-th request on.
+    /// Nothing listens from the request with this number on.
     DownFrom(usize),
     /// It answers every read of a group by 403.
     RefusesGroupReads,
     /// It answers every publication for the second uplink by 422.
     RefusesSecondUplink,
-    /// It does what it is asked for, but every fifth answer is lost.
+    /// It carries out every request, but every fifth answer is lost.
     LosesAnswers,
     /// It answers every write of a group by this status.
     RefusesGroupWrites(u16),
@@ -85,31 +85,31 @@ pub enum Layout {
     PerNode,
 }
 
-/// What an interface shows.
+/// The prefixes on an interface.
 pub type View = Vec<Prefix>;
 
-/// What one node sees, and when k6u runs on it.
+/// A node: the prefixes that it sees, and when k6u runs on it.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// When k6u runs; it starts again each time.
     pub runs: Vec<Window>,
     /// When it is cut off from the API server.
     pub cuts: Vec<Window>,
-    /// From when on it sees what, in order.
+    /// The prefixes that it sees, each with the time since when, in order.
     pub sees: Vec<(Duration, View)>,
     /// Whether an IP6UpdateNodeConfig selects it.
     pub publishes: bool,
-    /// From when on one does.
+    /// The time from which one does.
     pub selected_at: Duration,
-    /// Its second interface shows the second prefix that it sees, as another IP6UpdateNodeConfig asks for.
+    /// Whether it has a second interface, with the second prefix that it sees, for another IP6UpdateNodeConfig.
     pub has_second_uplink: bool,
 }
 
 impl Node {
-    /// A node that sees these prefixes from the start on, and lives for ever.
+    /// A node that sees these prefixes from the start on, and never dies.
     pub fn new(start: Duration, prefixes: &[Prefix]) -> Self {
         Node {
-            runs: vec![(start, FOR_EVER)],
+            runs: vec![(start, NEVER)],
             cuts: Vec::new(),
             sees: vec![(Duration::ZERO, prefixes.to_vec())],
             publishes: true,
@@ -118,20 +118,20 @@ impl Node {
         }
     }
 
-    /// From then on it sees other prefixes.
+    /// Lets it see other prefixes from a time on.
     pub fn then_sees(&mut self, at: Duration, prefixes: &[Prefix]) {
         self.sees.push((at, prefixes.to_vec()));
     }
 
-    /// It dies.
+    /// Lets it die at a time.
     pub fn dies(&mut self, at: Duration) {
         self.runs.last_mut().expect("a run").1 = at;
     }
 
-    /// k6u stops, and starts again.
+    /// Stops k6u, and starts it again at `back`.
     pub fn restarts(&mut self, at: Duration, back: Duration) {
         self.dies(at);
-        self.runs.push((back, FOR_EVER));
+        self.runs.push((back, NEVER));
     }
 
     /// When it dies for good.
@@ -139,7 +139,7 @@ impl Node {
         self.runs.last().expect("a run").1
     }
 
-    /// What it sees at a time.
+    /// The prefixes that it sees at a time.
     pub fn at(&self, time: Duration) -> &View {
         let last = self.sees.iter().rev().find(|(since, _)| *since <= time);
         &last.expect("it sees something from the start on").1
@@ -147,18 +147,18 @@ impl Node {
 
     fn next_change(&self, after: Duration) -> Duration {
         let next = self.sees.iter().map(|(since, _)| *since).find(|since| *since > after);
-        next.unwrap_or(FOR_EVER)
+        next.unwrap_or(NEVER)
     }
 }
 
-/// What an administrator, or somebody else, does.
+/// An action of an administrator or of another writer.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
-    /// Writes something else into the group.
+    /// Overwrites the group.
     Overwrite,
     /// Adds a group to the IP6UpdateConfig.
     AddGroup,
-    /// Deletes all IP6UpdateNodeConfigs, and makes those of this layout.
+    /// Deletes all IP6UpdateNodeConfigs, and creates those of this layout.
     Replace(Option<Layout>),
     /// Deletes the IP6UpdateNodeConfig of a node and recreates it.
     ReplaceOne(usize),
@@ -168,20 +168,20 @@ pub enum Action {
     Select(usize),
 }
 
-/// All that happens.
+/// The input of a simulation.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Who is there.
+    /// The nodes.
     pub nodes: Vec<Node>,
     /// How IP6UpdateNodeConfigs name them at first.
     pub layout: Layout,
-    /// How the API server is.
+    /// Faults of the API server, each with its begin and end.
     pub health: Vec<(Duration, Duration, Health)>,
-    /// What time it says.
+    /// The clocks of the API servers.
     pub clocks: Clocks,
-    /// What others do, in order.
+    /// The actions of others, in order.
     pub actions: Vec<(Duration, Action)>,
-    /// The slowest way to the API server, or back.
+    /// The maximum latency to the API server, or back.
     pub slowest: Duration,
     /// When it is over.
     pub end: Duration,
@@ -190,20 +190,20 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// For how long after a change somebody may still act on what was before: a few requests.
+    /// For how long after a change a node may still act on the old state: a few requests.
     pub fn just_before(&self) -> Duration {
         Duration::from_secs(1) + self.slowest * 12
     }
 }
 
-/// What happened.
+/// The outcome of a simulation.
 #[derive(Debug)]
 pub struct Outcome {
     /// Every request.
     pub served: Vec<Served>,
     /// Every write of the group.
     pub history: Vec<Held>,
-    /// When each other group was made.
+    /// When each other group was created.
     pub others: BTreeMap<String, Duration>,
     /// Every change of Ready's reason.
     pub reasons: Vec<(Duration, String)>,
@@ -213,9 +213,9 @@ pub struct Outcome {
     pub entries: BTreeSet<usize>,
 }
 
-/// Runs the nodes.
+/// Runs a scenario.
 pub fn run(scenario: &Scenario) -> Outcome {
-    // RUST_LOG=debug shows what the nodes say, and what the API server is asked.
+    // RUST_LOG=debug shows the nodes' logs and the requests.
     let _ = env_logger::try_init();
     let clock = Clock::default();
     let sleeper = clock.sleeper(Duration::ZERO);
@@ -245,8 +245,8 @@ pub fn run(scenario: &Scenario) -> Outcome {
                 end,
             };
             let (node, account, rng) = (node.clone(), Arc::clone(&account), rng.fork());
-            let live = move || live(&name(number), node, wire, &account, rng);
-            let thread = thread::Builder::new().stack_size(512 * 1024).spawn(live);
+            let run = move || run_node(&name(number), node, wire, &account, rng);
+            let thread = thread::Builder::new().stack_size(512 * 1024).spawn(run);
             threads.push(thread.expect("a thread"));
         }
     }
@@ -286,8 +286,8 @@ fn name(number: usize) -> String {
     format!("node{number:04}.example.com")
 }
 
-/// k6u on one node, from its start to its end.
-fn live(name: &str, node: Node, wire: Wire, account: &Account, rng: fastrand::Rng) -> Result<(), Over> {
+/// Runs k6u on one node, from its start to its end.
+fn run_node(name: &str, node: Node, wire: Wire, account: &Account, rng: fastrand::Rng) -> Result<(), Finished> {
     wire.sleeper.begin()?;
     let client = Client::new("https://192.0.2.1:443".into(), &account.0);
     let client = client.over(wire.clone()).expect("the account's files are there");
@@ -305,7 +305,7 @@ fn live(name: &str, node: Node, wire: Wire, account: &Account, rng: fastrand::Rn
 /// A node in virtual time.
 struct VirtualHost {
     node: Node,
-    /// Until when it knows of all changes.
+    /// The time until which it has seen all changes.
     listened_until: Duration,
     wire: Wire,
     rng: fastrand::Rng,
@@ -334,12 +334,12 @@ impl Host for VirtualHost {
     }
 
     fn sleep(&mut self, until: Duration) {
-        // A node that is over learns so at its next wait.
+        // A node whose time is over ends at its next wait.
         let _ = self.wire.sleeper.until(until.min(self.wire.end));
     }
 
     fn wait_for_change(&mut self, until: Duration) -> Woken {
-        // What happened since the last time that this node listened reaches it now.
+        // A change since this node last listened wakes it now.
         let change = self.node.next_change(self.listened_until);
         let end = self.wire.end;
         if self.wire.sleeper.until(until.min(change).min(end)).is_err() || self.now() >= end {
@@ -353,7 +353,7 @@ impl Host for VirtualHost {
     }
 }
 
-/// A service account's folder, gone with the simulation.
+/// A service account's folder, which is removed with the simulation.
 struct Account(PathBuf);
 
 impl Account {
@@ -362,7 +362,7 @@ impl Account {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("k6u-simulation-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).expect("a temporary folder");
-        // As long as real ones are: they are most of what a request sends.
+        // As long as a real token, which is the largest part of a request.
         fs::write(folder.join("token"), "x".repeat(1000)).expect("a file");
         fs::write(folder.join("ca.crt"), "none: nothing is encrypted here").expect("a file");
         Account(folder)
@@ -371,12 +371,12 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        // What is left in a temporary folder harms nobody.
+        // A temporary folder that stays does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// What the group has to hold for these prefixes.
+/// The list of the group for these prefixes.
 pub fn cidrs(prefixes: &[Prefix]) -> BTreeSet<String> {
     let links = prefixes.iter().map(|prefix| prefix.truncate(LENGTH));
     let texts = links.flat_map(|delegated| [0, 1, 2].map(|id| delegated.subnet(id).expect("it fits").to_string()));

@@ -1,4 +1,4 @@
-//! What carries a node's requests to the cluster: ureq's transport, without a network, in virtual time.
+//! The transport between a node and the cluster: ureq's, without a network, in virtual time.
 
 use std::fmt;
 use std::io::{self, Cursor, ErrorKind};
@@ -12,20 +12,20 @@ use crate::clock::Sleeper;
 use crate::cluster::Cluster;
 use crate::site::{Window, within};
 
-/// A node's way to the cluster.
+/// A node's connection to the cluster.
 #[derive(Clone)]
 pub struct Wire {
-    /// The node's hold on the clock.
+    /// The node's share in the clock.
     pub sleeper: Arc<Sleeper>,
-    /// Where requests go.
+    /// The cluster that answers.
     pub cluster: Arc<Mutex<Cluster>>,
-    /// From here to there, or back: each time another one.
+    /// The source of the random one-way latencies.
     pub latency: Arc<Mutex<fastrand::Rng>>,
     /// The longest one-way latency.
     pub slowest: Duration,
-    /// When nothing gets through between this node and the API server.
+    /// The times in which nothing gets through between this node and the API server.
     pub cuts: Vec<Window>,
-    /// When k6u ends: whatever it was about to do, it does no more.
+    /// The time at which k6u ends, even in the middle of a request.
     pub end: Duration,
 }
 

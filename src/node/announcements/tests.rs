@@ -1,6 +1,6 @@
 use super::*;
 
-/// When the first look is.
+/// The time of the first look.
 const NOW: Time = 5_000_000;
 
 /// An address that was created and last written at these seconds of the kernel's time.
@@ -22,15 +22,15 @@ fn other(created: u32, updated: u32) -> Address {
     }
 }
 
-/// Looks at the interface this many seconds after the first look; gives when the first address was written,
-/// in seconds after that look.
+/// Looks at the interface this many seconds after the first look. Returns when the first address was written, in
+/// seconds after the first look.
 fn look(past: &mut Announcements, addresses: &[Address], seconds: i64) -> i64 {
     let dated = past.date(2, addresses, NOW + seconds * 1000);
     let first = dated.iter().find(|dated| dated.address == addresses[0]).unwrap();
     (first.written - NOW) / 1000
 }
 
-/// The same for one address at the first look, and for what it is a minute later.
+/// The same for an address at the first look, and its state a minute later.
 fn then(before: Address, after: Address) -> i64 {
     let mut past = Announcements::default();
     assert_eq!(look(&mut past, &[before], 0), 0);
@@ -57,7 +57,7 @@ fn at_the_first_look_the_newest_stamp_is_now() {
 /// A 32-bit kernel's stamps start again at 17,179,869, two days at 250 ticks a second: 17,179,800 is younger than 60 by
 /// either a second or two days.
 #[test]
-fn an_age_that_a_32_bit_kernel_cannot_tell_is_none() {
+fn an_age_that_a_32_bit_kernel_cannot_show_is_0() {
     let max = 85_899_000;
     assert_eq!(age(60, 17_179_800, max), 0);
     assert_eq!(age(60, 8_589_960, max), max);
@@ -76,7 +76,7 @@ fn an_announcement_counts() {
     assert_eq!(then(address(100, 200, 7_200), address(260, 260, 7_200)), 60);
     // Also if there were more since the address was created again.
     assert_eq!(then(address(100, 200, 7_200), address(240, 260, 7_140)), 60);
-    // Whatever the stamp says: it is another one.
+    // An address that was created again is another one, with any stamp.
     assert_eq!(then(address(100, 200, 7_200), address(100, 3, 7_200)), 60);
     assert_eq!(then(address(100, 200, 7_200), address(100, 200, 7_140)), 0);
 }
@@ -92,7 +92,7 @@ fn an_address_that_is_written_again_and_lives_no_longer_was_not_announced() {
 }
 
 #[test]
-fn it_is_remembered_for_as_long_as_nothing_is_announced() {
+fn the_last_announcement_is_remembered() {
     let mut past = Announcements::default();
     let mut look = |address: Address, seconds: i64| look(&mut past, &[address], seconds);
     assert_eq!(look(address(100, 200, 7_200), 0), 0);
@@ -115,7 +115,7 @@ fn an_address_that_is_new_was_announced_now() {
     assert_eq!(past.date(3, &addresses, NOW)[0].written, NOW - 100_000);
 }
 
-/// The addresses that count, this many milliseconds after the first look at one with so many seconds left.
+/// The number of addresses that count at these times after the first look, for an address with this valid lifetime.
 fn lingering(valid: u32, flags: u32, milliseconds: &[Time]) -> Vec<usize> {
     let mut past = Announcements::default();
     let first = Address {
@@ -135,12 +135,12 @@ fn an_address_that_had_time_left_lingers() {
     assert_eq!(
         lingering(u32::MAX, libc::IFA_F_PERMANENT, &[0]),
         [0],
-        "somebody removed it"
+        "it was removed on purpose"
     );
 }
 
 #[test]
-fn an_address_that_comes_back_meanwhile_was_written_again() {
+fn a_lingering_address_that_comes_back_was_written_again() {
     let mut past = Announcements::default();
     look(&mut past, &[address(100, 200, 7_200)], 0);
     past.date(2, &[], NOW + 60_000);
@@ -154,7 +154,7 @@ fn an_address_that_comes_back_meanwhile_was_written_again() {
 }
 
 #[test]
-fn of_what_is_gone_64_prefixes_are_remembered() {
+fn sixty_four_absent_prefixes_are_remembered() {
     let mut past = Announcements::default();
     let subnet = |n: i64| Subnet {
         announced: Some(n),

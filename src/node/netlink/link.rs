@@ -32,18 +32,18 @@ const DEVCONF_MAX_ADDRESSES: usize = 15;
 pub struct Link {
     /// Its index.
     pub index: u32,
-    /// Its name; whoever asked may have used an alternative one.
+    /// Its name, even if the request used an alternative one.
     pub name: String,
-    /// Whether an administrator wants it to work.
+    /// Whether an administrator has set it up (IFF_UP).
     pub is_up: bool,
-    /// Whether there is something on the other end.
+    /// Whether it has a carrier (IFF_LOWER_UP).
     pub has_carrier: bool,
     /// Its settings for IPv6.
     pub settings: Settings,
 }
 
-/// What /proc/sys/net/ipv6/conf says of an interface, each setting by its name there; `None` where the kernel's answer
-/// has none, as without IPv6.
+/// The settings of an interface in /proc/sys/net/ipv6/conf, by their names there; `None` where the kernel's answer has
+/// none, as without IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the kernel's names")]
 pub struct Settings {

@@ -1,4 +1,4 @@
-//! Messages as the kernel sends them, and as it never should.
+//! Messages that the kernel sends, and malformed ones.
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn done() -> Vec<u8> {
 }
 
 #[test]
-fn an_address_with_all_that_counts() {
+fn an_address_with_all_attributes() {
     let ip: Ipv6Addr = "2001:db8::10".parse().unwrap();
     let datagram = [
         new_address(
@@ -116,7 +116,7 @@ fn the_local_end_of_a_point_to_point_link() {
 }
 
 #[test]
-fn what_is_skipped() {
+fn skipped_messages_and_attributes() {
     let mut list = Vec::new();
     let datagram = [
         new_address(libc::AF_INET, &[attribute(libc::IFA_ADDRESS, &[192, 0, 2, 1])]),
@@ -130,16 +130,16 @@ fn what_is_skipped() {
 }
 
 #[test]
-fn an_interrupted_dump_is_no_picture() {
+fn an_interrupted_dump_is_inconsistent() {
     let mut list = Vec::new();
     let datagram = [message(libc::RTM_NEWLINK, libc::NLM_F_DUMP_INTR, SEQUENCE, b""), done()].concat();
     let part = parse(&datagram, SEQUENCE, &mut list).unwrap();
-    // Interrupted, but over all the same: to wait for more would be to wait for ever.
+    // The dump was interrupted, but has ended: no further message comes.
     assert!(part.is_interrupted && part.is_last);
 }
 
 #[test]
-fn the_kernels_error_is_passed_on() {
+fn the_kernels_error_is_returned() {
     let datagram = message(libc::NLMSG_ERROR as u16, 0, SEQUENCE, &(-libc::EPERM).to_ne_bytes());
     let error = parse(&datagram, SEQUENCE, &mut Vec::new()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
@@ -165,7 +165,7 @@ fn lengths_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_dump_that_fails_on_its_way() {
+fn a_dump_that_fails_halfway() {
     let failed = message(
         libc::NLMSG_DONE as u16,
         libc::NLM_F_MULTI,

@@ -1,4 +1,4 @@
-//! The rules of selection: which addresses count, and what routers do to them.
+//! Tests of the rules that select addresses, with the behaviour of real routers.
 
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ fn announced(ip: &str, seconds: u32) -> Address {
     }
 }
 
-/// One that was just written.
+/// An announced address that was just written.
 fn new(ip: &str) -> Address {
     announced(ip, 0)
 }
@@ -56,7 +56,7 @@ fn lease(ip: &str, seconds: u32) -> Address {
     }
 }
 
-/// One that the kernel made of a router advertisement.
+/// The address as one that the kernel made from a router advertisement.
 fn kernels(address: Address) -> Address {
     Address {
         protocol: KERNEL_RA,
@@ -126,7 +126,7 @@ impl Interface {
         texts(&self.look(addresses))
     }
 
-    /// What counts when nothing lingers any more.
+    /// The prefixes that count when no address lingers any more.
     fn sees_later(&mut self, addresses: &[Address]) -> Vec<String> {
         self.look(addresses);
         self.now += LINGER;
@@ -139,7 +139,7 @@ impl Interface {
         self.now += Time::from(seconds) * 1000;
     }
 
-    /// An address as it is once it is written again now.
+    /// The address after it is written again now.
     fn write(&self, address: Address) -> Address {
         Address {
             updated: self.stamp,
@@ -148,7 +148,7 @@ impl Interface {
     }
 }
 
-/// What the first look shows.
+/// The observation of a first look.
 fn seen(addresses: &[Address]) -> Observation {
     Interface::new().look(addresses)
 }
@@ -237,7 +237,7 @@ fn at_most_64_prefixes_count_and_the_rest_is_reported() {
 }
 
 #[test]
-fn messages_say_what_is_there_instead() {
+fn messages_name_the_addresses_that_do_not_count() {
     let nothing = Observation::default();
     assert_eq!(nothing.message("eth0"), "eth0 has no IPv6 address");
     assert_eq!(Observation::absent().message("eth0"), "there is no interface eth0");
@@ -261,7 +261,7 @@ fn by_the_book_the_old_prefix_goes_at_once() {
 /// Case 1b: OpenWrt's default, SLAAC beside DHCPv6 with leases of twelve hours; and Talos and ISC dhclient, which write
 /// a lease without a lifetime.
 #[test]
-fn a_prefix_that_is_over_takes_its_leases_along() {
+fn leases_end_with_a_prefix_that_is_over() {
     let old = announced("2001:db8:1::1", 60);
     for leased in [
         lease("2001:db8:1::abc", 60),
@@ -273,7 +273,7 @@ fn a_prefix_that_is_over_takes_its_leases_along() {
         eth0.pass(60);
         let (over, new) = (eth0.write(deprecated(old)), eth0.write(new("2001:db8:2::1")));
         assert_eq!(eth0.sees(&[over, leased, new]), ["2001:db8:2::/64"], "{leased:?}");
-        // And k6u that is started only now.
+        // The same with a k6u that starts only now.
         assert_eq!(texts(&seen(&[over, leased, new])), ["2001:db8:2::/64"], "{leased:?}");
     }
 }
@@ -287,13 +287,13 @@ fn a_prefix_that_is_over_stays_so_when_only_a_lease_is_left() {
     eth0.pass(7200);
     assert_eq!(eth0.sees(&[leased, new("2001:db8:2::1")]), ["2001:db8:2::/64"]);
     assert_eq!(eth0.sees_later(&[leased]), [""; 0]);
-    // A router stands by it again.
+    // A router announces it again.
     let old = eth0.write(old);
     assert_eq!(eth0.sees(&[leased, old]), ["2001:db8:1::/64"]);
 }
 
 #[test]
-fn what_is_written_after_its_prefix_was_over_counts() {
+fn an_address_written_after_its_prefix_was_over_counts() {
     let old = deprecated(announced("2001:db8:1::1", 60));
     for leased in [lease("2001:db8:1::abc", 60), fixed("2001:db8:1::abc")] {
         let mut eth0 = Interface::new();
@@ -302,7 +302,7 @@ fn what_is_written_after_its_prefix_was_over_counts() {
         let renewed = eth0.write(leased);
         assert_eq!(eth0.sees(&[old, renewed]), ["2001:db8:1::/64"], "{leased:?}");
     }
-    // Temporary addresses are made without anybody's doing.
+    // The kernel makes temporary addresses by itself.
     let mut eth0 = Interface::new();
     let privacy = temporary("2001:db8:1::abc", 60);
     eth0.look(&[old, privacy]);
@@ -447,7 +447,7 @@ fn a_load_balancer_is_no_router() {
     eth0.pass(100);
     let refreshed = eth0.write(service);
     assert_eq!(eth0.sees(&[deprecated(old), new, refreshed]), ["2001:db8:2::/64"]);
-    // Where the kernel says nothing, nobody can tell it from an address that networkd wrote.
+    // Where the kernel does not report the origin, it looks like an address that networkd wrote.
     let old = announced("2001:db8:1::1", 600);
     assert_eq!(
         texts(&seen(&[deprecated(old), announced("2001:db8:2::1", 9), service])).len(),
@@ -456,7 +456,7 @@ fn a_load_balancer_is_no_router() {
 }
 
 #[test]
-fn what_no_config_allows_is_no_evidence() {
+fn a_prefix_that_no_config_allows_is_no_evidence() {
     let mut eth0 = Interface::allowing(&["2001:db8::/32", "2001:db9::/32"]);
     let (real, foreign) = (announced("2001:db8:1::1", 9_000), new("2a00:bad:bad:bad1::1"));
     let seen = eth0.look(&[real, foreign]);
@@ -480,7 +480,7 @@ fn what_no_config_allows_is_no_evidence() {
 }
 
 #[test]
-fn what_no_config_allows_takes_no_place() {
+fn a_prefix_that_no_config_allows_is_not_counted() {
     let mut eth0 = Interface::allowing(&["2001:db8::/32"]);
     let mut addresses: Vec<Address> = (0..64).map(|n| new(&format!("2000:bad:{n:x}::1"))).collect();
     addresses.push(deprecated(new("2001:db8:2::1")));
@@ -494,14 +494,14 @@ fn what_no_config_allows_takes_no_place() {
     );
 }
 
-/// A stale prefix whose lifetime then ends is not kept, for nobody has a connection to it any more.
+/// A stale prefix whose lifetime then ends is not kept, because no connection uses it any more.
 #[test]
 fn a_stale_prefix_that_runs_out_does_not_come_back() {
     let (old, new) = (announced("2001:db8:1::1", 5_000), new("2001:db8:2::1"));
     let mut eth0 = Interface::keeping(600);
     assert_eq!(eth0.sees(&[old, new]), ["2001:db8:2::/64"]);
     assert_eq!(eth0.sees(&[deprecated(old), new]), ["2001:db8:2::/64"]);
-    // Nor when the prefix that made it stale is gone.
+    // It does not come back when the prefix that made it stale is gone, either.
     eth0.pass(10);
     assert_eq!(eth0.sees_later(&[deprecated(old)]), [""; 0]);
     assert_eq!(
@@ -542,7 +542,7 @@ fn a_deprecated_prefix_is_kept_for_a_while() {
 }
 
 #[test]
-fn a_deprecated_prefix_that_goes_and_comes_back_goes_on_where_it_was() {
+fn a_deprecated_prefix_that_comes_back_is_not_kept_longer() {
     let (old, new) = (deprecated(new("2001:db8:1::1")), new("2001:db8:2::1"));
     let mut eth0 = Interface::keeping(600);
     assert_eq!(eth0.sees(&[old, new]).len(), 2);
@@ -577,7 +577,7 @@ fn a_lease_that_is_deprecated_is_kept_too() {
 }
 
 #[test]
-fn an_address_that_goes_before_its_time_lingers() {
+fn an_address_removed_before_its_end_lingers() {
     let (old, new) = (announced("2001:db8:1::1", 60), new("2001:db8:2::1"));
     let mut eth0 = Interface::new();
     eth0.look(&[old]);
@@ -596,7 +596,7 @@ fn an_address_that_goes_before_its_time_lingers() {
 }
 
 #[test]
-fn a_permanent_address_that_is_deprecated_is_somebodys_doing() {
+fn a_permanent_address_that_is_deprecated_by_hand() {
     let by_hand = deprecated(fixed("2001:db8:1::1"));
     let message = seen(&[by_hand]).message("eth0");
     assert_eq!(
@@ -608,7 +608,7 @@ fn a_permanent_address_that_is_deprecated_is_somebodys_doing() {
 }
 
 #[test]
-fn the_host_says_what_addresses_cannot() {
+fn remarks_on_the_interface() {
     let say = |addresses: &[Address], remark| Interface::new().look_with(addresses, &[remark]).message("eth0");
     let (slaac, by_hand) = ([new("2001:db8:1::1")], [fixed("2001:db8:1::1")]);
     assert_eq!(say(&slaac, Remark::NoCarrier), "eth0 has no carrier");
@@ -625,7 +625,7 @@ fn the_host_says_what_addresses_cannot() {
     );
 }
 
-/// What routers announced: at which second, which of four prefixes.
+/// A history of announcements: the second, and the number of one of four prefixes.
 type History = Vec<(u32, usize)>;
 
 /// The addresses after the first `until` seconds of a history; each is valid for long.
@@ -669,7 +669,7 @@ proptest! {
         }
     }
 
-    /// One that is started at any time, and one that looked all the time, come to the same.
+    /// A k6u that starts at any time comes to the same result as one that looked all the time.
     #[test]
     fn a_restart_changes_nothing(
         mut history in proptest::collection::vec((1u32..20_000, 0usize..4), 1..40),
@@ -700,7 +700,7 @@ proptest! {
 }
 
 #[test]
-fn a_second_of_preference_is_none() {
+fn a_preferred_lifetime_of_a_second_counts_as_deprecated() {
     // NetworkManager rounds lifetimes up: each announcement of a deprecated prefix makes it preferred for a second.
     let rounded = Address {
         preferred: 1,
@@ -719,14 +719,14 @@ fn routers_that_announce_every_65535_seconds() {
         ["2001:db8:2::/64"],
         "the default drops one that works"
     );
-    // The other half of the time, it is the other one that goes.
+    // Half of the time the other prefix is stale.
     let later = [announced("2001:db8:1::1", 60), announced("2001:db8:2::1", 9 * 3600)];
     assert_eq!(texts(&seen(&later)), ["2001:db8:1::/64"]);
     assert_eq!(prefixes(65_535), ["2001:db8:1::/64", "2001:db8:2::/64"]);
     assert_eq!(prefixes(0), ["2001:db8:1::/64", "2001:db8:2::/64"]);
 }
 
-/// A T1 of as many seconds, beside a prefix that is announced every few: each renewal comes a little late.
+/// A T1 of 1800 s, beside a prefix that is announced every few seconds: each renewal comes a little late.
 #[test]
 fn a_delegated_prefix_that_is_renewed_every_1800_seconds() {
     let after = |seconds| {
@@ -738,7 +738,7 @@ fn a_delegated_prefix_that_is_renewed_every_1800_seconds() {
 
 #[test]
 fn two_uplinks_that_are_announced_rarely_are_seldom_both_there() {
-    // As radvd does unless told otherwise: each interval is a random one, from a third of the longest to the longest.
+    // The default of radvd: each interval is random, from a third of the longest to the longest.
     let mut random = fastrand::Rng::with_seed(8319);
     let mut history: History = Vec::new();
     for prefix in 0..2 {
@@ -781,7 +781,7 @@ fn two_prefixes_while_stamps_start_again_at_0() {
         assert_eq!(prefixes.len(), expected, "after {seconds} s");
         assert_eq!(prefixes.last().unwrap(), "2001:db8:2::/64");
     }
-    // Silent for days, and never younger.
+    // The prefix is silent for days, and its age never decreases.
     for hours in 1..24 * 30 {
         let seconds = silent + 7_200 + hours * 3_600;
         eth0.now = Time::from(seconds - start) * 1000;
@@ -874,7 +874,7 @@ fn a_load_balancer_that_was_first_is_no_router() {
     }
 }
 
-/// Whoever writes a lease again, to end when it would have ended before, has not heard of the server.
+/// A client that writes a lease again with the same end has got no answer from the server.
 #[test]
 fn a_lease_that_is_written_again_to_end_as_before_was_not_renewed() {
     let old = deprecated(announced("2001:db8:1::1", 60));
@@ -938,10 +938,11 @@ fn a_stale_prefix_is_not_kept_when_the_new_one_is_gone() {
     );
 }
 
-/// The kernel heard a router before dhcpcd, NetworkManager or networkd took over, and made an address that nobody
-/// refreshes; theirs, in the same /64, are refreshed with each announcement (dhcpcd with `slaac private`) and forbade it to do so.
+/// Before dhcpcd, NetworkManager or networkd took over, the kernel made an address, which is not refreshed any more.
+/// The program's addresses in the same /64 are refreshed with each announcement (dhcpcd with `slaac private`). It
+/// forbade the kernel to make more.
 #[test]
-fn an_address_that_the_kernel_left_behind_takes_no_living_prefix_along() {
+fn an_old_address_of_the_kernel_does_not_end_a_live_prefix() {
     let left_behind = kernels(new("2001:db8:1::1"));
     let mut eth0 = Interface::new();
     assert_eq!(eth0.sees(&[left_behind]), ["2001:db8:1::/64"]);
@@ -967,9 +968,9 @@ fn an_address_that_the_kernel_left_behind_takes_no_living_prefix_along() {
     );
 }
 
-/// The same, and the router comes back with another prefix: only dhcpcd hears of it.
+/// The same, and the router comes back with another prefix, which only dhcpcd notices.
 #[test]
-fn an_address_that_the_kernel_left_behind_does_not_keep_a_dead_prefix() {
+fn an_old_address_of_the_kernel_does_not_keep_a_dead_prefix() {
     let days = |address: Address| Address {
         preferred: 7 * 86_400,
         valid: 30 * 86_400,

@@ -29,7 +29,7 @@ fn texts(items: Vec<Item>) -> Vec<String> {
 }
 
 #[test]
-fn three_ways_to_name_what_a_list_holds() {
+fn three_ways_to_name_parts() {
     let group = json!({"ciliumCIDRGroupName": "lan", "prefixIds": [0, 1],
         "suffixes": ["::4:0:0:0:0/62", "::1:0:0:0:10", "::1:0:0:0/64"], "extraCIDRs": ["fd00:1::/48", "192.168.0.0/16"]});
     let spec = json!({"delegatedPrefixLength": 60, "ciliumCIDRGroups": [group]});
@@ -505,15 +505,15 @@ proptest! {
         let inside = all.iter().filter(|item| matches!(item, Item::Cidr(Cidr::V6(part)) if delegated.contains(*part))).count();
         prop_assert_eq!(inside, all.len() - 1, "{:?}", all);
         prop_assert_eq!(all[0].to_string(), "10.0.0.0/8");
-        // Nothing that was asked for got lost, either.
+        // No part of the spec is lost, either.
         let asked: BTreeSet<String> = suffixes.iter().map(|text| text.parse::<Suffix>().unwrap().to_string()).collect();
         prop_assert!(inside >= asked.len());
     }
 }
 
-/// The schema accepts this entry, because prefixIds is there. A template that always writes both lists writes such.
+/// The schema accepts this entry, because it has prefixIds. A template may always write both lists.
 #[test]
-fn two_empty_lists_are_as_good_as_one() {
+fn two_empty_lists_count_as_one() {
     let alone = json!({"ciliumCIDRGroupName": "lan", "prefixIds": [], "extraCIDRs": ["fd00::/8"]});
     let mut both = alone.clone();
     both["suffixes"] = json!([]);

@@ -20,7 +20,7 @@ const STRICT: &str = "fieldValidation=Strict";
 /// How long a version that is served is used before the API server is asked again: a newer one may have come.
 const ASK_AGAIN: Duration = Duration::from_hours(1);
 
-/// Which API serves each kind, once that is known.
+/// The API that serves each kind, once that is known.
 #[derive(Debug, Default)]
 pub struct TargetApi {
     known: BTreeMap<&'static str, Known>,

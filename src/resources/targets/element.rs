@@ -58,7 +58,7 @@ impl Shape {
         }
     }
 
-    /// Reads a stored element; `None` if k6u does not write its like.
+    /// Reads a stored element; `None` if k6u writes no element of this form.
     pub fn read(self, element: &Value) -> Option<Element> {
         if self == Shape::Record {
             return read_record(element);
@@ -80,7 +80,7 @@ impl Shape {
     }
 }
 
-/// The fields of a map in the order of their names; one that is empty is as good as absent.
+/// The fields of a map in the order of their names. An empty field counts as absent.
 fn fields(element: &Value) -> Option<Vec<(&str, &Value)>> {
     let is_empty = |value: &Value| match value {
         Value::Null => true,

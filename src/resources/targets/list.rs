@@ -25,7 +25,7 @@ pub struct Stored {
     spec: Bounded,
 }
 
-/// An object, as far as k6u reads it.
+/// An object, with the fields that k6u reads.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
     /// Its metadata.

@@ -1,4 +1,4 @@
-//! The objects that hold the prefix: which kinds there are, and how each is read and written.
+//! The objects that hold the prefix: the table of their kinds, and how each is read and written.
 //!
 //! The table of kinds is closed. A free path into any object would let everyone who may write an
 //! IP6UpdateConfig write everything that k6u may patch.

@@ -68,7 +68,7 @@ fn stored(name: &str, elements: Value) -> StoredList {
     held(kind, spec).unwrap().list
 }
 
-/// Whether these elements mean just these items.
+/// Whether these elements mean exactly these items.
 fn means(name: &str, elements: Value, texts: &[&str]) -> bool {
     stored(name, elements).matches(&desired(name, texts))
 }
@@ -99,7 +99,7 @@ fn the_order_of_a_list_has_no_meaning() {
 }
 
 #[test]
-fn the_list_of_each_kind_is_read_and_written_where_it_is() {
+fn the_list_of_each_kind_has_its_place() {
     let wanted = ["2001:db8::10/128", "192.0.2.10/32"];
     let blocks = json!([{"cidr": wanted[1]}, {"cidr": wanted[0]}]);
     let texts = json!([wanted[1], wanted[0]]);
@@ -180,7 +180,7 @@ fn an_address_has_many_spellings() {
 }
 
 #[test]
-fn elements_of_an_unexpected_type_are_not_what_is_wanted() {
+fn elements_of_an_unexpected_type_are_not_equivalent() {
     let wanted = ["2001:db8::/112"];
     for element in [
         json!({"start": "2001:db8::", "stop": "2001:db8::ffff"}),
@@ -223,7 +223,7 @@ fn elements_of_an_unexpected_type_are_not_what_is_wanted() {
 }
 
 #[test]
-fn an_exception_makes_another_network_of_it() {
+fn a_network_with_an_exception_is_not_equivalent() {
     for name in ["NetworkAuthentication", "ClusterGroup"] {
         let network = |except: Value| json!([{"cidr": "2001:db8::/56", "except": except}]);
         assert!(means(name, network(json!([])), &["2001:db8::/56"]), "{name}");
@@ -408,7 +408,7 @@ fn values_that_are_no_lists_are_refused() {
     assert!(held(kind("DNSEndpoint"), json!({"endpoints": {"dnsName": "a"}})).is_err());
 }
 
-/// No more fit into an object of the 1.5 MiB that etcd takes.
+/// An object of 1.5 MiB, the limit of etcd, has room for no more.
 #[test]
 fn a_list_is_read_whole_or_not_at_all() {
     let list = |count: usize| held(CIDR_GROUP, json!({"externalCIDRs": vec!["x"; count]}));
@@ -482,7 +482,7 @@ fn the_json_that_creates_a_missing_object() {
 }
 
 #[test]
-fn names_for_people() {
+fn display_names() {
     assert_eq!(
         key("IPAddressPool", "metallb-system").to_string(),
         "IPAddressPool metallb-system/lan"
@@ -529,7 +529,7 @@ fn advice_when_a_kind_or_a_right_is_missing() {
     );
 }
 
-/// A row of the table is all that the program needs: the rest of a kind's row is in the manifests.
+/// The program needs only a row of the table; the rights of a kind are in the manifests.
 #[test]
 fn each_kind_has_a_component_with_its_rights() {
     for kind in &KINDS {

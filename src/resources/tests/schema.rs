@@ -1,5 +1,5 @@
-//! The schemas of manifests/crds.yaml and the readers of the objects agree. Each has the fields of the other; and both
-//! accept or both refuse each value that is tried in the place of a field, but for [`accepted_by_one`].
+//! The schemas of manifests/crds.yaml and the readers of the objects agree. They have the same fields, and both accept
+//! or both refuse each value that is tried in the place of a field, with the exceptions in [`accepted_by_one`].
 
 use std::collections::BTreeSet;
 
@@ -96,7 +96,7 @@ fn put(object: &mut Value, path: &str, value: Value) {
 }
 
 /// Whether the object is without the field now, which elements of lists and maps do not have.
-fn take_out(object: &mut Value, path: &str) -> bool {
+fn remove_field(object: &mut Value, path: &str) -> bool {
     let (parent, name) = place(object, path);
     let is_field = !path.ends_with([']', '}']);
     is_field && parent.as_object_mut().unwrap().remove(&name).is_some()
@@ -121,7 +121,7 @@ fn is_read_alike<T: DeserializeOwned + PartialEq>(one: &Value, other: &Value) ->
     read(one) == read(other)
 }
 
-/// What is tried in the place of a field.
+/// A value that is tried in the place of a field.
 #[derive(Clone, Debug)]
 enum Probe {
     Missing,
@@ -138,7 +138,7 @@ enum By {
     Reader,
 }
 
-/// Who alone accepts a probe in the place of a field, and why that is right.
+/// The side that alone accepts a probe in the place of a field, with the reason.
 fn accepted_by_one(path: &str, probe: &Probe) -> Option<By> {
     let is = |names: &[&str]| names.iter().any(|name| path.ends_with(name));
     match probe {
@@ -159,8 +159,8 @@ fn accepted_by_one(path: &str, probe: &Probe) -> Option<By> {
     }
 }
 
-/// Texts for a field: those that are right, up to the longest; those that are wrong, one of them one character too long
-/// and right for the pattern; and those that are wrong, but right for the schema.
+/// Texts for a field: valid ones, up to the longest; invalid ones, one of which fits the pattern but is a character too
+/// long; and invalid ones that the schema accepts.
 fn texts(path: &str) -> [Vec<String>; 3] {
     let a = |count: usize| "a".repeat(count);
     let zeros = |count: usize, end: &str| "0".repeat(count) + end;
@@ -304,7 +304,7 @@ fn probes(path: &str, schema: &Value) -> Vec<Probe> {
 fn with(kind: &str, path: &str, schema: &Value, probe: &Probe) -> Option<Value> {
     let mut object = sample(kind);
     match probe {
-        Probe::Missing if !take_out(&mut object, path) => return None,
+        Probe::Missing if !remove_field(&mut object, path) => return None,
         Probe::Missing => {}
         Probe::Value(value) => put(&mut object, path, value.clone()),
         Probe::Count(count) if schema["type"] == "array" => {
@@ -347,9 +347,9 @@ fn schemas_and_readers_accept_the_same_specs() {
     }
 }
 
-/// And right texts are right: else both could refuse everything.
+/// Both accept the valid texts; otherwise both could refuse everything.
 #[test]
-fn right_texts_are_accepted() {
+fn valid_texts_are_accepted() {
     for kind in [CONFIG, NODE_CONFIG] {
         for (path, schema) in fields("spec", &schema(kind)["properties"]["spec"]) {
             let is_text = schema["type"] == "string";
@@ -404,7 +404,7 @@ fn every_field_is_read() {
         for top in ["spec", "status"] {
             for (path, _) in fields(top, &schema(kind)["properties"][top]) {
                 let mut object = sample(kind);
-                if !path.contains('.') || !take_out(&mut object, &path) {
+                if !path.contains('.') || !remove_field(&mut object, &path) {
                     continue;
                 }
                 let is_alike = match kind {

@@ -1,5 +1,5 @@
-//! The parts of the Helm chart that repeat manifests/: the CRDs, the schema of what users write into them, and
-//! the rights of the components. `make chart-sync` writes them, and a test compares them.
+//! The parts of the Helm chart that repeat manifests/: the CRDs, the schema of their specs, and the rights of the
+//! components. `make chart-sync` writes them, and a test compares them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const KEPT: [&str; 12] = [
     "type",
 ];
 
-/// What a component of manifests/components grants.
+/// The rights that a component of manifests/components grants.
 pub struct Rights {
     /// The kind of the target, as IP6UpdateConfigs name it.
     pub kind: String,
@@ -33,7 +33,7 @@ pub struct Rights {
     pub namespace: Option<String>,
 }
 
-/// Files of the chart by their paths in the repository, as they have to be.
+/// The paths and the expected texts of the chart's files that repeat manifests/.
 ///
 /// # Panics
 /// When manifests/ or the chart cannot be read.
@@ -59,7 +59,7 @@ pub fn files(repository: &Path) -> Vec<(PathBuf, String)> {
 /// The documents of a YAML file.
 ///
 /// # Panics
-/// When it is no YAML.
+/// If the text is not YAML.
 pub fn documents(text: &str) -> Vec<Value> {
     serde_yaml::Deserializer::from_str(text)
         .map(|document| Value::deserialize(document).expect("YAML"))
@@ -67,7 +67,7 @@ pub fn documents(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// What each component grants, by kind.
+/// The rights of each component, by kind.
 ///
 /// # Panics
 /// When a component has no Role or ClusterRole, or is named after no kind of target.
@@ -113,7 +113,7 @@ fn spec_schema(crds: &[Value], kind: &str) -> Value {
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
 }
 
-/// A CRD's schema as a JSON schema, in which a field that is not listed is an error.
+/// Converts a CRD's schema to a JSON schema, in which an unknown field is an error.
 fn json_schema(schema: &Value) -> Value {
     let mut fields: Map<String, Value> = KEPT
         .iter()
@@ -184,7 +184,7 @@ fn with_switches(text: &str, rights: &[Rights]) -> String {
     format!("{head}\ntargetRights:\n{switches}{tail}")
 }
 
-/// What all components grant, by kind: the rules, and whether in namespaces only.
+/// The rights of all components, by kind: the rules, and whether they hold in namespaces only.
 fn table(rights: &[Rights]) -> String {
     let granted = |r: &Rights| json!({"namespaced": r.namespace.is_some(), "rules": r.rules});
     let table: Map<String, Value> = rights.iter().map(|r| (r.kind.clone(), granted(r))).collect();

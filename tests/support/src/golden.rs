@@ -1,5 +1,5 @@
-//! Golden files: texts that users read, as they are in tests/golden. A test compares what k6u says now with the file;
-//! with `K6U_UPDATE_GOLDEN=1` it writes the file, and `git diff` shows what users will see.
+//! Golden files: the texts that users read, in tests/golden. A test compares k6u's output with the file; with
+//! `K6U_UPDATE_GOLDEN=1` it writes the file, and `git diff` shows the change that users will see.
 
 use std::env;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use regex_lite::Regex;
 
-/// A part that differs from run to run: a regular expression, and what stands in the file in its place.
+/// A part that differs from run to run: a regular expression, and its placeholder in the file.
 pub type Varying<'a> = (&'a str, &'a str);
 
 /// A time of day, as Kubernetes and the log write it.
@@ -22,7 +22,7 @@ pub const LINK_LOCAL: Varying = (r"fe80::[0-9a-f:]+", "<link-local>");
 /// The text with each part that differs from run to run replaced.
 ///
 /// # Panics
-/// If a regular expression is none.
+/// If a regular expression is invalid.
 pub fn normalize(text: &str, varying: &[Varying]) -> String {
     let replace = |text: String, (pattern, placeholder): &Varying| {
         let pattern = Regex::new(pattern).expect("a regular expression");
@@ -44,7 +44,7 @@ pub fn compare(name: &str, text: &str, varying: &[Varying]) -> Result<(), String
     let expected = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
     difference(&expected, &text).map_or(Ok(()), |difference| {
         Err(format!(
-            "users read something else than in tests/golden/{name}; K6U_UPDATE_GOLDEN=1 updates it: {difference}\n{text}"
+            "the output differs from tests/golden/{name}; K6U_UPDATE_GOLDEN=1 updates the file: {difference}\n{text}"
         ))
     })
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_varies_is_replaced() {
+    fn varying_parts_are_replaced() {
         let text = "2026-11-26T07:13:36Z INFO  k6u 0.4.0 (unknown commit) on fe80::1, https://127.0.0.1:44933";
         assert_eq!(
             normalize(text, &[TIME, PORT, RELEASE, LINK_LOCAL]),

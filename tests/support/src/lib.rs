@@ -1,5 +1,5 @@
-//! What k6u's tests, demo and benchmark stand on: a Kubernetes API server, the machine that k6u runs on, and the
-//! sites that most of them begin with.
+//! The test kit of k6u's tests, demo and benchmark: a Kubernetes API server, the machine that k6u runs on, and the
+//! sites that most tests use.
 
 #![allow(clippy::pedantic)]
 

@@ -1,4 +1,4 @@
-//! A site as users have it: a cluster, a node, an interface, the two objects.
+//! A site: a cluster, a node, an interface, and the two objects of the examples.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 static BINARY: OnceLock<PathBuf> = OnceLock::new();
 
-/// Names the binary that cargo built for this test; K6U_BIN overrides it, with a musl build for example. A test's `main`
-/// calls this first.
+/// Sets the binary under test: the one that cargo built for this test, or K6U_BIN, a musl build for example. A test's
+/// `main` calls this first.
 pub fn use_binary(built: &str) {
     let binary = std::env::var_os("K6U_BIN").map_or_else(|| built.into(), PathBuf::from);
     BINARY.get_or_init(|| binary);
@@ -41,7 +41,7 @@ pub const CONFIG_NAME: &str = "ip6-update-config";
 /// Another node.
 pub const NODE_2: &str = "node2.example.com";
 
-/// Longer than anything takes that comes at all, on whatever machine: a wait ends when the thing is there.
+/// The time limit of each wait, long enough for any machine: a wait ends as soon as its condition holds.
 pub const SOON: Duration = Duration::from_secs(120);
 /// The list of IP6UpdateConfigs.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
@@ -82,14 +82,14 @@ impl Site {
         }
     }
 
-    /// With the CRDs and the two objects; the node config names this site's interface.
+    /// A site with the CRDs and the two objects. The node config names this site's interface.
     pub fn new() -> Self {
         let site = Site::bare("127.0.0.1", Some(Cilium::Both));
         site.install();
         site
     }
 
-    /// With an address on the interface as well.
+    /// A site with an address on the interface as well.
     pub fn with_address(address: &str) -> Self {
         let site = Site::new();
         site.interface.add(address);
@@ -103,7 +103,7 @@ impl Site {
         self.server.create(&NODE_CONFIG.replace("eth0", &self.interface.name));
     }
 
-    /// How k6u is started here. Everything is logged, so that everything is searched for the token.
+    /// The start of k6u on this site. The log has level trace, so that all of it is searched for the token.
     pub fn start(&self) -> Start {
         Start::new(binary(), &self.server, &self.account, NODE).with("RUST_LOG", "trace")
     }
@@ -113,7 +113,7 @@ impl Site {
         Running(self.start().with("UPDATE_INTERVAL", &interval.to_string()).spawn())
     }
 
-    /// Stores what a node published some time ago: an entry with these prefixes.
+    /// Stores an entry with these prefixes, as one that a node published some time ago.
     pub fn publish(&self, node: &str, prefixes: &[&str]) {
         let entry = json!({"prefixes": prefixes, "observedTime": "2026-11-24T00:00:00Z", "message": ""});
         self.patch(
@@ -122,8 +122,8 @@ impl Site {
         );
     }
 
-    /// With k6u on it, which was restarted and made its first round since; the group follows
-    /// 2001:db8:1234:5670::/60. A node that was here before finds its entry, so it may take things out of lists.
+    /// A site with a running k6u after its first round. The group follows 2001:db8:1234:5670::/60. The node finds an
+    /// entry of its own, as after a restart, so it may remove CIDRs from lists.
     pub fn settled(interval: u32) -> (Self, Running) {
         let site = Site::with_address("2001:db8:1234:5671::10");
         site.publish(NODE, &["2001:db8:1234:5671::/64"]);
@@ -133,7 +133,7 @@ impl Site {
         (site, node)
     }
 
-    /// The provider gives another prefix.
+    /// Renumbers the interface to [`NEW_ADDRESS`].
     pub fn renumber(&self) {
         self.interface.add(NEW_ADDRESS);
         self.interface.remove(ADDRESS);
@@ -146,7 +146,7 @@ impl Site {
         self.server.create(&NODE_CONFIG.replace("eth0", &self.interface.name));
     }
 
-    /// The next request that starts so is not answered until that is released.
+    /// Holds back the answer to the next request that starts with this line, until it is released.
     pub fn hold(&self, line: &str) -> Hold<'_> {
         let before = requests(&self.server.store(), line).len();
         let release = Arc::new(AtomicBool::new(false));
@@ -159,7 +159,7 @@ impl Site {
         }
     }
 
-    /// Waits until the group holds just these, in this order.
+    /// Waits until the group holds exactly these CIDRs, in this order.
     pub fn wait_group(&self, group: &str, expected: &[&str]) {
         let reached = self
             .server
@@ -222,13 +222,12 @@ impl Site {
         self.object("cilium.io", "ciliumcidrgroups", name)
     }
 
-    /// How many CIDRs the example's group holds.
+    /// The number of CIDRs in the example's group.
     pub fn held(&self) -> usize {
         cidrs(&self.server.store(), GROUP).map_or(0, |cidrs| cidrs.len())
     }
 
-    /// Puts a spec of the example's config into the store that the schema would refuse, as if it were older than the
-    /// schema.
+    /// Stores a spec of the example's config that the schema would refuse, as one that is older than the schema.
     pub fn force_spec(&self, spec: Value) {
         let key = Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME);
         let mut store = self.server.store();
@@ -239,7 +238,7 @@ impl Site {
         store.put(key, config);
     }
 
-    /// A group that somebody else made before.
+    /// Creates a group, as another writer would.
     pub fn create_group(&self, name: &str, cidrs: &[&str]) {
         let group = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata": {"name": name},
             "spec": {"externalCIDRs": cidrs}});
@@ -251,12 +250,12 @@ impl Site {
         );
     }
 
-    /// Changes an object as an administrator would.
+    /// Patches an object as an administrator.
     pub fn patch(&self, path: &str, patch: Value) {
         self.server.admin("PATCH", path, MERGE, &patch);
     }
 
-    /// Takes a right away from k6u's service account.
+    /// Revokes a right of k6u's service account.
     pub fn revoke(&self, verb: &str, resource: &str) {
         let mut rules = Vec::new();
         for mut rule in cluster_role(RBAC) {
@@ -272,13 +271,13 @@ impl Site {
         self.server.set_token(TOKEN, Some(Identity::ServiceAccount(rules)));
     }
 
-    /// Gives k6u's service account the rights of a component, beside its own.
+    /// Grants k6u's service account the rights of a component, beside its own.
     pub fn grant(&self, component: &str) {
         let rules = [cluster_role(RBAC), cluster_role(component)].concat();
         self.server.set_token(TOKEN, Some(Identity::ServiceAccount(rules)));
     }
 
-    /// Gives all rights back.
+    /// Restores all rights.
     pub fn restore_rights(&self) {
         self.server
             .set_token(TOKEN, Some(Identity::ServiceAccount(cluster_role(RBAC))));
@@ -294,14 +293,14 @@ impl Site {
             .collect()
     }
 
-    /// The requests so far that write, but for what nodes publish.
+    /// The requests so far that write, without publications.
     pub fn changes(&self) -> Vec<String> {
         let mut all = writes(&self.server.store());
         all.retain(|line| !line.starts_with(&format!("PATCH {NODE_CONFIGS}/")));
         all
     }
 
-    /// Every list of CIDRs that the group ever held, in order.
+    /// Every list that the group has held, in order.
     pub fn group_history(&self, name: &str) -> Vec<Vec<String>> {
         let store = self.server.store();
         let of_group = store
@@ -312,8 +311,8 @@ impl Site {
     }
 }
 
-/// What k6u asked for in all scenarios, and was allowed.
-static ASKED: Mutex<BTreeSet<Attempt>> = Mutex::new(BTreeSet::new());
+/// The attempts of k6u in all scenarios that RBAC allowed.
+static ALLOWED: Mutex<BTreeSet<Attempt>> = Mutex::new(BTreeSet::new());
 
 impl Drop for Site {
     fn drop(&mut self) {
@@ -322,14 +321,14 @@ impl Drop for Site {
         }
         let store = self.server.store();
         let allowed = store.log.iter().filter(|logged| ![401, 403].contains(&logged.status));
-        ASKED
+        ALLOWED
             .lock()
             .expect("no panic meanwhile")
             .extend(allowed.flat_map(|logged| logged.attempts.clone()));
     }
 }
 
-/// A request that waits for its answer.
+/// A request whose answer is held back.
 pub struct Hold<'a> {
     site: &'a Site,
     line: String,
@@ -338,22 +337,21 @@ pub struct Hold<'a> {
 }
 
 impl Hold<'_> {
-    /// Waits until the request is there.
+    /// Waits until the request has arrived.
     pub fn wait(&self) {
         let came = |store: &Store| (requests(store, &self.line).len() > self.before).then_some(());
         assert!(self.site.server.wait(SOON, came).is_some(), "no {}", self.line);
     }
 
-    /// Lets it be answered.
+    /// Releases the answer.
     pub fn release(&self) {
         self.release.store(true, Ordering::Relaxed);
     }
 }
 
-/// Rights in rbac.yaml and the components that no scenario needed. That each request was allowed, the server
-/// saw to.
+/// The rights in rbac.yaml and the components that no scenario used.
 pub fn unused_rights() -> Vec<String> {
-    let asked = ASKED.lock().expect("no panic meanwhile");
+    let asked = ALLOWED.lock().expect("no panic meanwhile");
     let mut unused = Vec::new();
     let components = KINDS.iter().flat_map(|kind| cluster_role(kind.rights));
     for rule in cluster_role(RBAC).into_iter().chain(components) {
@@ -387,7 +385,7 @@ pub fn unused_rights() -> Vec<String> {
     unused
 }
 
-/// k6u while it runs. When it goes, its log is searched for the token.
+/// A running k6u. When it is dropped, its log is searched for the token.
 pub struct Running(pub Node);
 
 impl std::ops::Deref for Running {
@@ -407,7 +405,7 @@ impl std::ops::DerefMut for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("k6u said:\n{}", self.0.log().join("\n"));
+            eprintln!("k6u logged:\n{}", self.0.log().join("\n"));
         } else {
             assert_eq!(self.0.count(TOKEN), 0, "the token is in the log");
             assert_eq!(self.0.count("Bearer"), 0, "an Authorization header is in the log");
@@ -416,7 +414,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Waits until there is this number of warnings and errors; returns them.
+    /// Waits until there are this many warnings and errors. Returns them.
     pub fn wait_complaints(&self, count: usize) -> Vec<String> {
         let deadline = Instant::now() + SOON;
         while self.complaints().len() < count && Instant::now() < deadline {
@@ -492,14 +490,14 @@ pub fn json_answer(body: &Value) -> Fault {
     Fault::Answer(Response::new(200, "application/json", body.to_string()))
 }
 
-/// What an API server answers that refuses something about one object.
+/// The answer of an API server that refuses a request about one object.
 pub fn refusal(status: u16, reason: &str, message: &str, name: &str) -> Fault {
     let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "code": status, "message": message,
         "details": {"name": name}});
     Fault::Answer(Response::new(status, "application/json", body.to_string()))
 }
 
-/// What an API server says whose admission webhook is down.
+/// The message of an API server whose admission webhook is down.
 pub const WEBHOOK: &str = "Internal error occurred: failed calling webhook \"guard.example.com\": connection refused";
 
 /// The refusal of a request about this object by an admission webhook.
@@ -512,7 +510,7 @@ pub fn denial(name: &str) -> Fault {
     )
 }
 
-/// The ways in which admission refuses; none of them is a missing right.
+/// The forms of refusals by admission. None of them is a missing right.
 pub fn refusals(name: &str) -> [Fault; 3] {
     let policy = format!("{name:?} is forbidden: ValidatingAdmissionPolicy 'guard' denied request: not on Fridays");
     [
@@ -522,7 +520,7 @@ pub fn refusals(name: &str) -> [Fault; 3] {
     ]
 }
 
-/// Whether the example's group holds something that starts so.
+/// `Some` if the example's group holds a CIDR that starts with this text.
 pub fn follows(store: &Store, start: &str) -> Option<()> {
     cidrs(store, GROUP)?
         .iter()
@@ -530,7 +528,7 @@ pub fn follows(store: &Store, start: &str) -> Option<()> {
         .then_some(())
 }
 
-/// Names more groups in the example's config.
+/// Adds groups to the example's config.
 pub fn name_groups(site: &Site, names: &[String]) {
     let mut list = vec![json!({"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]})];
     list.extend(
@@ -544,7 +542,7 @@ pub fn name_groups(site: &Site, names: &[String]) {
     );
 }
 
-/// The reasons of Ready that were ever stored, each time that one was another than before.
+/// The reasons of Ready that were stored, in order, without repetitions.
 pub fn reasons(store: &Store, config: &str) -> Vec<String> {
     let key = Key::new("apps.fuwafuwatime.moe", "ip6updateconfigs", config);
     let mut reasons: Vec<String> = store

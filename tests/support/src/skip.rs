@@ -1,15 +1,15 @@
 //! Tests and measurements that do not run on this machine. scripts/skip.sh is the same for scripts.
 
-/// Reports what does not run because something is missing that can be installed or allowed. Panics if K6U_STRICT is 1,
-/// as in CI: there a skip is a failure.
+/// Reports a skip because something is missing that can be installed or allowed. Panics if K6U_STRICT is 1, as in CI:
+/// there a skip is a failure.
 pub fn skip(what: &str) {
     report(what);
     let is_strict = std::env::var_os("K6U_STRICT").is_some_and(|value| value == "1");
     assert!(!is_strict, "a skip is a failure with K6U_STRICT=1");
 }
 
-/// Reports what does not run because this machine's kernel cannot do it, whatever is installed. No failure; the caller
-/// has a comment with the reason.
+/// Reports a skip because this machine's kernel lacks a feature that cannot be installed. This is no failure; the
+/// caller gives the reason in a comment.
 pub fn skip_impossible(what: &str) {
     report(what);
 }

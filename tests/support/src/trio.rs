@@ -1,4 +1,4 @@
-//! Three nodes of one site, one API server.
+//! Three nodes of one site, with one API server.
 
 use crate::apiserver::store::{Key, Store};
 use crate::machine::namespace::Interface;
@@ -6,40 +6,41 @@ use serde_json::{Value, json};
 
 use crate::site::{CONFIG_NAME, NODE, NODE_CONFIGS, Running, SOON, Site};
 
-/// Three nodes, each a process if nothing else, and the interfaces that they watch.
+/// Three nodes, each a process by default, and the interfaces that they watch.
 pub struct Trio<N = Running> {
-    /// The API server, and what else they share.
+    /// The site that they share.
     pub site: Site,
-    /// The interface of each node, or the one of all.
+    /// The interface of each node, or one for all.
     pub interfaces: Vec<Interface>,
-    /// What runs on each of [`NAMES`].
+    /// The nodes, in the order of [`NAMES`].
     pub nodes: Vec<N>,
 }
 
-/// Where the nodes publish.
+/// The objects in which the nodes publish.
 #[derive(Clone, Copy, Debug)]
 pub enum Layout {
-    /// In an object each, and each watches an interface of its own.
+    /// One object for each node, with an interface of its own.
     PerNode,
-    /// All in one object, which names one interface.
+    /// One object for all nodes, with one interface.
     Shared,
 }
 
-/// Their names.
+/// The names of the nodes.
 pub const NAMES: [&str; 3] = [NODE, "node2.example.com", "node3.example.com"];
 
 impl Trio {
-    /// Runs a process for each node. All see the same delegated prefix, through different links of it, and publish in an object each.
+    /// Runs a process for each node. All see the same delegated prefix, through different links of it, and each
+    /// publishes in an object of its own.
     pub fn start(interval: u32) -> Self {
         Trio::on(Site::new(), interval)
     }
 
-    /// The same on a site that is there already.
+    /// The same on an existing site.
     pub fn on(site: Site, interval: u32) -> Self {
         Trio::of(site, Layout::PerNode).with_processes(interval)
     }
 
-    /// All watch the same interface, and publish in the same object.
+    /// Runs a process for each node. All watch the same interface, and publish in the same object.
     pub fn sharing(interval: u32) -> Self {
         Trio::of(Site::new(), Layout::Shared).with_processes(interval)
     }
@@ -102,21 +103,21 @@ impl<N> Trio<N> {
         trio
     }
 
-    /// The provider renumbers all links, from one delegated prefix to another, each up to its last hex digit.
+    /// Renumbers all links from one delegated prefix to another, each given up to its last hex digit.
     pub fn renumber(&self, from: &str, to: &str) {
         for at in 0..self.interfaces.len() {
             self.renumber_link(at, from, to);
         }
     }
 
-    /// The same on one link.
+    /// Renumbers one link.
     pub fn renumber_link(&self, at: usize, from: &str, to: &str) {
         self.interfaces[at].add(&format!("{to}{at}::10"));
         self.interfaces[at].remove(&format!("{from}{at}::10"));
     }
 }
 
-/// What a node published.
+/// The entry of a node.
 pub fn published(store: &Store, node: &str) -> Option<Value> {
     NAMES.iter().find_map(|name| {
         let config = store

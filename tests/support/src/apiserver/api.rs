@@ -1,4 +1,4 @@
-//! What the API server answers: a function of the objects, the request, who asks, and the time.
+//! The answers of the API server: a function of the objects, the request, the client's identity, and the time.
 //!
 //! Modelled on the recorded answers of a real kube-apiserver (recordings.json), which it is tested against.
 
@@ -28,7 +28,7 @@ pub fn http_date(now: OffsetDateTime) -> String {
     now.format(format).expect("a date")
 }
 
-/// The answer, and what RBAC was asked for it.
+/// Returns the answer to a request, and the attempts that RBAC checked for it.
 pub fn handle(
     store: &mut Store,
     request: &Request,
@@ -68,7 +68,7 @@ fn failure(status: u16, reason: &str, message: &str, details: Option<Value>) -> 
     Response::new(status, "application/json", body.to_string())
 }
 
-/// What is answered when the time that a request asked for is over (apimachinery/pkg/api/errors `NewTimeoutError`).
+/// The answer when the timeout that a request asked for is over (apimachinery/pkg/api/errors `NewTimeoutError`).
 pub fn timed_out() -> Response {
     let message = "Timeout: request did not complete within requested timeout - context deadline exceeded";
     failure(504, "Timeout", message, Some(json!({})))
@@ -199,7 +199,7 @@ impl Call<'_> {
         })
     }
 
-    /// CRDs get the status that their age gives them.
+    /// Gives each CRD the status that follows from its age.
     fn settle_crds(&mut self) {
         let at = timestamp(self.now);
         let condition = |kind: &str, ok: bool, reason: &str, message: &str| {
@@ -217,8 +217,9 @@ impl Call<'_> {
             let established = self.store.is_established(&key.name, self.now_ms());
             let mut crd = self.store.objects[&key].clone();
             let conditions = crd["status"]["conditions"].as_array();
-            let said = conditions.is_some_and(|list| list.len() == 2 && (list[1]["status"] == "True") == established);
-            if !said {
+            let is_current =
+                conditions.is_some_and(|list| list.len() == 2 && (list[1]["status"] == "True") == established);
+            if !is_current {
                 let reason = if established {
                     "InitialNamesAccepted"
                 } else {
@@ -281,7 +282,7 @@ impl Call<'_> {
         Ok(found(200, &body))
     }
 
-    /// The object as this version and the Accept header want it.
+    /// A response with the object in the version of the path and the form of the Accept header.
     fn sent(&self, status: u16, route: &Route, mut object: Value) -> Response {
         object["apiVersion"] = json!(route.group_version());
         if self.request.header("accept").contains("as=PartialObjectMetadata") {
@@ -340,7 +341,7 @@ impl Call<'_> {
         let metadata = object["metadata"].as_object().cloned().unwrap_or_default();
         route.name = match (metadata.get("name"), metadata.get("generateName")) {
             (Some(Value::String(name)), _) => name.clone(),
-            // In no order, as a real server's.
+            // Names are in no order, as those of a real server.
             (_, Some(Value::String(start))) => {
                 let number = self.store.unique().wrapping_mul(0x9e37_79b1) & 0xf_ffff;
                 format!("{start}{number:05x}")
@@ -391,7 +392,7 @@ impl Call<'_> {
         self.store.put(key(route), object)
     }
 
-    /// Notes who wrote which fields, much as a real server does.
+    /// Records the manager of each field, much as a real server does.
     fn manage(&self, object: &mut Value, route: &Route, operation: &str) {
         fn fields(value: &Value) -> Value {
             match value {
@@ -537,7 +538,7 @@ impl Call<'_> {
         Ok(self.sent(200, route, stored))
     }
 
-    /// Server-side apply, as far as CRDs need it: what is applied wins, lists are replaced.
+    /// Server-side apply, as far as CRDs need it: applied fields win, lists are replaced.
     fn apply(&mut self, route: &Route, applied: Value, identity: &Identity) -> Answer {
         let Some(old) = self.store.objects.get(&key(route)).cloned() else {
             // A patch that creates needs the right to create, for this name.
@@ -554,7 +555,7 @@ impl Call<'_> {
         };
         let mut new = old.clone();
         merge(&mut new, &applied);
-        // What its manager does not apply any more is gone; nobody else annotates CRDs here.
+        // Annotations that the manager no longer applies are removed; there is no other manager here.
         if let Some(metadata) = new["metadata"].as_object_mut() {
             match &applied["metadata"]["annotations"] {
                 Value::Null => metadata.remove("annotations"),
@@ -582,7 +583,7 @@ fn key(route: &Route) -> Key {
     }
 }
 
-/// What the API server adds to a CRD.
+/// Adds the defaults that an API server gives a CRD.
 fn default_crd(crd: &mut Value) {
     let kind = crd["spec"]["names"]["kind"].as_str().unwrap_or_default().to_string();
     let names = &mut crd["spec"]["names"];

@@ -51,7 +51,7 @@ impl Authority {
         }
     }
 
-    /// What goes into ca.crt.
+    /// The content of ca.crt.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
@@ -87,7 +87,7 @@ impl Default for Authority {
 pub struct TokenKey(KeyPair);
 
 impl TokenKey {
-    /// A new one.
+    /// A new key.
     pub fn new() -> Self {
         TokenKey(KeyPair::generate().expect("a key"))
     }
@@ -118,7 +118,8 @@ impl Default for TokenKey {
     }
 }
 
-/// An ECDSA signature from ASN.1 (a sequence of two integers) to two numbers of 32 bytes (RFC 7518 section 3.4).
+/// Converts an ECDSA signature from ASN.1 (a sequence of two integers) to two numbers of 32 bytes (RFC 7518 section
+/// 3.4).
 fn fixed(der: &[u8]) -> Vec<u8> {
     let mut rest = &der[2..];
     let mut numbers = Vec::new();

@@ -1,4 +1,4 @@
-//! What can go wrong between k6u and the API server.
+//! Faults between k6u and the API server.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crate::apiserver::http::Response;
 
-/// What happens to a request.
+/// A fault of a request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// This is answered, and the request is not carried out.
+    /// The server answers this, and does not carry out the request.
     Answer(Response),
-    /// Nothing is answered until the client gives up.
+    /// The server answers nothing until the client gives up.
     Hang,
-    /// The real answer, one byte in each such time.
+    /// The real answer, one byte at a time with this pause.
     Drip(Duration),
     /// The real answer up to this many bytes, counted from its start, then the connection is closed.
     CutAt(usize),
@@ -21,43 +21,43 @@ pub enum Fault {
     CutBodyAt(usize),
     /// The real answer's head with this body, over and over, without end.
     Endless(Vec<u8>),
-    /// A webhook that does not answer for this time and is ignored then. The request is carried out, or given up when
-    /// the time that it asks for is over.
+    /// A webhook that does not answer for this time and is ignored then. The server carries out the request, or gives
+    /// up after the timeout that the request asks for.
     Webhook(Duration),
     /// The real answer after this time.
     Late(Duration),
-    /// The real answer, as it is when the request comes, but sent only once this is set.
+    /// The real answer at the time of the request, but sent only once this is set.
     Held(Arc<AtomicBool>),
 }
 
-/// Which requests a fault is for, and how many of them.
+/// A fault, and the requests that meet it.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// `METHOD /path` contains this.
+    /// A part of `METHOD /path`; with a dollar at its end, the end of it.
     pub part: String,
-    /// How many requests are left; `usize::MAX` is all.
+    /// The number of requests that will still meet it; `usize::MAX` is all.
     pub times: usize,
-    /// Of the requests that it is for, every n-th one is hit.
+    /// Every n-th matching request meets it.
     pub every: usize,
-    /// How many it was for since the last hit.
-    pub spared: usize,
-    /// What happens.
+    /// The number of matching requests since the last one that met it.
+    pub skipped: usize,
+    /// The fault.
     pub fault: Fault,
 }
 
 impl Plan {
-    /// For every request.
+    /// A fault of every request.
     pub fn always(fault: Fault) -> Self {
         Plan {
             part: String::new(),
             times: usize::MAX,
             every: 1,
-            spared: 0,
+            skipped: 0,
             fault,
         }
     }
 
-    /// For every n-th request.
+    /// A fault of every n-th request.
     pub fn every(every: usize, fault: Fault) -> Self {
         Plan {
             every,
@@ -65,7 +65,7 @@ impl Plan {
         }
     }
 
-    /// For requests whose `METHOD /path` contains `part`.
+    /// A fault of this many requests whose `METHOD /path` contains `part`.
     pub fn on(part: &str, times: usize, fault: Fault) -> Self {
         Plan {
             part: part.into(),
@@ -74,21 +74,21 @@ impl Plan {
         }
     }
 
-    /// Takes this fault for the request, if it is for it.
+    /// Returns the fault if the request meets it, and counts it.
     pub fn take(&mut self, line: &str) -> Option<Fault> {
-        // A dollar is the end of the line.
-        let is_meant = match self.part.strip_suffix('$') {
+        // A dollar stands for the end of the line.
+        let is_match = match self.part.strip_suffix('$') {
             Some(end) => line.ends_with(end),
             None => line.contains(&self.part),
         };
-        if self.times == 0 || !is_meant {
+        if self.times == 0 || !is_match {
             return None;
         }
-        self.spared += 1;
-        if self.spared < self.every {
+        self.skipped += 1;
+        if self.skipped < self.every {
             return None;
         }
-        self.spared = 0;
+        self.skipped = 0;
         if self.times != usize::MAX {
             self.times -= 1;
         }

@@ -24,13 +24,13 @@ pub struct Request {
 pub struct Response {
     /// Such as 200.
     pub status: u16,
-    /// Beyond Date and those of the body's length.
+    /// All headers but Date and those for the body's length.
     pub headers: Vec<(String, String)>,
     /// The whole body.
     pub body: Vec<u8>,
 }
 
-/// Go's net/http buffers this much before it decides for chunks.
+/// Go's net/http sends longer bodies in chunks.
 const CHUNKED_FROM: usize = 2048;
 
 impl Request {
@@ -46,13 +46,13 @@ impl Request {
         }
     }
 
-    /// A header's value, or nothing.
+    /// A header's value; empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// When the API server is to give up, by its parameter `timeout`: whole seconds or milliseconds are all of Go's
-    /// durations that k6u writes.
+    /// The parameter `timeout`, after which the API server gives up. Of Go's durations, k6u writes only whole seconds
+    /// or milliseconds.
     pub fn timeout(&self) -> Option<Duration> {
         let text = self.query.get("timeout")?;
         match text.strip_suffix("ms") {
@@ -64,7 +64,7 @@ impl Request {
     /// Reads the next request of a connection; `None` at its end.
     ///
     /// # Errors
-    /// Those of reading, and what is no HTTP.
+    /// Errors of reading, or of parsing HTTP.
     pub fn read(stream: &mut impl Read, rest: &mut Vec<u8>) -> io::Result<Option<Request>> {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
         let mut buffer = [0u8; 16 * 1024];
@@ -125,7 +125,7 @@ impl Response {
         self
     }
 
-    /// The bytes that go over the wire, and where the body starts in them.
+    /// The bytes on the wire, and the offset of the body in them.
     pub fn bytes(&self, date: &str) -> (Vec<u8>, usize) {
         let mut bytes = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status)).into_bytes();
         for (name, value) in &self.headers {
@@ -154,7 +154,7 @@ impl Response {
     /// Writes the whole response.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn write(&self, stream: &mut impl Write, date: &str) -> io::Result<usize> {
         let (bytes, _) = self.bytes(date);
         stream.write_all(&bytes)?;

@@ -1,5 +1,4 @@
-//! The kinds of objects that hold the prefix, beside CiliumCIDRGroup: as their projects ship them, and
-//! objects as users have them.
+//! The kinds of targets other than CiliumCIDRGroup: their CRDs as their projects ship them, and an object of each.
 
 use serde_json::{Value, json};
 
@@ -20,15 +19,15 @@ pub struct Kind {
     pub crd: &'static str,
     /// The manifest with the rights that k6u needs.
     pub rights: &'static str,
-    /// Where the list is (JSON pointer).
+    /// The place of the list (a JSON pointer).
     pub list: &'static str,
-    /// What an element of the list is.
+    /// The form of the list's elements.
     pub element: Element,
     /// The spec of the object, without the list, as JSON.
     pub spec: &'static str,
 }
 
-/// What an element of a list is.
+/// The form of a list's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
     /// A CIDR.
@@ -39,7 +38,7 @@ pub enum Element {
     Record,
 }
 
-/// Cilium's pool when its list was another one.
+/// The CRD of Cilium's pool from the time when its list had another name.
 pub const POOL_BEFORE_BLOCKS: &str = include_str!("../../cilium/ciliumloadbalancerippools-cidrs.yaml");
 /// Calico's sets in the API group of its API server: kind and CRD.
 pub const CALICO_V3: [(&str, &str); 2] = [
@@ -56,7 +55,7 @@ pub const DNS_NAME: &str = "nas.example.com";
 /// The TTL of each DNS record.
 pub const TTL: u32 = 60;
 
-/// All of them.
+/// All kinds.
 pub const KINDS: [Kind; 9] = [
     Kind {
         name: "CiliumLoadBalancerIPPool",
@@ -233,7 +232,7 @@ impl Kind {
         target
     }
 
-    /// Where the object is stored.
+    /// The key of the object in the store.
     pub fn key(&self) -> Key {
         Key {
             namespace: self.namespace.into(),
@@ -241,7 +240,7 @@ impl Kind {
         }
     }
 
-    /// The CIDRs in an object; what is none is there as JSON.
+    /// The CIDRs in an object. An element without a CIDR is returned as JSON.
     pub fn cidrs(&self, object: &Value) -> Vec<String> {
         let list = object
             .pointer(self.list)

@@ -1,7 +1,7 @@
-//! The series that kube-state-metrics makes of custom resources, as far as manifests/monitoring needs it.
+//! The metrics of custom resources in kube-state-metrics, as far as manifests/monitoring needs them.
 //!
-//! It does what kube-state-metrics does (pkg/customresourcestate/registry_factory.go), for the two types Gauge
-//! and Info; a configuration that asks for more is refused.
+//! The rules are those of kube-state-metrics (pkg/customresourcestate/registry_factory.go), for the two types Gauge
+//! and Info. A configuration with anything else is refused.
 
 use std::collections::BTreeMap;
 
@@ -87,7 +87,7 @@ impl Configuration {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// What is not understood.
+    /// Errors of YAML, and fields that this module does not know.
     pub fn read(text: &str) -> Result<Self, serde_yaml::Error> {
         serde_yaml::from_str(text)
     }
@@ -186,7 +186,7 @@ impl Source {
     }
 }
 
-/// What is at a path; nothing where it leads nowhere.
+/// The value at a path; null if there is none.
 fn get<'a>(value: &'a Value, path: &Path) -> &'a Value {
     path.iter().fold(value, |at, part| match at {
         Value::Array(list) => part
@@ -211,7 +211,7 @@ fn add_labels(from: &Value, paths: &BTreeMap<String, Path>, labels: &mut Labels)
     }
 }
 
-/// Numbers, truth values, the states of conditions, and points in time.
+/// The number for a number, a boolean, the status of a condition, or a point in time.
 fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),

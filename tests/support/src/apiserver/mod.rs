@@ -1,4 +1,4 @@
-//! A Kubernetes API server over real TLS that fails on demand: what it keeps, serves and refuses.
+//! A Kubernetes API server over real TLS that fails on demand.
 
 pub mod api;
 pub mod certificates;

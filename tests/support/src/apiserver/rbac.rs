@@ -1,23 +1,23 @@
-//! Who may do what: RBAC rules, read from manifests as kubectl would apply them.
+//! RBAC rules, read from manifests as kubectl would apply them.
 
 use serde_json::Value;
 
 /// A rule of a ClusterRole or a Role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The namespace in which it holds; empty if everywhere.
+    /// The namespace in which it holds; empty for the whole cluster.
     pub namespace: String,
     /// API groups; the core group is empty.
     pub groups: Vec<String>,
     /// Resources, also as `resource/subresource`.
     pub resources: Vec<String>,
-    /// Names, or none for all.
+    /// Names of objects; empty for all.
     pub names: Vec<String>,
     /// Verbs.
     pub verbs: Vec<String>,
 }
 
-/// One thing that somebody wants to do.
+/// A request, as RBAC sees it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempt {
     /// Such as `patch`.
@@ -32,12 +32,12 @@ pub struct Attempt {
     pub name: String,
 }
 
-/// Who asks.
+/// The identity of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// May do everything.
+    /// An administrator, who may do everything.
     Admin,
-    /// May do what these rules allow.
+    /// A service account with these rules.
     ServiceAccount(Vec<Rule>),
 }
 
@@ -50,7 +50,7 @@ impl Identity {
         }
     }
 
-    /// Whether it is allowed.
+    /// Whether this identity may do this.
     pub fn may(&self, attempt: &Attempt) -> bool {
         match self {
             Identity::Admin => true,

@@ -1,6 +1,6 @@
-//! What a path means.
+//! The parts of a path of the Kubernetes API.
 
-/// A path of the Kubernetes API, taken apart.
+/// A path of the Kubernetes API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// The API group; empty for the core group.
@@ -11,14 +11,14 @@ pub struct Route {
     pub namespace: String,
     /// The plural name of the resource; empty when the path is for discovery.
     pub resource: String,
-    /// The object; empty for the list.
+    /// The name of the object; empty for the list.
     pub name: String,
     /// Such as `status`.
     pub subresource: String,
 }
 
 impl Route {
-    /// Takes a path apart; `None` if it is none of the API's.
+    /// Parses a path; `None` if it is not one of the API.
     pub fn of(path: &str) -> Option<Route> {
         let mut parts = path.strip_prefix('/')?.split('/').map(String::from);
         let group = match parts.next()?.as_str() {

@@ -4,14 +4,14 @@
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-/// What is wrong with a field.
+/// An error of a field.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cause {
-    /// Where.
+    /// The path of the field.
     pub field: String,
     /// Such as `FieldValueInvalid`.
     pub reason: &'static str,
-    /// What.
+    /// The error as a text.
     pub message: String,
 }
 
@@ -45,7 +45,7 @@ pub fn prune(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<St
             });
             for (name, field) in map {
                 let schema = known.get(name).unwrap_or(additional);
-                // The server itself says what metadata holds.
+                // The server itself defines the content of metadata.
                 if !(path.is_empty() && name == "metadata") {
                     prune(schema, field, &join(path, name), unknown);
                 }

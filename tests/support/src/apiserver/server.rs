@@ -1,4 +1,4 @@
-//! The API server on a socket, over real TLS, a thread for each connection.
+//! The API server on a socket, over real TLS, with a thread for each connection.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -37,9 +37,9 @@ pub enum Cilium {
 
 /// A running API server.
 pub struct ApiServer {
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: SocketAddr,
-    /// Who signed its certificate.
+    /// The CA that signed its certificate.
     pub authority: Authority,
     shared: Arc<Shared>,
 }
@@ -57,8 +57,8 @@ struct Shared {
 }
 
 impl ApiServer {
-    /// Starts on a free port of this address, with the given Cilium, the node `node1.example.com`,
-    /// and a service account that may do what `rbac` (a manifest) grants.
+    /// Starts on a free port of this address, with the given Cilium, the node `node1.example.com`, and a service
+    /// account with the rights in `rbac` (a manifest).
     ///
     /// # Errors
     /// Those of listening.
@@ -109,7 +109,7 @@ impl ApiServer {
                     if let Ok(clone) = stream.try_clone() {
                         lock(&shared.connections).insert(number, clone);
                     }
-                    // A client that goes away is no concern of the server's.
+                    // A client may go away at any time.
                     let _ = serve(&shared, stream, number);
                     lock(&shared.connections).remove(&number);
                 });
@@ -145,7 +145,7 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Goes on at another address, under the same port and with the same objects.
+    /// Moves to another address, with the same port and the same objects.
     ///
     /// # Errors
     /// Those of listening.
@@ -162,7 +162,7 @@ impl ApiServer {
         }
     }
 
-    /// How many connections were opened so far.
+    /// The number of connections that were opened so far.
     pub fn opened(&self) -> u64 {
         self.shared.opened.load(Ordering::Relaxed)
     }
@@ -179,7 +179,7 @@ impl ApiServer {
             .fetch_sub(by.as_millis() as i64, Ordering::Relaxed);
     }
 
-    /// Moves the server's clock.
+    /// Moves the server's clock forward.
     pub fn advance_clock(&self, by: Duration) {
         self.shared
             .clock_offset_ms
@@ -191,7 +191,7 @@ impl ApiServer {
         self.shared.now()
     }
 
-    /// Lets this token stand for this identity, or for nobody.
+    /// Gives this token this identity, or makes it invalid.
     pub fn set_token(&self, token: &str, identity: Option<Identity>) {
         let mut identities = lock(&self.shared.identities);
         match identity {
@@ -200,7 +200,7 @@ impl ApiServer {
         };
     }
 
-    /// The objects and their history; changes made here are seen like any other.
+    /// The objects and their history. A change made here wakes [`ApiServer::wait`].
     pub fn store(&self) -> StoreGuard<'_> {
         StoreGuard {
             store: lock(&self.shared.store),
@@ -208,7 +208,7 @@ impl ApiServer {
         }
     }
 
-    /// Lets a request fail.
+    /// Adds a fault.
     pub fn inject(&self, plan: Plan) {
         lock(&self.shared.faults).push(plan);
     }
@@ -239,10 +239,10 @@ impl ApiServer {
         }
     }
 
-    /// Does a request as the administrator, without the network.
+    /// Makes a request as the administrator, without the network.
     ///
     /// # Panics
-    /// If it fails: a test that wants errors asks k6u.
+    /// If the request fails.
     pub fn admin(&self, method: &str, target: &str, content_type: &str, body: &Value) -> Value {
         let mut request = Request::new(method, target);
         request.headers.insert("content-type".into(), content_type.into());
@@ -283,17 +283,17 @@ impl ApiServer {
         }
     }
 
-    /// Puts a CRD of another project into the store as it was long ago.
+    /// Puts a CRD of another project into the store, as one that was created long ago.
     ///
     /// # Panics
-    /// If the manifest is none.
+    /// If the manifest cannot be read.
     pub fn install(&self, manifest: &str) {
         let crd: Value = serde_yaml::from_str(manifest).expect("YAML");
         let name = crd["metadata"]["name"].as_str().expect("a name").to_string();
         self.store().put(Key::new(APIEXTENSIONS, CRDS, &name), crd);
     }
 
-    /// A Node with its hostname label.
+    /// Adds a Node with its hostname label.
     pub fn add_node(&self, name: &str) {
         let node = json!({"apiVersion": "v1", "kind": "Node",
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
@@ -307,7 +307,7 @@ impl Drop for ApiServer {
     }
 }
 
-/// The store, locked; when this is dropped, waits for a change check it again.
+/// The locked store. When this is dropped, [`ApiServer::wait`] checks its condition again.
 pub struct StoreGuard<'a> {
     store: MutexGuard<'a, Store>,
     changed: &'a Condvar,
@@ -344,7 +344,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic in a handler")
 }
 
-/// Puts Cilium's CRD into the store as it was long ago.
+/// Puts Cilium's CRD into the store, as one that was created long ago.
 fn install_cilium(store: &mut Store, cilium: Cilium) {
     let manifest = match cilium {
         Cilium::V2Alpha1 => include_str!("../../cilium/ciliumcidrgroups-1.17.yaml"),
@@ -405,7 +405,7 @@ fn serve(shared: &Shared, stream: TcpStream, connection: u64) -> io::Result<()> 
     stream.flush()
 }
 
-/// Sends the answer as the fault wants it; an error ends the connection.
+/// Sends the answer with the fault; an error ends the connection.
 fn send(stream: &mut impl Write, response: &Response, date: &str, fault: Option<Fault>) -> io::Result<()> {
     let closed = || Err(io::ErrorKind::ConnectionAborted.into());
     let (bytes, body_at) = response.bytes(date);

@@ -1,4 +1,4 @@
-//! What the API server keeps: objects, their versions, and what happened to them.
+//! The objects of the API server, their versions, and their history.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::apiserver::rbac::Attempt;
 
-/// Where an object is.
+/// The key of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The API group.
@@ -39,11 +39,11 @@ pub struct Logged {
     pub at: Instant,
     /// `GET /path` without the query.
     pub line: String,
-    /// What RBAC was asked; none for discovery.
+    /// The attempts that RBAC checked; none for discovery.
     pub attempts: Vec<Attempt>,
-    /// What was answered; 0 if a fault answered nothing.
+    /// The status of the answer; 0 if a fault answered nothing.
     pub status: u16,
-    /// Counts connections from 1.
+    /// The number of its connection, from 1.
     pub connection: u64,
     /// Bytes of the request's body and of the whole response.
     pub bytes: (usize, usize),
@@ -68,21 +68,21 @@ pub struct Resource {
     pub namespaced: bool,
 }
 
-/// A value that an object had, and since when.
+/// A former value of an object.
 #[derive(Clone, Debug)]
 pub struct Past {
-    /// Since when.
+    /// When it was stored.
     pub at: Instant,
-    /// Where.
+    /// The key of the object.
     pub key: Key,
-    /// What; `None` when it was deleted.
+    /// The value; `None` if the object was deleted.
     pub object: Option<Value>,
 }
 
 /// Changes an object that is about to be stored.
 pub type Mutation = fn(&Key, &mut Value);
 
-/// The objects, and the history of them.
+/// The objects and their history.
 #[derive(Debug)]
 pub struct Store {
     /// All objects.
@@ -91,13 +91,13 @@ pub struct Store {
     pub history: Vec<Past>,
     /// Every request, in order.
     pub log: Vec<Logged>,
-    /// From a CRD's creation until it is Established.
+    /// The time from a CRD's creation until it is Established.
     pub establish_after: Duration,
-    /// From then until its objects can be read: 429 meanwhile.
+    /// The time from then until its objects can be read, in which the answer is 429.
     pub initialize_for: Duration,
     /// Whether fields that do not change are not validated again (Kubernetes 1.30 and newer).
     pub ratchets: bool,
-    /// A mutating webhook: what it makes of an object that is created or patched, before that is validated.
+    /// A mutating webhook, which changes an object that is created or patched before it is validated.
     pub mutation: Option<Mutation>,
     /// When each CRD was created, by the server's clock in milliseconds.
     pub created: BTreeMap<String, i64>,
@@ -128,18 +128,18 @@ impl Default for Store {
 }
 
 impl Store {
-    /// The current version of the whole.
+    /// The current resourceVersion of the store.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// A number that was not given before.
+    /// Returns a number that it never returned before.
     pub fn unique(&mut self) -> u64 {
         self.names += 1;
         self.names
     }
 
-    /// Keeps an object under the next resourceVersion.
+    /// Stores an object with the next resourceVersion.
     pub fn put(&mut self, key: Key, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -164,7 +164,7 @@ impl Store {
         Some(gone)
     }
 
-    /// What is served, with CRDs that are Established.
+    /// The resources that are served, with those of Established CRDs.
     pub fn resources(&self, now_ms: i64) -> Vec<Resource> {
         let built_in = |group: &str, plural: &str, kind: &str, namespaced| Resource {
             group: group.into(),

@@ -1,5 +1,5 @@
-//! `make demo`: the main job step by step, with the real binary given as the argument. With `--check`, the log is
-//! compared with a golden file.
+//! `make demo`: the main job step by step, with the real binary, which is the first argument. With `--check`, compares
+//! the log with a golden file.
 
 #![allow(clippy::pedantic)]
 
@@ -20,11 +20,11 @@ use k6u_testkit::machine::router::{Announced, Router, is_installed};
 use k6u_testkit::skip::skip;
 use serde_json::Value;
 
-/// Beside the group: Cilium's pool of addresses for Services, and the DNS record of a host.
+/// The kinds of the targets beside the group: a pool of addresses for Services, and the DNS record of a host.
 const KINDS: [&str; 2] = ["CiliumLoadBalancerIPPool", "DNSEndpoint"];
-/// Scaled down, as the tests with routers do.
+/// Scaled down, as in the tests with routers.
 const STALE_AFTER: u32 = 3;
-/// No step takes as long; all of them together stay below 20 s.
+/// The time limit of each step; all steps together take less than 20 s.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 fn main() -> ExitCode {
@@ -142,10 +142,10 @@ fn show(binary: &Path, is_checked: bool) -> Result<(), String> {
         .all(|program| is_installed(program));
     if has_router {
         println!(
-            "3. The router crashes, and then announces 2001:db8:aaaa:bbb1::/64 only (radvd). Nobody takes the old"
+            "3. The router crashes, and then announces 2001:db8:aaaa:bbb1::/64 only (radvd). It does not withdraw the"
         );
         println!(
-            "   prefix back: it stays preferred for ten minutes, but is stale after {STALE_AFTER} s here (1800 s by default)."
+            "   old prefix, which stays preferred for ten minutes, but is stale after {STALE_AFTER} s here (1800 s by default)."
         );
         interface.announce("2001:db8:9876:5431::10", 600, 7200);
         let router = Router::behind(&interface);
@@ -195,12 +195,12 @@ fn show(binary: &Path, is_checked: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Rounds that changes wake are a second apart, when the one before was a change as well.
+/// Waits until k6u reacts to a change at once: its rounds after several changes are a second apart.
 fn pause() {
     std::thread::sleep(Duration::from_millis(1200));
 }
 
-/// From a change of addresses until the group follows.
+/// A step of the demo: a change of addresses, and the group that follows.
 struct Step<'a> {
     server: &'a ApiServer,
     begun: Instant,
@@ -221,7 +221,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Waits until the group holds a prefix that starts so.
+    /// Waits until the group holds a prefix that starts with this text.
     fn wait_new(&self, start: &str) -> Result<(), String> {
         let new = |store: &Store| {
             cidrs(store, GROUP)?
@@ -234,7 +234,8 @@ impl<'a> Step<'a> {
             .ok_or_else(|| format!("the group does not get {start}0::/64"))
     }
 
-    /// Waits until the group holds the three prefixes that start so, and no other; and until an Event says so.
+    /// Waits until the group holds the three prefixes that start with this text, and no other, and until an Event
+    /// reports the change.
     fn end(&self, from: &str, start: &str, node: &Node) -> Result<(), String> {
         let wanted = cidrs_for(start);
         let targets = KINDS.map(Kind::named);
@@ -250,7 +251,7 @@ impl<'a> Step<'a> {
             let (store, log) = (self.server.store(), node.log());
             let held = (cidrs(&store, GROUP), targets.map(|kind| kind.held(&store)));
             return Err(format!(
-                "group, pool and record hold {held:?} instead of {wanted:?} and {parts:?}; k6u said: {log:#?}"
+                "group, pool and record hold {held:?} instead of {wanted:?} and {parts:?}; k6u logged: {log:#?}"
             ));
         };
         let store = self.server.store();

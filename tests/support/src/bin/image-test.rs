@@ -1,7 +1,7 @@
 //! `make test-image`: the image in a real container, restricted as the DaemonSet restricts it.
 //!
-//! Arguments: the image, and its k6u binary's version. Needs root (for a network namespace in which
-//! the container can be) and podman; says so loudly where it cannot run.
+//! Arguments: the image, and the version of its k6u binary. Needs podman, and root for the network namespace of the
+//! container. Reports a skip where it cannot run.
 
 #![allow(clippy::pedantic)]
 
@@ -20,7 +20,7 @@ const NAME: &str = "k6u-image-test";
 /// A container with 1 ms of processor time in 100 ms is slow to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the kubelet makes of the DaemonSet: 8m CPU is 1 ms in 100 ms, the least that the kernel takes.
+/// The restrictions that the kubelet derives from the DaemonSet: 8m CPU is 1 ms in 100 ms, the minimum of the kernel.
 const RESTRICTIONS: &[&str] = &[
     "--network=host",
     "--read-only",
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         return skipped(&format!("no network namespace can be made ({e}); run as root"));
     }
     let probe = podman(&["run", "--rm", image, "--version"]);
-    // 125 is podman's own failure, whatever else is the image's (podman-run(1), "Exit status").
+    // 125 is podman's own failure, any other status comes from the image (podman-run(1), "Exit status").
     if probe.status.code() == Some(125) {
         return skipped(&String::from_utf8_lossy(&probe.stderr));
     }
@@ -71,7 +71,7 @@ fn skipped(why: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// podman as it runs inside another container too: no overlay, no systemd.
+/// A podman command that also works inside another container: no overlay, no systemd.
 fn command() -> Command {
     let mut command = Command::new("podman");
     command.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--runtime=runc"]);
@@ -102,8 +102,8 @@ fn succeeded(output: &Output) -> String {
 }
 
 fn says_its_version(image: &str, version: &str) {
-    let said = succeeded(&podman(&["run", "--rm", image, "--version"]));
-    assert!(said.starts_with(&format!("k6u {version} (")), "{said}");
+    let output = succeeded(&podman(&["run", "--rm", image, "--version"]));
+    assert!(output.starts_with(&format!("k6u {version} (")), "{output}");
 }
 
 fn previews(image: &str, _: &str) {
@@ -163,7 +163,7 @@ fn renumbers(image: &str, _: &str) {
         ("2001:db8:1234:5671", "2001:db8:9876:5431"),
         ("2001:db8:9876:5431", "2001:db8:aaaa:bbb1"),
     ] {
-        // The container has rested since, as it does between two renumberings.
+        // The container is idle for a while, as between two renumberings.
         std::thread::sleep(Duration::from_secs(2));
         let begun = Instant::now();
         interface.add(&format!("{new}::10"));
@@ -180,14 +180,15 @@ fn renumbers(image: &str, _: &str) {
     assert_eq!(complaints, 0, "{:#?}", node.log());
 }
 
-/// Waits until the group follows the delegated prefix that starts so; gives the milliseconds since `begun`.
+/// Waits until the group follows the delegated prefix that starts with this text. Returns the milliseconds since
+/// `begun`.
 fn follows(server: &ApiServer, begun: Instant, start: &str, node: &Node) -> f64 {
     let at = server.wait(PATIENCE, |store| follows_since(store, start));
     let at = at.unwrap_or_else(|| panic!("{GROUP}: {:?}, {:#?}", cidrs(&server.store(), GROUP), node.log()));
     at.duration_since(begun).as_secs_f64() * 1e3
 }
 
-/// What the kernel counted against the container's 16 MiB.
+/// The memory that the kernel counted against the container's 16 MiB, at its peak.
 fn memory_peak() -> String {
     let id = succeeded(&podman(&["inspect", "--format", "{{.State.Pid}}", NAME]));
     let cgroups = fs::read_to_string(format!("/proc/{id}/cgroup")).unwrap_or_default();
@@ -205,5 +206,5 @@ fn memory_peak() -> String {
             return format!("{} KiB was the memory cgroup's peak, of 16384", bytes / 1024);
         }
     }
-    "this kernel does not tell the memory cgroup's peak".into()
+    "this kernel does not report the memory cgroup's peak".into()
 }

@@ -1,5 +1,5 @@
-//! Router advertisements (RFC 4861 section 4.2) from the other end of an interface's cable, for what no router software
-//! can be configured to announce, and without any.
+//! Router advertisements (RFC 4861 section 4.2) from the other end of an interface's cable. They need no router
+//! software, and may contain what no router software can announce.
 
 use std::io;
 use std::mem::{ManuallyDrop, size_of};
@@ -24,7 +24,7 @@ pub struct Announced<'a> {
 }
 
 /// A prefix that is announced with usual lifetimes.
-pub fn alive(prefix: &str) -> Announced<'_> {
+pub fn preferred(prefix: &str) -> Announced<'_> {
     Announced {
         prefix,
         preferred: 1_800,
@@ -33,10 +33,10 @@ pub fn alive(prefix: &str) -> Announced<'_> {
 }
 
 /// A prefix that is announced as deprecated.
-pub fn over(prefix: &str) -> Announced<'_> {
+pub fn deprecated(prefix: &str) -> Announced<'_> {
     Announced {
         preferred: 0,
-        ..alive(prefix)
+        ..preferred(prefix)
     }
 }
 
@@ -53,7 +53,7 @@ impl Router {
     /// # Panics
     /// If the kernel refuses: the namespace was entered, so it should not.
     pub fn on(interface: &Interface) -> Self {
-        // It goes with the interface.
+        // It is removed with the interface.
         let own = ManuallyDrop::new(Interface {
             name: format!("{}p", interface.name),
         });
@@ -70,7 +70,7 @@ impl Router {
     /// # Panics
     /// If the kernel refuses.
     pub fn announce(&self, prefixes: &[Announced]) {
-        // Type, code, checksum, hop limit, flags, the router's lifetime, and two times that are left to the node.
+        // Type, code, checksum, hop limit, flags, the router's lifetime, and two times that are unspecified.
         let mut message = vec![134, 0, 0, 0, 64, 0];
         message.extend(1_800u16.to_be_bytes());
         message.extend([0; 8]);
@@ -99,7 +99,7 @@ fn open(interface: u32) -> io::Result<OwnedFd> {
     checked(fd)?;
     // SAFETY: it was just opened, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // Nodes take no advertisement that was routed, nor one from another address than a link-local one.
+    // Nodes ignore an advertisement that was routed, or that comes from an address that is not link-local.
     set(&socket, libc::IPV6_MULTICAST_HOPS, 255)?;
     set(&socket, libc::IPV6_MULTICAST_IF, interface as libc::c_int)?;
     let own = socket_address("fe80::1", interface);

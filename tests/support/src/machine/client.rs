@@ -1,7 +1,8 @@
-//! What writes a node's addresses when the kernel does not: NetworkManager, systemd-networkd and dhcpcd
-//! listen to routers themselves. They run without an init system, in namespaces that the caller made:
-//! /run, /etc/NetworkManager and the folders in /var/lib are empty and writable, /sys is read-only (so both
-//! of the larger ones know that no udev is here), and whatever they leave behind ends with the namespace.
+//! Address clients, which listen to routers and write a node's addresses instead of the kernel: NetworkManager,
+//! systemd-networkd and dhcpcd. They run without an init system, in namespaces that the caller made. There /run,
+//! /etc/NetworkManager and the folders in /var/lib are empty and writable, /sys is read-only (which tells
+//! NetworkManager and systemd-networkd that there is no udev), and all files and interfaces are removed with the
+//! namespace.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -10,7 +11,7 @@ use std::process::Command;
 
 use crate::machine::router::{Program, spawn, wait_for_link_local};
 
-/// What turns announcements into addresses.
+/// A program, or the kernel, that makes addresses from router advertisements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     /// SLAAC by the kernel itself.
@@ -23,14 +24,14 @@ pub enum Client {
     NetworkManager,
 }
 
-/// A running client; it ends with this.
+/// A running client, which ends when this is dropped.
 pub struct Running {
     programs: Vec<Program>,
     folder: PathBuf,
 }
 
 impl Client {
-    /// All of them.
+    /// All clients.
     pub const ALL: [Client; 4] = [Client::Kernel, Client::Dhcpcd, Client::Networkd, Client::NetworkManager];
 
     /// Its name in tables.
@@ -68,13 +69,13 @@ impl Client {
         running
     }
 
-    /// Starts it on a bridge, of which this interface is a port.
+    /// Starts it on a bridge that has this interface as a port.
     ///
     /// # Panics
     /// If it cannot be started.
     pub fn start_on_bridge(self, port: &str, bridge: &str) -> Running {
         if self == Client::NetworkManager {
-            // It makes the bridge itself, and leaves alone what has addresses already.
+            // It creates the bridge itself, and ignores interfaces that have addresses already.
             shell(&format!("ip link set {port} down"));
             let mut running = Running::new(bridge);
             running.profile(
@@ -94,7 +95,7 @@ impl Client {
         self.start(bridge)
     }
 
-    /// Starts it on a VLAN of an interface, which it makes itself if it can; returns the VLAN's interface, too.
+    /// Starts it on a VLAN of an interface. The client creates the VLAN if it can. Returns the VLAN's interface, too.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -122,7 +123,7 @@ impl Client {
         (running, name)
     }
 
-    /// Dials to a server on an interface's cable (PPPoE), and starts it on what comes of that: ppp0.
+    /// Dials to a server on an interface's cable (PPPoE), and starts it on the interface ppp0.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -151,8 +152,8 @@ impl Client {
         running
     }
 
-    /// Starts it as a router's client: it asks for a delegated prefix on `uplink`, and gives `lan` the /64 of
-    /// it that has the number 1. `None` where the client does no such thing.
+    /// Starts it as a router's client: it asks for a delegated prefix on `uplink`, and gives `lan` the /64 with the
+    /// number 1. `None` if the client cannot do this.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -181,7 +182,7 @@ impl Client {
     }
 }
 
-/// Where systemd has it.
+/// The path of systemd-networkd, relative to a folder of programs.
 const NETWORKD: &str = "../lib/systemd/systemd-networkd";
 
 impl Running {
@@ -200,7 +201,7 @@ impl Running {
 
     fn dhcpcd(&mut self, interfaces: &[&str], more: &str) {
         let conf = self.folder.join("dhcpcd.conf");
-        // Without udev: nobody would tell it that an interface is ready.
+        // Without udev, dhcpcd would wait for the news that an interface is ready.
         write(&conf, &format!("duid\nipv6only\nnodev\nnohook resolv.conf\n{more}"));
         let mut command = Command::new("dhcpcd");
         command
@@ -224,10 +225,10 @@ impl Running {
         self.add(&mut command, "networkd.log");
     }
 
-    /// A connection that NetworkManager is to make; with addresses, unless it is a port of something else.
+    /// Writes a connection profile for NetworkManager; with addresses, unless the interface is a port of another one.
     fn profile(&self, interface: &str, kind: &str, method: Option<&str>, more: &str) {
         let profile = Path::new("/etc/NetworkManager/system-connections").join(format!("{interface}.nmconnection"));
-        // PPP has no hardware address to make them from.
+        // PPP has no hardware address for eui64.
         let identifiers = if kind == "pppoe" { "stable-privacy" } else { "eui64" };
         let ip = method.map_or(String::new(), |method| {
             format!("[ipv4]\nmethod=disabled\n[ipv6]\nmethod={method}\naddr-gen-mode={identifiers}\n")

@@ -1,5 +1,4 @@
-//! A child that has nothing but its binary and the service account's files: as the DaemonSet restricts
-//! it, and a little more.
+//! A child that has only its binary and the service account's files: restricted as by the DaemonSet, and a little more.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -9,8 +8,8 @@ use std::process::Command;
 
 use crate::machine::system::{c_path, checked, mount, write};
 
-/// What a statically linked k6u may ask of the kernel. Every one of these is in the default profile of
-/// container runtimes (containers-common, seccomp.json); anything else kills the process.
+/// The system calls that a statically linked k6u may make. All of them are in the default profile of container runtimes
+/// (containers-common, seccomp.json). Any other call kills the process.
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_bind,
     libc::SYS_brk,
@@ -95,8 +94,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_readlink,
 ];
 
-/// What libc does not name: the calls with 64 bits of time of 32-bit machines (asm-generic/unistd.h), and
-/// __ARM_NR_set_tls (asm/unistd.h), which is to ARM what arch_prctl is to x86-64.
+/// System calls that libc does not name: those with 64 bits of time of 32-bit machines (asm-generic/unistd.h), and
+/// __ARM_NR_set_tls (asm/unistd.h), which corresponds to arch_prctl on x86-64.
 #[cfg(target_arch = "arm")]
 mod arm {
     pub const CLOCK_GETTIME64: libc::c_long = 403;
@@ -105,15 +104,15 @@ mod arm {
     pub const SET_TLS: libc::c_long = 0x000f_0005;
 }
 
-/// linux/statfs.h; musl does not name it.
+/// A flag of linux/statfs.h that musl does not name.
 const ST_RELATIME: libc::c_ulong = 0x1000;
 
-/// Where the service account's files are in the child's root.
+/// The folder of the service account's files in the child's root.
 pub const ACCOUNT: &str = "/account";
 
-/// What the child does between fork and exec, with all texts made before.
+/// The data for the steps between fork and exec, allocated before the fork.
 struct Confinement {
-    /// The place that becomes the root, and in it those of the binary and of the account's folder.
+    /// The folder that becomes the root, and in it the paths of the binary and of the account's folder.
     root: CString,
     binary_at: CString,
     account_at: CString,
@@ -166,8 +165,8 @@ impl Confinement {
     }
 
     fn drop_rights(&self) -> io::Result<()> {
-        // Whoever is not root in its namespace loses all capabilities at exec; these are the last it could regain.
-        // SAFETY: no pointers are passed. The first one that the kernel does not know ends it.
+        // A user who is not root loses all capabilities at exec. The bounding set has those that it could regain.
+        // SAFETY: no pointers are passed. The first capability that the kernel does not know ends the loop.
         let drop = |capability: libc::c_ulong| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
         (0..64).take_while(|capability| drop(*capability) == 0).for_each(|_| {});
         // SAFETY: no pointers are passed.
@@ -183,7 +182,7 @@ impl Confinement {
     }
 }
 
-/// BPF that lets [`ALLOWED`] pass, and the sockets that k6u needs, and kills for anything else
+/// A BPF program that allows [`ALLOWED`] and the sockets that k6u needs, and kills the process at any other call
 /// (linux/seccomp.h; struct seccomp_data has the number at 0 and the arguments from 16 on).
 fn filter() -> Vec<libc::sock_filter> {
     let statement = |code: u32, k: u32| libc::sock_filter {
@@ -209,14 +208,14 @@ fn filter() -> Vec<libc::sock_filter> {
     program.extend([is(libc::SYS_socket as u32, 1, 0), kill]);
     program.extend([load(16), is(libc::AF_INET as u32, 0, 1), allow]);
     program.extend([is(libc::AF_INET6 as u32, 0, 1), allow]);
-    // if_nametoindex(3) asks through such a one.
+    // if_nametoindex(3) uses such a socket.
     program.extend([is(libc::AF_UNIX as u32, 0, 1), allow]);
     program.extend([is(libc::AF_NETLINK as u32, 1, 0), kill]);
     program.extend([load(32), is(libc::NETLINK_ROUTE as u32, 0, 1), allow, kill]);
     program
 }
 
-/// Makes a mount read-only; what else restricts it already has to stay (mount_namespaces(7)).
+/// Makes a mount read-only. Its other restrictions have to stay (mount_namespaces(7)).
 fn read_only(place: &CStr) -> io::Result<()> {
     // SAFETY: all-zero is a valid statvfs: plain integers.
     let mut found: libc::statvfs = unsafe { std::mem::zeroed() };

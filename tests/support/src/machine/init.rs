@@ -1,4 +1,4 @@
-//! A child that is PID 1 of its PID namespace, as in a container: the kernel drops each signal to it that has no
+//! A child that is PID 1 of its PID namespace, as in a container. The kernel drops a signal to PID 1 that has no
 //! handler (pid_namespaces(7)).
 
 use std::io;
@@ -8,12 +8,12 @@ use std::thread;
 
 use crate::machine::system::checked;
 
-/// linux/ptrace.h: not every C library names them.
+/// A request of linux/ptrace.h that not every C library names.
 const PTRACE_GET_SYSCALL_INFO: libc::c_long = 0x420e;
 const PTRACE_SYSCALL_INFO_ENTRY: u64 = 1;
 
-/// Starts `command` as PID 1 of a PID namespace of its own, and stops it (SIGSTOP) at a system call: the one that
-/// comes `further` calls after the first one of this number.
+/// Starts `command` as PID 1 of a PID namespace of its own, and stops it (SIGSTOP) at a system call: `further` calls
+/// after the first call with this number.
 ///
 /// # Errors
 /// Where the machine forbids PID namespaces or ptrace(2), or if the child ends before that.
@@ -25,7 +25,7 @@ pub fn stopped_at(mut command: Command, number: libc::c_long, further: usize) ->
     let trace_me = || checked(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } as libc::c_int).map(drop);
     // SAFETY: between fork and exec the closure makes one system call.
     unsafe { command.pre_exec(trace_me) };
-    // The namespace is that of a thread's children, and a thread traces; so it is one that ends here.
+    // A thread has the PID namespace of its children, and traces them; so this uses a thread that ends here.
     let thread = thread::spawn(move || {
         // SAFETY: no pointers are passed.
         checked(unsafe { libc::unshare(libc::CLONE_NEWPID) })?;
@@ -78,7 +78,7 @@ fn stop(process: libc::pid_t, number: libc::c_long, further: usize) -> io::Resul
             break;
         }
     }
-    // While it is traced, signals without a handler are kept for the tracer: so it is stopped in another way.
+    // While the child is traced, it would report a signal to the tracer. SIGSTOP and PTRACE_DETACH stop it untraced.
     // SAFETY: no pointers are passed; the child was not waited for to its end, so its id is its own.
     checked(unsafe { libc::kill(process, libc::SIGSTOP) })?;
     trace(libc::PTRACE_DETACH as _, process, 0)?;
@@ -91,7 +91,7 @@ fn trace(request: libc::c_long, process: libc::pid_t, data: libc::c_long) -> io:
     checked(status as libc::c_int).map(drop)
 }
 
-/// Waits until it stops; gives the signal.
+/// Waits until the process stops. Returns the signal.
 fn wait_stopped(process: libc::pid_t, options: libc::c_int) -> io::Result<libc::c_int> {
     let mut status = 0;
     // SAFETY: `status` outlives the call.

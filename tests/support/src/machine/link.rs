@@ -1,5 +1,5 @@
-//! Interfaces that lie on another one: a VLAN, a bridge, a PPP link. By system calls, as all interfaces here: a
-//! small machine has no `ip` that could make them.
+//! Interfaces on top of another one: a VLAN, a bridge, a PPP link. They are made by system calls, because a small
+//! machine has no `ip` that could make them.
 
 use std::fs::File;
 use std::io;
@@ -35,7 +35,7 @@ pub fn bridge(port: &Interface) -> io::Result<Interface> {
     Ok(bridge)
 }
 
-/// An interface of a kind, with the data of that kind and with more attributes; it is up.
+/// Makes an interface of a kind, with the data of that kind and with more attributes, and sets it up.
 fn make(name: &str, kind: &str, data: &[u8], more: &[u8]) -> io::Result<Interface> {
     // linux/if_link.h: IFLA_INFO_KIND is 1, IFLA_INFO_DATA is 2.
     let mut info = Vec::new();
@@ -51,7 +51,7 @@ fn make(name: &str, kind: &str, data: &[u8], more: &[u8]) -> io::Result<Interfac
     Ok(interface)
 }
 
-/// What keeps a PPP link alive: its session, and the kernel's two ends of it.
+/// The descriptors that keep a PPP link alive: its session, and the kernel's two ends of it.
 #[derive(Debug)]
 pub struct Session {
     _socket: OwnedFd,
@@ -69,8 +69,8 @@ struct SessionAddress {
     interface: [u8; libc::IFNAMSIZ],
 }
 
-/// A PPP link in a PPPoE session on an interface: what a provider's DSL is. The session begins where pppd has
-/// found an access concentrator and agreed with it on everything; nobody answers at the other end.
+/// A PPP link in a PPPoE session on an interface, as with a provider's DSL. The session is in the state in which pppd
+/// has found an access concentrator and agreed with it on everything. Nothing answers at the other end.
 ///
 /// # Errors
 /// Where the kernel knows no PPPoE, or /dev/ppp may not be opened.
@@ -113,7 +113,7 @@ pub fn ppp(lower: &Interface) -> io::Result<(Interface, Session)> {
     Ok((interface, session))
 }
 
-/// ioctl(2) with a number that is read or written.
+/// Calls ioctl(2) with a number that is read or written.
 fn control(file: &impl AsRawFd, request: u32, number: &mut libc::c_int) -> io::Result<()> {
     // SAFETY: the requests above take a pointer to an int, which outlives the call.
     checked(unsafe { libc::ioctl(file.as_raw_fd(), request as libc::Ioctl, &raw mut *number) }).map(drop)

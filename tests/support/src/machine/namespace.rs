@@ -1,4 +1,4 @@
-//! A network of the process's own: an unprivileged user and network namespace, and interfaces in it.
+//! A network for this process alone: an unprivileged user and network namespace, and interfaces in it.
 
 use std::fs;
 use std::io;
@@ -28,7 +28,7 @@ pub fn enter_with_mounts() -> io::Result<()> {
     enter_user(libc::CLONE_NEWNET | libc::CLONE_NEWNS)?;
     for folder in [c"/run", c"/var/lib/dhcpcd"] {
         match mount(Some(c"tmpfs"), folder, Some(c"tmpfs"), 0) {
-            // A folder that is not there belongs to a program that is not installed.
+            // A missing folder belongs to a program that is not installed.
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -52,7 +52,7 @@ fn enter_user(namespaces: libc::c_int) -> io::Result<()> {
     set_up(index("lo")?)
 }
 
-/// Puts this process into a new network namespace only: for root, who needs no user namespace.
+/// Puts this process into a new network namespace only, for root, which needs no user namespace.
 /// To be called before the first thread is started.
 ///
 /// # Errors
@@ -74,7 +74,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// A new one that is up, with a name that no other has.
+    /// A new interface that is up, with a unique name.
     ///
     /// # Panics
     /// If the kernel refuses: the namespace was entered, so it should not.
@@ -84,7 +84,7 @@ impl Interface {
         Interface::named(&name)
     }
 
-    /// A new one of this name.
+    /// A new interface that is up, with this name.
     ///
     /// # Panics
     /// If the kernel refuses.
@@ -124,7 +124,7 @@ impl Interface {
         self.set(address, 64, u32::MAX, u32::MAX);
     }
 
-    /// Lets an address be valid, but no longer preferred, as a router does that renumbers.
+    /// Deprecates an address: it stays valid, but is no longer preferred, as when a router renumbers.
     pub fn deprecate(&self, address: &str) {
         self.set(address, 64, 0, 7200);
     }
@@ -137,7 +137,7 @@ impl Interface {
         self.set_by(0, address, prefix_length, preferred, valid);
     }
 
-    /// The same with an address of 64 bits that the kernel seems to have made from an announcement.
+    /// Adds or changes an address with a length of 64, marked as made by the kernel from a router advertisement.
     ///
     /// # Panics
     /// If the kernel refuses.
@@ -169,7 +169,7 @@ impl Interface {
         ask(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &message).expect("an address");
     }
 
-    /// Takes an address away.
+    /// Removes an address.
     ///
     /// # Panics
     /// If the kernel refuses.
@@ -199,7 +199,7 @@ impl Interface {
         self.name = name.into();
     }
 
-    /// Takes the cable's other end down.
+    /// Sets the cable's other end down.
     ///
     /// # Panics
     /// If the kernel refuses.
@@ -210,7 +210,7 @@ impl Interface {
         ask(libc::RTM_NEWLINK, 0, &peer).expect("an end that is down");
     }
 
-    /// Gives it an alternative name (`ip link property add`).
+    /// Adds an alternative name (`ip link property add`).
     ///
     /// # Errors
     /// Where the kernel is older than Linux 5.5.
@@ -258,7 +258,7 @@ pub(super) fn set_up(number: u32) -> io::Result<()> {
     ask(libc::RTM_NEWLINK, 0, &link_header(number, libc::IFF_UP as u32))
 }
 
-/// The number of an interface.
+/// The index of an interface.
 pub(super) fn index(name: &str) -> io::Result<u32> {
     let name = std::ffi::CString::new(name)?;
     // SAFETY: the name ends in NUL and outlives the call.
@@ -323,7 +323,7 @@ pub(super) fn ask(kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Lets a child see `file` in the place of `target`, in a mount namespace of its own.
+/// Mounts `file` over `target` for a child, in a mount namespace of its own.
 pub fn bind_in_child(command: &mut Command, file: &Path, target: &Path) {
     let (file, target) = (c_path(file), c_path(target));
     let bind = move || {

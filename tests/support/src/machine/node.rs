@@ -1,4 +1,4 @@
-//! k6u as a child process, as it runs on a node.
+//! k6u as a child process.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::apiserver::server::{ApiServer, TOKEN};
 
-/// A folder with `token` and `ca.crt`, gone with the test.
+/// A folder with `token` and `ca.crt`, which is removed with the test.
 #[derive(Debug)]
 pub struct Account {
     /// The folder.
@@ -19,7 +19,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// The service account's files for this server.
+    /// Writes the service account's files for this server.
     ///
     /// # Panics
     /// If they cannot be written.
@@ -47,24 +47,24 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        // What is left in a temporary folder harms nobody.
+        // A temporary folder that stays does no harm.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// How k6u is started.
+/// The binary, arguments and environment of a k6u that is to start.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// The binary.
     pub binary: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// Its environment; nothing else is in it.
+    /// Its whole environment.
     pub environment: Vec<(String, String)>,
 }
 
 impl Start {
-    /// As the DaemonSet starts it on this node.
+    /// The environment that the DaemonSet has on this node.
     pub fn new(binary: &Path, server: &ApiServer, account: &Account, node: &str) -> Self {
         let start = Start {
             binary: binary.into(),
@@ -101,7 +101,7 @@ impl Start {
         self
     }
 
-    /// The command, for those who want more of it.
+    /// The command.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command
@@ -158,7 +158,7 @@ impl Node {
         self.output.lock().expect("no panic while reading").clone()
     }
 
-    /// How many lines of the log contain this.
+    /// The number of lines of the log that contain this.
     pub fn count(&self, part: &str) -> usize {
         self.log().iter().filter(|line| line.contains(part)).count()
     }
@@ -196,7 +196,7 @@ impl Node {
     /// Waits for the end; `None` if it does not come in time.
     ///
     /// # Panics
-    /// If the system cannot tell.
+    /// If the system cannot wait for it.
     pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {

@@ -1,4 +1,4 @@
-//! A router: a network namespace of its own, with the other end of a node's cable, and what runs there.
+//! A router: a network namespace of its own with the other end of a node's cable, and router software in it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::machine::namespace::Interface;
 
-/// How long a slow program may take.
+/// The time limit for a program.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A prefix in a router advertisement.
@@ -20,7 +20,7 @@ pub struct Announced {
 
 /// A router on the other end of an interface's cable.
 pub struct Router {
-    /// Keeps the namespace.
+    /// The process that keeps the namespace.
     holder: Program,
     /// The router's interface.
     name: String,
@@ -52,8 +52,8 @@ pub struct Dhcpcd {
 }
 
 impl Dhcpcd {
-    /// Lets it renew its leases now (dhcpcd, src/dhcpcd.c `dhcpcd_signal_cb`). It can miss a signal while it starts a
-    /// process for a new address.
+    /// Lets it renew its leases now (dhcpcd, src/dhcpcd.c `dhcpcd_signal_cb`). dhcpcd can miss a signal while it starts
+    /// a process for a new address.
     pub fn renew(&self) {
         let deadline = Instant::now() + MINUTE;
         loop {
@@ -70,7 +70,7 @@ impl Dhcpcd {
 
 impl Drop for Dhcpcd {
     fn drop(&mut self) {
-        // It has children of its own, which only it can end.
+        // dhcpcd ends its own children.
         self.program.signal(libc::SIGTERM);
         let deadline = Instant::now() + MINUTE;
         while matches!(self.program.0.try_wait(), Ok(None)) && Instant::now() < deadline {
@@ -86,7 +86,7 @@ pub struct Radvd {
     head: String,
 }
 
-/// Whether there is such a program.
+/// Whether this program is installed.
 pub fn is_installed(program: &str) -> bool {
     [
         "/usr/sbin",
@@ -111,7 +111,7 @@ pub(crate) fn spawn(command: &mut Command, log: PathBuf) -> Program {
     Program(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
 }
 
-/// What a shell waits with for PPP: both ends have addresses when they have agreed.
+/// A shell script that waits for a link-local address: with PPP, both ends have one when they have agreed.
 pub(crate) fn wait_for_link_local(interface: &str) -> String {
     format!(
         "for second in $(seq 90); do ip -6 address show dev {interface} 2>/dev/null | grep -q fe80 && exit; sleep 1; \
@@ -133,7 +133,7 @@ impl Router {
             std::thread::sleep(Duration::from_millis(2));
         }
         interface.give_peer_to(id);
-        // The node's end: addresses at once, without looking for duplicates first.
+        // The node's end gets addresses at once, without duplicate address detection.
         let setting = format!("/proc/sys/net/ipv6/conf/{}/accept_dad", interface.name);
         fs::write(setting, "0").expect("no duplicate address detection");
         let router = Router { holder, name, folder };
@@ -145,7 +145,7 @@ impl Router {
         router
     }
 
-    /// From now on the router is on a VLAN of the cable.
+    /// Moves the router to a VLAN of the cable.
     pub fn tag(&mut self, vlan: u16) {
         let tagged = format!("{}.{vlan}", self.name);
         self.shell(&format!(
@@ -156,8 +156,8 @@ impl Router {
         self.name = tagged;
     }
 
-    /// From now on the router is on the other end of PPP, over Ethernet on the cable (RFC 2516); an address comes by
-    /// announcements only. Returns when `dial` has made the connection.
+    /// Moves the router to the other end of a PPP link, over Ethernet on the cable (RFC 2516), where nodes get
+    /// addresses by announcements only. Returns when `dial` has made the connection.
     pub fn pppoe<T>(&mut self, dial: impl FnOnce() -> T) -> (Program, T) {
         let options = self.folder.join("pppoe-options");
         fs::write(
@@ -190,25 +190,25 @@ impl Router {
         );
     }
 
-    /// radvd that announces at intervals between `least` and `most` seconds.
-    pub fn radvd(&self, id: &str, least: &str, most: &str, prefixes: &[Announced]) -> Radvd {
-        self.radvd_at(&self.name, id, least, most, prefixes)
+    /// Runs radvd, which announces at intervals between `min` and `max` seconds.
+    pub fn radvd(&self, id: &str, min: &str, max: &str, prefixes: &[Announced]) -> Radvd {
+        self.radvd_at(&self.name, id, min, max, prefixes)
     }
 
-    /// The same from a link-local address of its own: for a node, another router on the same link.
-    pub fn another_radvd(&self, id: &str, least: &str, most: &str, prefixes: &[Announced]) -> Radvd {
+    /// Runs another radvd with a link-local address of its own, as another router on the same link.
+    pub fn another_radvd(&self, id: &str, min: &str, max: &str, prefixes: &[Announced]) -> Radvd {
         let (name, own) = (&self.name, format!("{}{id}", self.name));
         self.shell(&format!(
             "ip link add {own} link {name} type macvlan mode bridge; \
              echo 0 > /proc/sys/net/ipv6/conf/{own}/accept_dad; ip link set {own} up"
         ));
-        self.radvd_at(&own, id, least, most, prefixes)
+        self.radvd_at(&own, id, min, max, prefixes)
     }
 
-    fn radvd_at(&self, interface: &str, id: &str, least: &str, most: &str, prefixes: &[Announced]) -> Radvd {
+    fn radvd_at(&self, interface: &str, id: &str, min: &str, max: &str, prefixes: &[Announced]) -> Radvd {
         let head = format!(
             "interface {interface} {{\n  AdvSendAdvert on;\n  AdvIntervalOpt on;\n  MinDelayBetweenRAs 0.03;\n  \
-             MinRtrAdvInterval {least};\n  MaxRtrAdvInterval {most};\n"
+             MinRtrAdvInterval {min};\n  MaxRtrAdvInterval {max};\n"
         );
         let conf = self.folder.join(format!("radvd-{id}.conf"));
         write_conf(&conf, &head, prefixes);
@@ -226,7 +226,7 @@ impl Router {
         }
     }
 
-    /// dnsmasq that announces these for SLAAC.
+    /// Runs dnsmasq, which announces these prefixes for SLAAC.
     pub fn dnsmasq(&self, prefixes: &[Announced]) -> Program {
         let mut command = self.dnsmasq_command();
         for announced in prefixes {
@@ -241,7 +241,7 @@ impl Router {
         spawn(&mut command, self.folder.join("dnsmasq.log"))
     }
 
-    /// dnsmasq that gives addresses by DHCPv6 only.
+    /// Runs dnsmasq, which gives addresses by DHCPv6 only.
     pub fn dnsmasq_managed(&self, prefix: &str) -> Program {
         let network = self.own_address(prefix);
         let mut command = self.dnsmasq_command();
@@ -249,7 +249,7 @@ impl Router {
         spawn(&mut command, self.folder.join("dnsmasq.log"))
     }
 
-    /// dnsmasq as OpenWrt's default is: addresses by SLAAC and by DHCPv6.
+    /// Runs dnsmasq with OpenWrt's default: addresses by SLAAC and by DHCPv6.
     pub fn dnsmasq_both(&self, prefix: &str) -> Program {
         let network = self.own_address(prefix);
         let mut command = self.dnsmasq_command();
@@ -257,7 +257,7 @@ impl Router {
         spawn(&mut command, self.folder.join("dnsmasq.log"))
     }
 
-    /// dnsmasq that gives addresses by DHCPv6, and announces nothing.
+    /// Runs dnsmasq, which gives addresses by DHCPv6, and announces nothing.
     pub fn dnsmasq_silent(&self, prefix: &str) -> Program {
         let network = self.own_address(prefix);
         let mut command = self.dnsmasq_command_with(&[]);
@@ -265,14 +265,14 @@ impl Router {
         spawn(&mut command, self.folder.join("dnsmasq.log"))
     }
 
-    /// Kea, which delegates a /60 by DHCPv6, and remembers nothing after a restart. Lifetimes in
-    /// seconds; the client renews after a quarter of the preferred one.
+    /// Runs Kea, which delegates a /60 by DHCPv6, and loses its leases in a restart. Lifetimes are in seconds; the
+    /// client renews after a quarter of the preferred one.
     pub fn kea(&self, delegated: &str, preferred: u32, valid: u32) -> Program {
         let name = &self.name;
         let conf = self.folder.join("kea.json");
         let text = serde_json::json!({"Dhcp6": {
             "data-directory": self.folder,
-            // A link that was just made takes a moment until it runs.
+            // A new link takes a moment until it works.
             "interfaces-config": {"interfaces": [name], "service-sockets-max-retries": 100,
                 "service-sockets-retry-wait-time": 200},
             "lease-database": {"type": "memfile", "persist": false},
@@ -292,7 +292,7 @@ impl Router {
         spawn(command.arg("-c").arg(conf), self.folder.join("kea.log"))
     }
 
-    /// The router has an address in what it announces; returns the prefix as dnsmasq writes it.
+    /// Gives the router an address in a prefix. Returns the prefix as dnsmasq writes it.
     fn own_address(&self, prefix: &str) -> String {
         let network = prefix.trim_end_matches("/64");
         self.shell(&format!("ip -6 address replace {network}1/64 dev {}", self.name));
@@ -318,12 +318,12 @@ impl Router {
         command
     }
 
-    /// dhcpcd on the node's end: DHCPv6, and SLAAC where a router announces prefixes for it.
+    /// Runs dhcpcd on the node's end: DHCPv6, and SLAAC where a router announces prefixes for it.
     pub fn dhcpcd(&self, interface: &Interface) -> Dhcpcd {
         self.dhcpcd_with(interface, "")
     }
 
-    /// dhcpcd for DHCPv6 only: SLAAC is the kernel's.
+    /// Runs dhcpcd for DHCPv6 only, while the kernel does SLAAC.
     pub fn dhcpcd_beside_kernel(&self, interface: &Interface) -> Dhcpcd {
         self.dhcpcd_with(interface, "noipv6rs\n")
     }
@@ -356,31 +356,32 @@ impl Drop for Router {
                 eprintln!("{}:\n{text}", entry.path().display());
             }
         }
-        // What is left in a temporary folder harms nobody.
+        // A temporary folder that stays does no harm.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
 impl Radvd {
-    /// Announces these from now on.
+    /// Announces these prefixes from now on.
     pub fn announce(&mut self, prefixes: &[Announced]) {
         write_conf(&self.conf, &self.head, prefixes);
         self.signal_handled(libc::SIGHUP);
     }
 
-    /// Dies without a word.
+    /// Kills radvd, which withdraws nothing.
     pub fn crash(&mut self) {
         self.signal(libc::SIGKILL);
         self.wait();
     }
 
-    /// Stops as the administrator stops it: it announces all its prefixes as deprecated.
+    /// Stops radvd, which then announces all its prefixes as deprecated.
     pub fn stop(&mut self) {
         self.signal_handled(libc::SIGTERM);
         self.wait();
     }
 
-    /// radvd announces first, and then gets ready for signals: one that comes earlier kills it.
+    /// Sends a signal once radvd has a handler for it. radvd announces first and installs its handlers then; a signal
+    /// that comes earlier kills it.
     fn signal_handled(&self, signal: i32) {
         let status = format!("/proc/{}/status", self.program.0.id());
         let caught = || {

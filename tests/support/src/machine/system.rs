@@ -1,19 +1,19 @@
-//! System calls between fork and exec: no more than the call, and nothing is allocated.
+//! System calls for the time between fork and exec, which allocate nothing.
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A path as the kernel takes it; to be made before the fork.
+/// A path for the kernel. It allocates, so it has to be made before the fork.
 ///
 /// # Panics
-/// If there is a NUL in it.
+/// If the path contains NUL.
 pub fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).expect("a path without NUL")
 }
 
-/// mount(2) without data.
+/// Calls mount(2) without data.
 ///
 /// # Errors
 /// Those of mount(2).
@@ -24,7 +24,7 @@ pub fn mount(source: Option<&CStr>, target: &CStr, kind: Option<&CStr>, flags: l
     checked(unsafe { libc::mount(source, target.as_ptr(), kind, flags, std::ptr::null()) }).map(drop)
 }
 
-/// Writes a short text into a file that is there.
+/// Writes a short text into an existing file.
 ///
 /// # Errors
 /// Those of open(2), write(2) and close(2).
@@ -39,7 +39,7 @@ pub fn write(path: &CStr, text: &[u8]) -> io::Result<()> {
     result.map(drop)
 }
 
-/// What a system call returned, or its error.
+/// The result of a system call, or its error.
 ///
 /// # Errors
 /// errno, if it is negative.

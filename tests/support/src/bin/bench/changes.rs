@@ -1,4 +1,4 @@
-//! From a change of the address to the target that follows it.
+//! The time from a change of the address to the target that follows it.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -14,18 +14,19 @@ use crate::measure::Subject;
 use crate::report::{Report, percentile};
 use crate::site::{FIRST, Site, millis};
 
-/// Between the coming of a new address and the going of the old one, where these are two steps.
+/// The time between the new address and the removal of the old one, if these are two steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(300);
-/// Five changes get a reaction at once, then one in a second; a renumbering may take three.
+/// The time between two changes. k6u reacts at once to five changes, then to one a second; a renumbering may take
+/// three.
 const BETWEEN_CHANGES: Duration = Duration::from_millis(3200);
 /// Idle rounds under the limit.
 const IDLE_ROUNDS: usize = 60;
-/// What a write of the group is called in the server's log.
+/// The line for a write of the group in the server's log.
 const GROUP_WRITE: &str = "PATCH /apis/cilium.io/v2/ciliumcidrgroups/ip6-local-lan";
 
-/// How the old address goes when the new one comes.
+/// The way in which the old address gives way to the new one.
 #[derive(Clone, Copy, PartialEq)]
-enum Going {
+enum Transition {
     /// It is removed right after.
     Removed,
     /// It stays, deprecated.
@@ -36,30 +37,30 @@ enum Going {
     Later,
 }
 
-impl Going {
+impl Transition {
     fn name(self) -> &'static str {
         match self {
-            Going::Removed => "the old one removed",
-            Going::Deprecated => "the old one deprecated",
-            Going::Early => "the old one gone early",
-            Going::Later => "in two steps",
+            Transition::Removed => "the old one removed",
+            Transition::Deprecated => "the old one deprecated",
+            Transition::Early => "the old one gone early",
+            Transition::Later => "in two steps",
         }
     }
 }
 
-/// What changes of the address led to.
+/// Measurements of changes of the address.
 #[derive(Default)]
 struct Changes {
-    /// Until the group held the new prefix; without the old one, unless that lingers.
+    /// Milliseconds until the group held the new prefix; without the old one, unless that lingers.
     times: Vec<f64>,
-    /// Until the first write of the group, with that.
+    /// Requests up to the first write of the group, included.
     requests: Vec<f64>,
-    /// Processor time, the reports included.
+    /// Processor time, with that of the reports.
     cpu: Vec<f64>,
 }
 
 impl Subject {
-    /// From the start to the first right group, and from the address to the group, however the old address goes.
+    /// The time from the start to the first right group, and from the address to the group for each transition.
     pub fn changes(&self, report: &mut Report) {
         report.measure_on(&format!("k6u, {}", self.library()));
         let mut starts = vec![];
@@ -70,20 +71,25 @@ impl Subject {
             starts.push(site.follows(begun, FIRST, &node));
         }
         report.add("from start to the first right group", "ms", &starts, None);
-        for going in [Going::Removed, Going::Deprecated, Going::Early, Going::Later] {
+        for transition in [
+            Transition::Removed,
+            Transition::Deprecated,
+            Transition::Early,
+            Transition::Later,
+        ] {
             let site = Site::new(1, 1, 1);
             let node = site.start(&self.binary).with("UPDATE_INTERVAL", "3600").spawn();
-            let changes = renumber(&site, &node, 20, going);
+            let changes = renumber(&site, &node, 20, transition);
             add(
                 report,
-                &format!("address to group, {}", going.name()),
+                &format!("address to group, {}", transition.name()),
                 &changes,
                 [5.0, 25.0],
             );
         }
     }
 
-    /// The same under the pod's limits: what the kubelet makes of 8m CPU and 16Mi memory.
+    /// The same under the pod's limits.
     pub fn changes_limited(&self, report: &mut Report) {
         let Some(limits) = Limits::make() else {
             skip("no control group can be made here (this needs root), so nothing is limited");
@@ -103,11 +109,11 @@ impl Subject {
             starts.push(site.follows(begun, FIRST, &node));
         }
         report.add("limited: from start to the first right group", "ms", &starts, None);
-        for going in [Going::Removed, Going::Later] {
+        for transition in [Transition::Removed, Transition::Later] {
             let site = Site::new(1, 1, 1);
             let node = start(&site);
-            let changes = renumber(&site, &node, 20, going);
-            let name = format!("limited: address to group, {}", going.name());
+            let changes = renumber(&site, &node, 20, transition);
+            let name = format!("limited: address to group, {}", transition.name());
             add(report, &name, &changes, [100.0, 500.0]);
         }
         let site = Site::new(1, 1, 1);
@@ -133,18 +139,18 @@ fn add(report: &mut Report, name: &str, changes: &Changes, budgets: [f64; 2]) {
     report.add("  CPU, the reports included", "us", &changes.cpu, None);
 }
 
-/// The processor time that it has taken, in microseconds.
+/// The processor time of a process so far, in microseconds.
 fn cpu_us(node: &Node) -> f64 {
     let text = fs::read_to_string(format!("/proc/{}/schedstat", node.id())).expect("the process lives");
     let first = text.split_whitespace().next().expect("the time on a processor");
     first.parse::<f64>().expect("nanoseconds") / 1e3
 }
 
-/// Lets the provider renumber this often.
-fn renumber(site: &Site, node: &Node, count: usize, going: Going) -> Changes {
+/// Renumbers this many times.
+fn renumber(site: &Site, node: &Node, count: usize, transition: Transition) -> Changes {
     site.follows(Instant::now(), FIRST, node);
     let mut old = format!("{FIRST}1::10");
-    if going == Going::Early {
+    if transition == Transition::Early {
         site.interface.set(&old, 64, 1800, 3600);
     }
     let mut changes = Changes::default();
@@ -154,27 +160,27 @@ fn renumber(site: &Site, node: &Node, count: usize, going: Going) -> Changes {
         let start = format!("2001:db8:{:x}:567", 0x2000 + number);
         let new = format!("{start}1::10");
         let (mut begun, mut before) = (Instant::now(), site.server.store().log.len());
-        match going {
-            Going::Early => site.interface.set(&new, 64, 1800, 3600),
+        match transition {
+            Transition::Early => site.interface.set(&new, 64, 1800, 3600),
             _ => site.interface.add(&new),
         }
-        if going == Going::Later {
+        if transition == Transition::Later {
             std::thread::sleep(BETWEEN_STEPS);
             (begun, before) = (Instant::now(), site.server.store().log.len());
         }
-        match going {
-            Going::Deprecated => site.interface.deprecate(&old),
+        match transition {
+            Transition::Deprecated => site.interface.deprecate(&old),
             _ => site.interface.remove(&old),
         }
-        let arrived = match going {
-            Going::Early => site.wait(node, |store| holds_since(store, &start)),
+        let arrived = match transition {
+            Transition::Early => site.wait(node, |store| holds_since(store, &start)),
             _ => site.wait(node, |store| follows_since(store, &start)),
         };
         changes.times.push(millis(begun, arrived));
         let written = |store: &Store| store.log[before..].iter().position(|logged| logged.line == GROUP_WRITE);
         changes.requests.push(site.wait(node, written) as f64 + 1.0);
         site.wait(node, |store| follows_since(store, &start));
-        if going == Going::Deprecated {
+        if transition == Transition::Deprecated {
             site.interface.remove(&old);
         }
         old = new;
@@ -184,7 +190,7 @@ fn renumber(site: &Site, node: &Node, count: usize, going: Going) -> Changes {
     changes
 }
 
-/// Since when the group has held this prefix, whatever else it holds.
+/// The time since which the group has held this prefix, alone or beside others.
 fn holds_since(store: &Store, start: &str) -> Option<Instant> {
     let holds = |held: &[String]| cidrs_for(start).iter().all(|cidr| held.contains(cidr));
     let mut writes = store.history.iter().filter(|past| past.key.name == GROUP);

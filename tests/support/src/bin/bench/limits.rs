@@ -1,4 +1,4 @@
-//! The pod's limits: what the kubelet makes of 8m CPU and 16Mi memory.
+//! The pod's limits, as the kubelet sets them for 8m CPU and 16Mi memory.
 
 use std::ffi::CString;
 use std::fs;
@@ -8,22 +8,22 @@ use std::process::Command;
 
 use k6u_testkit::machine::system::{c_path, write};
 
-/// The kernel takes no quota below this, though 8m of 100 ms were 800 us.
+/// The minimum quota of the kernel; 8m of 100 ms would be 800 us.
 const QUOTA_US: u32 = 1000;
 const PERIOD_US: u32 = 100_000;
 const MEMORY: u32 = 16 * 1024 * 1024;
 
-/// Control groups with these limits, gone when this goes.
+/// Control groups with these limits, which are removed when this is dropped.
 pub struct Limits(Vec<PathBuf>);
 
 impl Limits {
-    /// New ones, of whichever version the machine has; `None` where that is forbidden.
+    /// New control groups, of the machine's version; `None` where that is forbidden.
     pub fn make() -> Option<Self> {
         let root = Path::new("/sys/fs/cgroup");
         let name = format!("k6u-bench-{}", std::process::id());
         let set = |file: PathBuf, value: String| fs::write(file, value).ok();
         if root.join("cgroup.controllers").exists() {
-            // Version 2: controllers have to be given to the children. Where they are already, this changes nothing.
+            // Version 2 has to enable controllers for the children. If they are enabled, this changes nothing.
             let _ = fs::write(root.join("cgroup.subtree_control"), "+cpu +memory");
             let limits = Limits(vec![root.join(name)]);
             let folder = &limits.0[0];
@@ -46,11 +46,11 @@ impl Limits {
         Some(limits)
     }
 
-    /// Lets a child live under the limits from before its first instruction.
+    /// Puts a child under the limits before its first instruction.
     pub fn hold(&self, command: &mut Command) {
         let files = self.0.iter().map(|folder| folder.join("cgroup.procs"));
         let files: Vec<CString> = files.map(|file| c_path(&file)).collect();
-        // 0 is whoever writes.
+        // 0 stands for the writing process.
         let enter = move || files.iter().try_for_each(|file| write(file, b"0"));
         // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
         unsafe { command.pre_exec(enter) };

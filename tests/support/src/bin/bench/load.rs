@@ -1,4 +1,4 @@
-//! Memory with as much as a config may ask for, and with answers of any shape that are as long as k6u reads.
+//! Memory with the largest configs, and with answers of any shape and of the maximum length that k6u reads.
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
@@ -15,15 +15,16 @@ use crate::site::{CONFIGS, NODE_CONFIGS, Site, kib};
 const GROUPS: usize = 16;
 const IDS: usize = 256;
 const PREFIXES: usize = 64;
-/// Of an answer. k6u takes 32 MiB.
+/// The size of an answer. k6u reads up to 32 MiB.
 const SIZE: usize = 31 << 20;
+
 impl Subject {
-    /// KiB. The design bounds the musl binary, which users run; glibc takes a MiB more before anything is read.
+    /// The budget in KiB. The design bounds the musl binary, which users run; glibc takes a MiB more from the start.
     fn load_budget(&self) -> Option<f64> {
         Some(if self.musl { 8192.0 } else { 10_240.0 })
     }
 
-    /// Peaks of resident memory. An object that is too large may fail instead.
+    /// Measures peaks of resident memory. An object that is too large may fail instead.
     pub fn memory_under_load(&self, report: &mut Report) {
         report.measure_on(&format!("k6u, {}", self.library()));
         self.memory_with_large_groups(report);
@@ -92,7 +93,7 @@ fn add_memory(report: &mut Report, what: &str, node: &Node, budget: Option<f64>)
     report.add("  its peak", "KiB", &[kib(node.id(), "status", "VmHWM:")], budget);
 }
 
-/// Whether the config says that one of its targets fails.
+/// Whether a config reports that one of its targets fails.
 fn has_failed(store: &Store) -> bool {
     let is_failure = |condition: &Value| condition["reason"] == "UpdateFailed";
     let configs = store

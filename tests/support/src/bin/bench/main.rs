@@ -1,4 +1,4 @@
-//! `make bench`: what k6u costs, against the budget.
+//! `make bench`: measures k6u, and compares it with the budget.
 //!
 //! Arguments: the static binary, the static `rounds` example, the number of crates, and `full`, `short` or the name of
 //! one measurement. The short form leaves out what depends on the machine's speed. `make test-boards` measures with the
@@ -24,7 +24,7 @@ use report::Report;
 
 type Measure = fn(&Subject, &mut Report);
 
-/// Their names, whether they depend on the machine's speed, and what they do.
+/// The measurements: name, whether it depends on the machine's speed, and function.
 const MEASUREMENTS: &[(&str, bool, Measure)] = &[
     ("memory", false, Subject::memory),
     ("load", false, Subject::memory_under_load),
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// This machine, and how busy it is now.
+/// A description of this machine and its load.
 fn machine() -> String {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let (cpus, kernel, load) = (

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::report::{Report, median};
 use crate::site::{FIRST, PATIENCE, Site, kib};
 
-/// Instructions of an idle round, as measured when the code was last looked at for them.
+/// The last accepted measurement of the instructions of an idle round.
 const BASELINE: &str = include_str!("../../../../data/bench-baseline.json");
 
-/// What is measured.
+/// The binary that is measured.
 pub struct Subject {
     pub binary: PathBuf,
     pub rounds: PathBuf,
@@ -36,18 +36,18 @@ impl Subject {
         report.measure_on(&format!("{program}, {}", self.library()));
     }
 
-    /// KiB at rest.
+    /// The budget at rest, in KiB.
     fn resident_budget(&self) -> Option<f64> {
         // With glibc two steps of fault-around (64 KiB each) depend on the layout of the binary.
         Some(if self.musl { 2048.0 } else { 3072.0 + 128.0 })
     }
 
-    /// KiB at the most.
+    /// The budget of the peak, in KiB.
     fn peak_budget(&self) -> Option<f64> {
         Some(if self.musl { 3072.0 } else { 4096.0 })
     }
 
-    /// Runs the rounds example, with so long a sleep before each round; gives its line.
+    /// Runs the rounds example with this pause before each round. Returns its line.
     fn run_rounds(&self, site: &Site, rounds: u64, pause: Duration, before: &[&str]) -> Value {
         let start = site.start(&self.rounds);
         let mut words: Vec<String> = before.iter().map(|word| word.to_string()).collect();
@@ -66,7 +66,7 @@ impl Subject {
         line
     }
 
-    /// Processor time of an idle round after a second of sleep, as k6u makes it on a node: caches are cold then.
+    /// Processor time of an idle round after a second of sleep, with cold caches, as on a node.
     pub fn idle(&self, report: &mut Report) {
         const ROUNDS: u64 = 30;
         self.measure_on(report, "rounds");
@@ -82,7 +82,7 @@ impl Subject {
         }
     }
 
-    /// Resident memory of the real binary after its first idle rounds, split, and its threads.
+    /// Resident memory of the real binary after its first idle rounds, by kind, and its threads.
     pub fn memory(&self, report: &mut Report) {
         self.measure_on(report, "k6u");
         let (mut resident, mut anonymous, mut file, mut peak, mut threads) = (vec![], vec![], vec![], vec![], vec![]);
@@ -144,8 +144,8 @@ impl Subject {
         report.add("page faults of an idle round", "", &faults, None);
     }
 
-    /// Instructions of an idle round, which do not depend on what else the machine does.
-    /// The baseline is that of the glibc build.
+    /// Instructions of an idle round, which do not depend on the load of the machine. The baseline is that of the glibc
+    /// build.
     pub fn instructions(&self, report: &mut Report) {
         self.measure_on(report, "rounds");
         if !installed("valgrind") {
@@ -193,7 +193,7 @@ impl Subject {
         report.add("system calls of an idle round", "", &per_round, None);
     }
 
-    /// What grows with groups, configs and nodes.
+    /// Growth of costs with groups, configs and nodes.
     pub fn growth(&self, report: &mut Report) {
         const ROUNDS: u64 = 100;
         self.measure_on(report, "rounds");
@@ -224,17 +224,17 @@ impl Subject {
                 if !self.full {
                     continue;
                 }
-                // A round may cost no more for each answer, or for each byte, than the round of one group does.
+                // The cost for each answer, or for each byte, may not exceed that of a round with one group.
                 let cost = [median(&times), median(&bytes), median(&requests)];
                 let [cpu_of_one, bytes_of_one, requests_of_one] = *cost_of_one.get_or_insert(cost);
                 let growth = (cost[1] / bytes_of_one).max(cost[2] / requests_of_one);
-                let most = cpu_of_one * growth.max(1.0) * 1.25;
-                report.add(&format!("{label}: CPU, no sleep"), "us", &times, Some(most));
+                let max = cpu_of_one * growth.max(1.0) * 1.25;
+                report.add(&format!("{label}: CPU, no sleep"), "us", &times, Some(max));
             }
         }
     }
 
-    /// From SIGTERM to the end.
+    /// The time from SIGTERM to the end.
     pub fn exit(&self, report: &mut Report) {
         self.measure_on(report, "k6u");
         let mut times = vec![];
@@ -252,7 +252,7 @@ impl Subject {
     }
 }
 
-/// The microseconds of each round.
+/// The processor time of each round in microseconds.
 fn cpu(line: &Value) -> Vec<f64> {
     let rounds = line["cpu_us"].as_array().expect("a list");
     rounds.iter().map(|us| us.as_f64().expect("a number")).collect()

@@ -1,4 +1,4 @@
-//! The table, results.json, and the chart.
+//! The report: a table, results.json, and a chart.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 #[derive(Default)]
 pub struct Report {
     figures: Vec<Figure>,
-    /// What the next figures are measured on.
+    /// The program that the next figures are measured on.
     on: String,
 }
 
@@ -31,12 +31,12 @@ impl Figure {
 }
 
 impl Report {
-    /// Says what the figures that follow are measured on.
+    /// Sets the program that the next figures are measured on.
     pub fn measure_on(&mut self, on: &str) {
         self.on = on.into();
     }
 
-    /// A figure of one or more runs, and what its median may be at the most.
+    /// Adds a figure of one or more runs, and the maximum of its median.
     pub fn add(&mut self, name: &str, unit: &'static str, values: &[f64], budget: Option<f64>) {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -52,12 +52,12 @@ impl Report {
         });
     }
 
-    /// How many budgets are missed.
+    /// The number of missed budgets.
     pub fn missed(&self) -> usize {
         self.figures.iter().filter(|figure| figure.is_missed()).count()
     }
 
-    /// The table on standard output.
+    /// Prints the table on standard output.
     pub fn print(&self) {
         println!(
             "{:<52} {:>5} {:>9} {:>9} {:>9} {:>4} {:>9}  measured on",
@@ -74,7 +74,7 @@ impl Report {
         }
     }
 
-    /// results.json and budget.svg in this folder.
+    /// Writes results.json and budget.svg to this folder.
     pub fn write(&self, folder: &str) {
         fs::create_dir_all(folder).expect("a folder");
         let figures: Vec<Value> = self
@@ -90,7 +90,7 @@ impl Report {
         fs::write(format!("{folder}/budget.svg"), self.chart()).expect("a file");
     }
 
-    /// Bars: how much of its budget each figure takes.
+    /// A chart with a bar for each figure: its part of the budget.
     fn chart(&self) -> String {
         let bars: Vec<&Figure> = self
             .figures

@@ -11,7 +11,7 @@ use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::machine::node::{Account, Node, Start};
 use serde_json::{Map, Value, json};
 
-/// How long anything may take.
+/// The time limit of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The path of the list of IP6UpdateConfigs.
 pub const CONFIGS: &str = "/apis/apps.fuwafuwatime.moe/v1/ip6updateconfigs";
@@ -44,8 +44,8 @@ impl Site {
         }
     }
 
-    /// One config with this many groups, of `configs` in all. In the status are entries of this many `nodes`; one of
-    /// them is this node's, as after a restart.
+    /// A cluster with `configs` configs, the first with `groups` groups. The status has entries of `nodes` nodes; one
+    /// of them is this node's, as after a restart.
     pub fn new(groups: usize, configs: usize, nodes: usize) -> Self {
         let extra: String = (1..groups)
             .map(|n| format!("  - ciliumCIDRGroupName: group-{n}\n    prefixIds: [{}]\n", n % 16))

@@ -1,4 +1,4 @@
-//! What kubectl shows, what the schemas refuse, and what RBAC does.
+//! Output of kubectl, validation by the schemas, and RBAC.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use k6u_testkit::example::{GROUP, NODE};
 use crate::cluster::{Cluster, PATIENCE};
 use crate::{CILIUM_POLICIES, POLICIES};
 
-pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
+pub fn kubectl_output(cluster: &mut Cluster, binary: &Path) {
     // As the README says: k6u crds | kubectl apply --server-side -f -
     let crds = Command::new(binary).arg("crds").output().expect("k6u starts");
     let crds = String::from_utf8(crds.stdout).expect("text");
@@ -52,7 +52,7 @@ pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
     assert_eq!(cnp["spec"]["ingress"][0]["fromCIDRSet"][0]["cidrGroupRef"], GROUP);
     let described = cluster.kubectl(&["describe", "ip6uc", "ip6-update-config"]);
     assert!(
-        // As the README shows it, with the column From.
+        // The README shows this, with the column From.
         described.contains("  k6u   2001:db8:1234:5670::/60 -> 2001:db8:9876:5430::/60"),
         "{described}"
     );
@@ -89,7 +89,7 @@ pub fn kubectl_shows_it(cluster: &mut Cluster, binary: &Path) {
     }
 }
 
-pub fn schemas_refuse_what_is_wrong(cluster: &mut Cluster) {
+pub fn schemas_refuse_invalid_objects(cluster: &mut Cluster) {
     let config = |spec: &str| {
         format!(
             "apiVersion: apps.fuwafuwatime.moe/v1\nkind: IP6UpdateConfig\nmetadata: {{name: x}}\nspec: {{{spec}}}\n"

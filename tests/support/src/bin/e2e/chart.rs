@@ -1,4 +1,4 @@
-//! The Helm chart, by Helm's own library: what it installs in one command, upgrades, and leaves.
+//! The Helm chart with Helm's own library: installation, upgrade and removal.
 
 use std::fs;
 use std::io::Write;
@@ -24,7 +24,7 @@ pub fn has_helm() -> bool {
     })
 }
 
-/// scripts/helm.py with a command for the release k6u in kube-system.
+/// Runs scripts/helm.py with a command for the release k6u in kube-system.
 fn try_helm(cluster: &Cluster, command: &str, values: &Value) -> Result<Value, String> {
     let kubeconfig = cluster.folder.join("kubeconfig");
     let config = json!({
@@ -74,9 +74,9 @@ fn wait(node: &Node, until: impl Fn() -> bool) {
     }
 }
 
-/// One command brings the CRDs, k6u with its rights, and the user's objects. An upgrade changes them beside k6u's own
-/// writes. An uninstallation leaves the CRDs, the groups, and what a group holds, even if k6u still runs.
-pub fn helm_does_it_all(cluster: &mut Cluster, binary: &Path) {
+/// One command installs the CRDs, k6u with its rights, and the user's objects. An upgrade changes them beside k6u's own
+/// writes. An uninstallation leaves the CRDs, and the groups with their content, even if k6u still runs.
+pub fn helm_install_upgrade_uninstall(cluster: &mut Cluster, binary: &Path) {
     cluster.kubectl(&["delete", "--ignore-not-found", "ciliumcidrgroup", GROUP]);
     let interface = Interface::named("lan0");
     interface.add("2001:db8:1234:5671::10");
@@ -114,7 +114,7 @@ pub fn helm_does_it_all(cluster: &mut Cluster, binary: &Path) {
     wait(&node, || can("pools"));
     assert!(!can("kube-system"));
     wait(&node, || held(cluster) == json!(["2001:db8:1234:5673::/64"]));
-    // What the schema of the values cannot know, the API server refuses by the name of the field.
+    // The API server refuses what the schema of the values cannot check, and names the field.
     values["ciliumCIDRGroups"] = group(&[16]);
     let refused = try_helm(cluster, "upgrade", &values).expect_err("an id that does not fit");
     assert!(
@@ -146,7 +146,7 @@ pub fn helm_does_it_all(cluster: &mut Cluster, binary: &Path) {
             .contains("ip6updateconfigs")
     );
 
-    // The CRDs of the first time are no obstacle.
+    // The CRDs of the first installation are no obstacle.
     helm(cluster, "install", &values);
     cluster.kubectl(&["get", "ip6uc/k6u", "ip6unc/k6u"]);
     helm(cluster, "uninstall", &json!({}));

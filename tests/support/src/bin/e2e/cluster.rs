@@ -1,4 +1,4 @@
-//! A control plane of its own: etcd and kube-apiserver, asked by kubectl.
+//! A control plane for the tests: etcd and kube-apiserver, with kubectl as the client.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use k6u_testkit::machine::node::Node;
 use serde_json::{Value, json};
 
 const PORT: &str = "6443";
-/// Longer than anything takes here that comes at all.
+/// How long a test waits before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A control plane.
@@ -75,7 +75,7 @@ impl Cluster {
         format!("https://127.0.0.1:{PORT}")
     }
 
-    /// Runs kubectl; says whether it succeeded, and what it said.
+    /// Runs kubectl. Returns whether it succeeded, and its output.
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> (bool, String) {
         let file = self.folder.join("input.yaml");
         fs::write(&file, input).expect("a file");
@@ -99,7 +99,7 @@ impl Cluster {
         text
     }
 
-    /// Waits until CRDs are served. kubectl fails at one that has no conditions yet.
+    /// Waits until CRDs are served. kubectl fails at a CRD that has no conditions yet.
     pub fn wait_established(&self, crds: &[&str]) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -122,23 +122,23 @@ impl Cluster {
         self.kubectl(&["--namespace=kube-system", "create", "token", "k6u"])
     }
 
-    /// Puts a token where k6u reads it.
+    /// Writes a token into the file that k6u reads.
     pub fn give_token(&self, token: &str) {
         let new = self.folder.join("new-token");
         fs::write(&new, token).expect("the token");
         fs::rename(new, self.folder.join("account/token")).expect("the token in place");
     }
 
-    /// k6u with a fresh token of its service account.
+    /// Runs k6u with a fresh token of its service account.
     pub fn run(&self, binary: &Path) -> Node {
         self.give_token(&self.token());
         self.run_as(binary, NODE)
     }
 
-    /// k6u on a node, with the token that is there.
+    /// Runs k6u on a node, with the current token.
     pub fn run_as(&self, binary: &Path, node: &str) -> Node {
         let account = self.folder.join("account");
-        // In one step: another node may be reading it.
+        // In one step, because another node may be reading the file.
         let new = self.folder.join("new-ca");
         fs::copy(self.folder.join("certs/apiserver.crt"), &new).expect("the CA");
         fs::rename(new, account.join("ca.crt")).expect("the CA in place");
@@ -162,7 +162,7 @@ impl Cluster {
         Node::of(command.spawn().expect("k6u starts"))
     }
 
-    /// Waits until the group holds the three /64 of the delegated prefix that starts so.
+    /// Waits until the group holds the three /64 of the delegated prefix that starts with this text.
     pub fn wait_group(&self, start: &str, node: &Node) {
         let wanted = json!(cidrs_for(start));
         let deadline = Instant::now() + PATIENCE;

@@ -8,7 +8,7 @@
 mod api;
 mod chart;
 mod cluster;
-mod life;
+mod lifecycle;
 mod refusals;
 mod targets;
 
@@ -55,17 +55,19 @@ fn main() -> ExitCode {
     let interface = Interface::named("eth0");
     interface.add("2001:db8:1234:5671::10");
     let tests: [(&str, &Test); 17] = [
-        ("upgrade_from_0_3", &|c| life::upgrade_from_0_3(c, &binary)),
+        ("upgrade_from_0_3", &|c| lifecycle::upgrade_from_0_3(c, &binary)),
         ("install_and_main_job", &|c| {
-            life::install_and_main_job(c, &binary, &interface)
+            lifecycle::install_and_main_job(c, &binary, &interface)
         }),
-        ("kubectl_shows_it", &|c| api::kubectl_shows_it(c, &binary)),
-        ("schemas_refuse_what_is_wrong", &|c| {
-            api::schemas_refuse_what_is_wrong(c)
+        ("kubectl_output", &|c| api::kubectl_output(c, &binary)),
+        ("schemas_refuse_invalid_objects", &|c| {
+            api::schemas_refuse_invalid_objects(c)
         }),
         ("least_privilege", &|c| api::least_privilege(c)),
         ("each_kind_of_target", &|c| targets::each_kind(c, &binary, &interface)),
-        ("drift_and_a_right_list", &|c| life::drift_and_a_right_list(c, &binary)),
+        ("drift_is_restored_and_a_right_list_kept", &|c| {
+            lifecycle::drift_is_restored_and_a_right_list_kept(c, &binary)
+        }),
         ("a_webhook_that_is_down", &|c| {
             refusals::a_webhook_that_is_down(c, &binary, &interface)
         }),
@@ -79,18 +81,26 @@ fn main() -> ExitCode {
             refusals::events_in_order(c, &binary, &interface)
         }),
         ("api_server_restart", &|c| {
-            life::api_server_restart(c, &binary, &interface)
+            lifecycle::api_server_restart(c, &binary, &interface)
         }),
-        ("nodes_take_turns", &|c| life::nodes_take_turns(c, &binary, &interface)),
-        ("a_token_expires", &|c| life::a_token_expires(c, &binary)),
-        ("uninstall", &|c| life::uninstall(c)),
-        ("an_empty_cluster", &|c| life::an_empty_cluster(c, &binary, &interface)),
-        ("helm_does_it_all", &|c| chart::helm_does_it_all(c, &binary)),
+        ("three_nodes_on_one_node_config", &|c| {
+            lifecycle::three_nodes_on_one_node_config(c, &binary, &interface)
+        }),
+        ("a_token_expires", &|c| lifecycle::a_token_expires(c, &binary)),
+        ("uninstall", &|c| lifecycle::uninstall(c)),
+        ("an_empty_cluster", &|c| {
+            lifecycle::an_empty_cluster(c, &binary, &interface)
+        }),
+        ("helm_install_upgrade_uninstall", &|c| {
+            chart::helm_install_upgrade_uninstall(c, &binary)
+        }),
     ];
-    // The last one needs more than the others.
+    // The last test needs Helm's library.
     let has_helm = chart::has_helm();
     if !has_helm {
-        eprintln!("SKIPPED, NOT PASSED: helm_does_it_all needs helm-python-sdk: scripts/ci-tools.sh installs it");
+        eprintln!(
+            "SKIPPED, NOT PASSED: helm_install_upgrade_uninstall needs helm-python-sdk: scripts/ci-tools.sh installs it"
+        );
         if std::env::var("K6U_STRICT").is_ok_and(|strict| strict == "1") {
             return ExitCode::FAILURE;
         }
@@ -104,5 +114,5 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Does something on a control plane; panics if it is not as it should be.
+/// A test on a control plane; panics if it fails.
 type Test<'a> = dyn Fn(&mut Cluster) + 'a;

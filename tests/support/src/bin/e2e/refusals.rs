@@ -1,4 +1,4 @@
-//! What admission refuses, by webhooks and policies; and the Events that report it.
+//! Refusals by admission webhooks and policies, and the Events that report them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::CONFIG;
 use crate::cluster::{Cluster, PATIENCE};
 
 const CONFIG_NAME: &str = "ip6-update-config";
-/// Before and after each of these tests.
+/// The delegated prefix before and after each of these tests.
 const HOME: &str = "2001:db8:9876:543";
 const AWAY: &str = "2001:db8:bbbb:ccc";
 const K6U: &str = "--as=system:serviceaccount:kube-system:k6u";
@@ -48,7 +48,7 @@ fn wait_ready(cluster: &Cluster, node: &Node, reason: &str, words: &str) {
     });
 }
 
-/// A policy that refuses requests about such objects, once `denied` is refused.
+/// Adds a policy that refuses requests about these objects, and waits until `denied` is refused.
 fn refuse(cluster: &Cluster, node: Option<&Node>, constraints: &Value, reason: &str, denied: &[&str]) {
     apply(
         cluster,
@@ -79,7 +79,7 @@ fn allow(cluster: &Cluster) {
     }
 }
 
-/// A webhook that fails closed, with nobody behind it, for one group of two.
+/// A webhook that fails closed and does not answer, for one of two groups.
 pub fn a_webhook_that_is_down(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
     let node = cluster.run(binary);
     let groups = json!({"spec": {"ciliumCIDRGroups": [
@@ -190,7 +190,7 @@ pub fn statuses_that_are_refused(cluster: &mut Cluster, binary: &Path, interface
     assert_eq!(node.count("grant k6u this right"), 0, "{:#?}", node.log());
 }
 
-/// A policy refuses k6u's CRDs, which are there.
+/// A policy refuses updates of k6u's CRDs.
 pub fn crds_that_are_refused(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
     let crds = json!({"rule": {"apiGroups": ["apiextensions.k8s.io"], "apiVersions": ["*"], "operations": ["UPDATE"],
             "resources": ["customresourcedefinitions"]},
@@ -213,14 +213,14 @@ pub fn crds_that_are_refused(cluster: &mut Cluster, binary: &Path, interface: &I
     cluster.wait_group(HOME, &node);
 }
 
-/// kubectl describe lists Events in the order of what happened, each with its age.
+/// kubectl describe lists Events in the order in which they happened, each with its age.
 pub fn events_in_order(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
     let refused = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "x", "namespace": "default"},
         "eventTime": "2026-11-24T13:00:00.000000Z", "deprecatedLastTimestamp": "2026-11-24T13:00:00Z",
         "reportingController": "example.com/x", "reportingInstance": "x", "action": "x", "reason": "x", "type": "Normal",
         "regarding": {"kind": "Node", "name": "x"}});
     let (created, text) = cluster.try_kubectl(&["create", "-f", "-"], &refused.to_string());
-    // If this is taken one day, Events may be of events.k8s.io/v1.
+    // If a later Kubernetes accepts this, Events may be of events.k8s.io/v1.
     assert!(!created && text.contains("needs to be unset"), "{text}");
 
     let node = cluster.run(binary);

@@ -1,4 +1,4 @@
-//! The objects that hold the prefix, of each kind, with the schemas that their projects ship.
+//! Targets of each kind, with the schemas that their projects ship.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,19 +13,20 @@ use crate::cluster::{Cluster, PATIENCE};
 /// The /64 with id 1, without its colons.
 const BEFORE: &str = "2001:db8:9876:5431";
 const MOVED: &str = "2001:db8:7777:6661";
-/// In the lists before k6u writes them.
+/// The element in each list before k6u writes it.
 const FOREIGN: &str = "192.0.2.7/32";
 
-/// Each kind: not installed, missing, without right, in a wrong namespace; then its list follows and all else stays.
+/// Tests each kind: not installed, missing, without right, in a wrong namespace; then its list follows, and its other
+/// fields stay.
 pub fn each_kind(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
-    what_the_schema_refuses(cluster);
+    schemas_of_targets(cluster);
     let node = cluster.run(binary);
     cluster.wait_group("2001:db8:9876:543", &node);
     for kind in KINDS {
         one_kind(cluster, kind, &node);
         println!("   {} follows", kind.name);
     }
-    // All of them at once.
+    // All kinds at once.
     let targets: Vec<Value> = KINDS.iter().map(|kind| kind.target(kind.suffix())).collect();
     name_targets(cluster, &targets);
     interface.add("2001:db8:7777:6661::10");
@@ -74,7 +75,7 @@ fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
     }
     wait_held(cluster, kind, &before, node);
 
-    // As its owner would have it; the list is k6u's.
+    // The owner replaces the object, and k6u restores the list.
     let (replaced, text) = cluster.try_kubectl(&["replace", "-f", "-"], &kind.object(&[FOREIGN]).to_string());
     assert!(replaced, "{text}");
     wait_held(cluster, kind, &before, node);
@@ -105,7 +106,7 @@ fn one_kind(cluster: &Cluster, kind: Kind, node: &Node) {
     wait_message(cluster, "Updated", "1 target ", node);
 }
 
-/// With rights everywhere, a namespace that does not exist is what is missing.
+/// With rights in all namespaces, k6u reports a namespace that does not exist.
 fn in_a_missing_namespace(cluster: &Cluster, kind: Kind, node: &Node) {
     let role = "--clusterrole=everywhere";
     let resource = format!("--resource={}.{}", kind.plural, kind.api.0);
@@ -125,7 +126,7 @@ fn in_a_missing_namespace(cluster: &Cluster, kind: Kind, node: &Node) {
     cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", "everywhere"]);
 }
 
-/// With Calico's own API served as well, that one is written.
+/// k6u writes Calico's own API where it is served.
 fn calico_v3(cluster: &Cluster, node: &Node) {
     for (name, crd) in CALICO_V3 {
         let stored = Kind::named(name);
@@ -149,8 +150,8 @@ fn calico_v3(cluster: &Cluster, node: &Node) {
     }
 }
 
-/// What the schema refuses, and what it takes: the rules that need CEL, which the test server does not evaluate.
-fn what_the_schema_refuses(cluster: &Cluster) {
+/// Targets that the schema accepts and refuses, by the CEL rules that the test server does not evaluate.
+fn schemas_of_targets(cluster: &Cluster) {
     let dry_run = |target: &Value| {
         let patch = json!({"spec": {"targets": [target]}}).to_string();
         let config = [
@@ -240,7 +241,7 @@ fn what_the_schema_refuses(cluster: &Cluster) {
     }
 }
 
-/// What was made, with the fields that the API server sets by itself: false, unless somebody said otherwise.
+/// The spec with the fields that the API server adds: those that are false by default.
 fn with_defaults(found: &Value, made: &Value) -> Value {
     let mut all = made.clone();
     for (name, value) in found.as_object().into_iter().flatten() {
@@ -289,7 +290,7 @@ fn wait_held(cluster: &Cluster, kind: Kind, expected: &str, node: &Node) {
     }
 }
 
-/// Waits until Ready has this reason, and this text in its message; gives the message.
+/// Waits until Ready has this reason, and this text in its message. Returns the message.
 fn wait_message(cluster: &Cluster, reason: &str, text: &str, node: &Node) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! What happens to a cluster in its life: installation, renumbering, restart, upgrade, removal.
+//! The life cycle of k6u in a cluster: installation, renumbering, restart, upgrade, removal.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -66,13 +66,13 @@ pub fn install_and_main_job(cluster: &mut Cluster, binary: &Path, interface: &In
     interface.add("2001:db8:9876:5431::10");
     interface.deprecate("2001:db8:1234:5671::10");
     cluster.wait_group("2001:db8:9876:543", &node);
-    // The readers of the next step want all of it.
+    // The next test needs the whole list.
     node.wait_log("2001:db8:9876:5432::/64", PATIENCE);
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(node.count(" WARN ") + node.count(" ERROR "), 0, "{:#?}", node.log());
 }
 
-pub fn drift_and_a_right_list(cluster: &mut Cluster, binary: &Path) {
+pub fn drift_is_restored_and_a_right_list_kept(cluster: &mut Cluster, binary: &Path) {
     let node = cluster.run(binary);
     cluster.wait_group("2001:db8:9876:543", &node);
     let drift = r#"{"spec": {"externalCIDRs": ["2001:db8:bad::/48"]}}"#;
@@ -99,8 +99,8 @@ pub fn api_server_restart(cluster: &mut Cluster, binary: &Path, interface: &Inte
     node.wait_log("API server: recovered", PATIENCE);
 }
 
-/// Three nodes on one node config: up to three do all of each round.
-pub fn nodes_take_turns(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
+/// Three nodes on one node config, each of which makes complete rounds.
+pub fn three_nodes_on_one_node_config(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
     let selector = r#"{"spec": {"nodeSelector": null}}"#;
     cluster.kubectl(&[
         "patch",
@@ -150,7 +150,7 @@ pub fn nodes_take_turns(cluster: &mut Cluster, binary: &Path, interface: &Interf
     println!("   {written} writes of the group for a renumbering that three nodes saw");
 }
 
-/// The kubelet replaces a token long before; if it did not, k6u waits for a new one.
+/// The kubelet replaces a token long before it expires. If it did not, k6u would wait for a new one.
 pub fn a_token_expires(cluster: &mut Cluster, binary: &Path) {
     // The API server lets a token live a minute longer (go-jose, jwt.DefaultLeeway).
     cluster.give_token(&cluster.key.limited(&cluster.token(), 5 - 60));
@@ -160,7 +160,7 @@ pub fn a_token_expires(cluster: &mut Cluster, binary: &Path) {
     node.wait_log("401 Unauthorized", PATIENCE);
     cluster.give_token(&cluster.token());
     node.wait_log("API server: recovered", PATIENCE);
-    // A round reads targets first: one line for the group, if a round met it there, and one for the API server.
+    // Two lines at most: one for the group, if a round met the error there, and one for the API server.
     let (group, all) = (
         format!(" WARN  CiliumCIDRGroup {GROUP}: "),
         node.count(" WARN ") + node.count(" ERROR "),
@@ -170,7 +170,7 @@ pub fn a_token_expires(cluster: &mut Cluster, binary: &Path) {
     assert_eq!(all, 1 + node.count(&group), "{:#?}", node.log());
 }
 
-/// k6u brings its CRDs, whose storage the API server then sets up; and again when somebody deletes them.
+/// k6u deploys its CRDs, whose storage the API server then sets up, and does it again when they are deleted.
 pub fn an_empty_cluster(cluster: &mut Cluster, binary: &Path, interface: &Interface) {
     cluster.kubectl(&["delete", "ciliumcidrgroup", GROUP]);
     cluster.kubectl(&["apply", "-f", "manifests/rbac.yaml"]);
@@ -207,10 +207,10 @@ pub fn an_empty_cluster(cluster: &mut Cluster, binary: &Path, interface: &Interf
     ]);
 }
 
-/// As `make uninstall` and `make purge` do: k6u goes first, then what users wrote; the groups stay.
+/// `make uninstall` and `make purge` remove k6u first, and then the users' objects; the groups stay.
 pub fn uninstall(cluster: &mut Cluster) {
     cluster.kubectl(&["delete", "--ignore-not-found", "-k", "manifests"]);
-    // The rights of the components, as make uninstall takes them.
+    // The rights of the components, as in make uninstall.
     let rights = "clusterroles,clusterrolebindings,roles,rolebindings";
     let label = "app.kubernetes.io/name=k6u";
     cluster.kubectl(&["delete", "--ignore-not-found", "--all-namespaces", "-l", label, rights]);

@@ -1,5 +1,7 @@
-//! The test API server answers as a real one did: the same status and, for errors, the same reason
-//! and details, for every recorded request.
+//! The test API server answers every recorded request like a real one: with the same status and, for errors, the same
+//! reason and details.
+
+#![allow(clippy::pedantic)]
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use k6u_testkit::apiserver::store::Store;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-const RBAC: &str = include_str!("../../../manifests/rbac.yaml");
+const RBAC: &str = include_str!("../manifests/rbac.yaml");
 
 /// A store as it was when the recording started: Cilium 1.18 and one node.
 fn recorded_state() -> Store {
@@ -42,21 +44,21 @@ fn request_of(recorded: &Value, version_of: &dyn Fn(&str) -> String) -> Request 
 
 #[test]
 fn every_recorded_exchange() {
-    let recording: Value = serde_json::from_str(include_str!("../recordings.json")).expect("JSON");
+    let recording: Value = serde_json::from_str(include_str!("support/recordings.json")).expect("JSON");
     let exchanges = recording["exchanges"].as_array().expect("exchanges");
     assert_eq!(exchanges.len(), 33);
     let mut store = recorded_state();
     let mut now = OffsetDateTime::now_utc();
     let powerless = Identity::ServiceAccount(Vec::<Rule>::new());
-    // The recorded version numbers, and ours for the same state.
+    // The recorded resourceVersions, and those of the test server for the same state.
     let mut versions: Vec<(String, String)> = Vec::new();
     for exchange in exchanges {
         let title = exchange["title"].as_str().expect("a title");
-        let identity = match exchange["request"]["as"].as_str().expect("somebody") {
+        let identity = match exchange["request"]["as"].as_str().expect("an identity") {
             "cluster-admin" => Some(&Identity::Admin),
             "a service account without the right" => Some(&powerless),
             "an unknown token" => None,
-            other => panic!("who is {other}?"),
+            other => panic!("unknown identity {other}"),
         };
         let version_of = |recorded: &str| {
             let known = versions.iter().find(|(theirs, _)| theirs == recorded);
@@ -93,7 +95,7 @@ fn every_recorded_exchange() {
             }
             for field in ["name", "generation", "labels"] {
                 let ours = &body["metadata"][field];
-                // Names are made up where the request wants that.
+                // With generateName, the server chooses the name.
                 if !body["metadata"]["generateName"].is_string() {
                     assert_eq!(*ours, expected["body"]["metadata"][field], "{title}: metadata.{field}");
                 }
@@ -108,7 +110,7 @@ fn every_recorded_exchange() {
                 versions.push((theirs.into(), ours.into()));
             }
         }
-        // The recording waited as long as it was told to.
+        // The recording waited for the time in Retry-After.
         if header("retry-after").is_some() {
             now += Duration::from_secs(1);
         }
