@@ -47,6 +47,9 @@ pub const ALL: &[Scenario] = scenarios![
     a_backup_is_restored,
     an_entry_is_deleted_by_hand,
     one_of_two_uplinks_is_refused,
+    an_event_that_hangs_delays_no_target,
+    a_typing_error_in_the_interface_of_one_of_two_uplinks,
+    an_entry_that_is_deleted_where_this_node_is_refused,
     a_spec_that_changes_while_the_node_cannot_publish,
     a_node_config_is_deleted_while_publications_are_refused,
 ];
@@ -929,5 +932,107 @@ fn a_node_config_is_deleted_while_publications_are_refused() {
     assert!(
         reported["reason"] == "NoPrefix",
         "an hour after the last IP6UpdateNodeConfig was deleted: {reported}"
+    );
+}
+
+/// A node with two uplinks. A webhook refuses its entry in one of the two IP6UpdateNodeConfigs, and Events hang, when both
+/// are renumbered.
+fn an_event_that_hangs_delays_no_target() {
+    let (site, node) = Site::settled(1);
+    let uplink = Interface::new();
+    uplink.add("2001:db8:aaaa:5671::10");
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"}, "spec": {"interface": uplink.name}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    assert!(
+        site.server
+            .wait(SOON, |store| follows(store, "2001:db8:aaaa:567"))
+            .is_some()
+    );
+    site.wait_rounds(3);
+    site.server.inject(Plan::on(
+        "POST /api/v1/namespaces/default/events",
+        usize::MAX,
+        Fault::Hang,
+    ));
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/second/status"),
+        usize::MAX,
+        denial("second"),
+    ));
+    let before = site.server.store().log.len();
+    uplink.add("2001:db8:bbbb:5671::10");
+    site.interface.add("2001:db8:9876:5431::10");
+    let follows_it = |store: &Store| follows(store, "2001:db8:9876:543");
+    assert!(site.server.wait(SOON, follows_it).is_some());
+    drop(node);
+    let store = site.server.store();
+    let first = |start: &str| {
+        store.log[before..]
+            .iter()
+            .position(|logged| logged.line.starts_with(start))
+    };
+    let (write, event) = (
+        first("PATCH /apis/cilium.io"),
+        first("POST /api/v1/namespaces/default/events"),
+    );
+    assert!(
+        event.is_none_or(|event| write.is_some_and(|write| write < event)),
+        "the Event came first: {event:?}, {write:?}"
+    );
+}
+
+/// A node with two uplinks. Somebody makes a typing error in the second interface: its prefix goes, and Ready says so.
+fn a_typing_error_in_the_interface_of_one_of_two_uplinks() {
+    let site = Site::with_address(ADDRESS);
+    let uplink = Interface::new();
+    uplink.add("2001:db8:aaaa:5671::10");
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"}, "spec": {"interface": uplink.name}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let mut node = Clockwork::start(&site);
+    node.rounds(4);
+    assert_eq!(site.held(), 6, "both uplinks");
+    site.patch(
+        &format!("{NODE_CONFIGS}/second"),
+        json!({"spec": {"interface": "eth9"}}),
+    );
+    node.rounds(12);
+    let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    assert_eq!(
+        message(&reported),
+        format!(
+            "1 target up to date with 2001:db8:1234:5670::/60. There is no prefix from {NODE}: see the message in its \
+             IP6UpdateNodeConfig"
+        )
+    );
+}
+
+/// A node with two uplinks, which publishes in one IP6UpdateNodeConfig and is refused in the other. In that one an
+/// administrator deletes the entry of a node that is no more: its prefix lingers for 75 seconds, as anywhere.
+fn an_entry_that_is_deleted_where_this_node_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    let uplink = Interface::new();
+    uplink.add("2001:db8:aaaa:5671::10");
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"}, "spec": {"interface": uplink.name}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let status = format!("{NODE_CONFIGS}/second/status");
+    let gone = json!({"prefixes": ["2001:db8:cccc:5671::/64"], "observedTime": "2026-11-24T00:00:00Z"});
+    site.patch(&status, json!({"status": {"nodes": {NODE_2: gone}}}));
+    let mut node = Clockwork::start(&site);
+    node.rounds(4);
+    assert_eq!(site.held(), 9, "two uplinks, and what is gone");
+    site.patch(&status, json!({"status": {"nodes": {NODE_2: null}}}));
+    site.server
+        .inject(Plan::on(&format!("PATCH {status}"), usize::MAX, denial("second")));
+    let first = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
+    let before = requests(&site.server.store(), &first).len();
+    node.rounds(360);
+    let heartbeats = requests(&site.server.store(), &first).len() - before;
+    let held = cidrs(&site.server.store(), GROUP).unwrap();
+    assert!(
+        held.len() == 6 && heartbeats <= 70,
+        "an hour after its entry was deleted: {held:?}; {heartbeats} heartbeats in the other IP6UpdateNodeConfig"
     );
 }

@@ -34,6 +34,10 @@ pub const ALL: &[Scenario] = scenarios![
     names_that_would_forge_a_log_line,
     foreign_changes_are_reported_for_ten_minutes,
     foreign_changes_seen_by_one_of_two_nodes,
+    a_report_of_changes_that_go_on,
+    a_spec_that_is_edited_while_two_reads_fail,
+    ready_after_reads_failed_while_no_status_was_taken,
+    a_target_that_one_of_three_nodes_cannot_read,
     a_refused_status_of_a_config,
     a_long_message_end_to_end,
     prefixes_that_were_not_written,
@@ -875,4 +879,154 @@ fn the_reference_names_every_event() {
         .filter(|(reason, _)| !reference.contains(reason.as_str()))
         .collect();
     assert!(unknown.is_empty(), "docs/reference.md does not know {unknown:#?}");
+}
+
+/// Two nodes in the same IP6UpdateNodeConfig; all is right and reported.
+fn pair() -> (Site, Clockwork, Clockwork) {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let (mut one, mut two) = (Clockwork::start(&site), Clockwork::of(&site, NODE_2, INTERVAL));
+    two.rounds(3);
+    one.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    (site, one, two)
+}
+
+/// The observedGeneration of the example's config, and its generation.
+fn generations(site: &Site) -> (i64, i64) {
+    let config = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .expect("it is there");
+    let number = |value: &Value| value.as_i64().unwrap_or_default();
+    (
+        number(&config["status"]["observedGeneration"]),
+        number(&config["metadata"]["generation"]),
+    )
+}
+
+fn pool(name: &str) -> Value {
+    json!({"kind": "IPAddressPool", "namespace": "metallb-system", "name": name, "suffixes": ["::1:ffff:0:0:0/112"]})
+}
+
+/// Two nodes. A tool writes its own list every minute, for an hour, just before the round of the first one.
+fn a_report_of_changes_that_go_on() {
+    let (site, mut one, mut two) = pair();
+    for _ in 0..60 {
+        revert(&site);
+        for _ in 0..6 {
+            one.rounds(1);
+            two.rounds(1);
+        }
+    }
+    let warnings = site
+        .events()
+        .iter()
+        .filter(|(reason, _)| reason == "UpdateFailed")
+        .count();
+    assert_eq!(
+        reasons(&site.server.store(), CONFIG_NAME),
+        ["Updated", "UpdateFailed"],
+        "one change a minute without end; {warnings} Warnings"
+    );
+}
+
+/// The spec names two pools, one a while after the other; MetalLB is not installed. Later somebody adds a group, which a
+/// webhook refuses. The status describes the new spec all the same.
+fn a_spec_that_is_edited_while_two_reads_fail() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(2);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let path = format!("{CONFIGS}/{CONFIG_NAME}");
+    site.patch(&path, json!({"spec": {"targets": [pool("one")]}}));
+    node.rounds(1);
+    site.patch(&path, json!({"spec": {"targets": [pool("one"), pool("two")]}}));
+    node.rounds(30);
+    assert_eq!(generations(&site), (3, 3));
+    site.server.inject(Plan::on(
+        "POST /apis/cilium.io/v2/ciliumcidrgroups",
+        usize::MAX,
+        denial("new"),
+    ));
+    name_groups(&site, &["new".to_string()]);
+    node.rounds(360);
+    let reported = ready(&site.server.store(), CONFIG_NAME);
+    let lines = node.complaints();
+    assert_eq!(
+        generations(&site),
+        (4, 4),
+        "an hour after the change: {reported:?}; {} Events; {lines:#?}",
+        site.events().len()
+    );
+}
+
+/// For five minutes a webhook refuses the status. Meanwhile two targets become unreadable, one after the other.
+fn ready_after_reads_failed_while_no_status_was_taken() {
+    let site = Site::with_address(ADDRESS);
+    name_groups(&site, &["a".to_string(), "b".to_string()]);
+    let mut node = Clockwork::start(&site);
+    node.rounds(2);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let down = |name: &str| {
+        refusal(
+            503,
+            "ServiceUnavailable",
+            "the server is currently unable to handle the request",
+            name,
+        )
+    };
+    let reads = |name: &str| {
+        Plan::on(
+            &format!("GET /apis/cilium.io/v2/ciliumcidrgroups/{name}$"),
+            usize::MAX,
+            down(name),
+        )
+    };
+    let status = format!("PATCH {CONFIGS}/{CONFIG_NAME}/status");
+    site.server.inject(Plan::on(&status, usize::MAX, denial(CONFIG_NAME)));
+    site.server.inject(reads("a"));
+    node.rounds(1);
+    site.server.inject(reads("b"));
+    node.rounds(30);
+    site.server.heal();
+    site.server.inject(reads("a"));
+    site.server.inject(reads("b"));
+    node.rounds(360);
+    let reported = ready(&site.server.store(), CONFIG_NAME).unwrap();
+    assert_eq!(
+        reported["status"],
+        "False",
+        "an hour after the webhook is back, two of three targets cannot be read: {reported}; the last log lines: {:#?}",
+        node.complaints()
+    );
+}
+
+/// The API server of the first of three nodes cannot reach a target's API; those of the others can. It reports that once in
+/// ten minutes at most.
+fn a_target_that_one_of_three_nodes_cannot_read() {
+    let mut trio = clockwork::trio();
+    let down = refusal(
+        503,
+        "ServiceUnavailable",
+        "the server is currently unable to handle the request",
+        GROUP,
+    );
+    for _ in 0..180 {
+        trio.site
+            .server
+            .inject(Plan::on("GET /apis/cilium.io", usize::MAX, down.clone()));
+        trio.nodes[0].round_after(INTERVAL);
+        trio.site.server.heal();
+        trio.nodes[1].round_after(INTERVAL);
+        trio.nodes[2].round_after(INTERVAL);
+    }
+    let turned = reasons(&trio.site.server.store(), CONFIG_NAME).len() - 1;
+    assert!(
+        (1..=6).contains(&turned),
+        "half an hour: Ready turned {turned} times, {:?}",
+        trio.site.events()
+    );
 }
