@@ -31,7 +31,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_hours(48);
 
 /// The buffer for answers is given back if it has grown beyond this.
-const MAX_BUFFER: usize = 64 * 1024;
+const MAX_BUFFER: usize = 16 * 1024;
 
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
@@ -460,7 +460,7 @@ fn agent(tls: TlsConfig, connector: impl Connector) -> Agent {
         .max_idle_age(IDLE)
         .max_response_header_size(16 * 1024)
         .input_buffer_size(16 * 1024)
-        .output_buffer_size(16 * 1024)
+        .output_buffer_size(8 * 1024)
         .build();
     Agent::with_parts(config, connector, NoResolver)
 }
