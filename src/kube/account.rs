@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
-/// A token is some 1 KiB. The head of a request has to fit into the 8 KiB of the client's output buffer.
+/// A token is some 1 KiB. The head of a request has to fit into the 8,000 bytes of the client's output buffer.
 const MAX_TOKEN: u64 = 6 * 1024;
 /// A bundle of CAs is some KiB; more is some other file.
 const MAX_CA: u64 = 512 * 1024;

@@ -30,8 +30,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// An idle connection is kept for longer than the longest UPDATE_INTERVAL, a day.
 const IDLE: Duration = Duration::from_hours(48);
 
-/// The buffer for answers is given back if it has grown beyond this.
-const MAX_BUFFER: usize = 16 * 1024;
+/// The buffer for answers: its first size, and that from which on it is not kept. With the allocator's header each of the
+/// client's buffers takes whole pages.
+const BUFFER: usize = 8_000;
+const MAX_BUFFER: usize = 8 * BUFFER;
 
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
@@ -97,7 +99,7 @@ impl Client {
             time_limit: REQUEST_TIME,
             requests: 0,
             date: None,
-            body: Vec::new(),
+            body: Vec::with_capacity(BUFFER),
             on_answer: || {},
         }
     }
@@ -277,7 +279,7 @@ impl Client {
         self.exchange(call)?;
         let value = decode(&self.body).map_err(|e| call.failed(Cause::Malformed(clean(&self.redactor, &e))));
         if self.body.capacity() > MAX_BUFFER {
-            self.body = Vec::new();
+            self.body = Vec::with_capacity(BUFFER);
         }
         value
     }
@@ -458,9 +460,9 @@ fn agent(tls: TlsConfig, connector: impl Connector) -> Agent {
         .max_idle_connections(1)
         .max_idle_connections_per_host(1)
         .max_idle_age(IDLE)
-        .max_response_header_size(16 * 1024)
-        .input_buffer_size(16 * 1024)
-        .output_buffer_size(8 * 1024)
+        .max_response_header_size(16_000)
+        .input_buffer_size(16_000)
+        .output_buffer_size(8_000)
         .build();
     Agent::with_parts(config, connector, NoResolver)
 }

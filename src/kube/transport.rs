@@ -21,9 +21,10 @@ use ureq::{Timeout, config::Config};
 const TICK: Duration = Duration::from_millis(200);
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 16;
-/// Encrypted bytes that are read, and written, by one call. A TLS record may be longer.
-const INPUT: usize = 8 * 1024;
-const OUTPUT: usize = 4 * 1024;
+/// Encrypted bytes that are read, and written, by one call: a TLS record may be longer. With the allocator's header the
+/// buffers take whole pages.
+const INPUT: usize = 8_000;
+const OUTPUT: usize = 4_000;
 /// Stack of the thread that resolves a name.
 const LOOKUP_STACK: usize = 256 * 1024;
 
