@@ -307,9 +307,10 @@ impl Client {
     fn try_once(&mut self, call: Call, deadline: Instant) -> Result<(), Error> {
         let mut response = self.send(call, deadline)?;
         self.read_body(&mut response, MAX_ANSWER + 1).map_err(|e| {
-            call.failed(match is_timeout(&e) {
-                true => Cause::TimedOut(self.out_of_time()),
-                false => Cause::NoAnswer(clean(&self.redactor, &e)),
+            call.failed(if is_timeout(&e) {
+                Cause::TimedOut(self.out_of_time())
+            } else {
+                Cause::NoAnswer(clean(&self.redactor, &e))
             })
         })
     }
