@@ -276,8 +276,9 @@ impl Client {
     }
 
     fn request<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
-        self.exchange(call)?;
-        let value = decode(&self.body).map_err(|e| call.failed(Cause::Malformed(clean(&self.redactor, &e))));
+        let answer = self.exchange(call);
+        let malformed = |e| call.failed(Cause::Malformed(clean(&self.redactor, &e)));
+        let value = answer.and_then(|()| decode(&self.body).map_err(malformed));
         if self.body.capacity() > MAX_BUFFER {
             self.body = Vec::with_capacity(BUFFER);
         }
