@@ -213,7 +213,7 @@ impl Objects {
 
 /// Decodes an object from the text of a value, exactly as from a response of the API server.
 fn decoded<T: DeserializeOwned>(object: &str, value: &Value) -> Result<T, String> {
-    decode(&mut value.to_string().as_bytes()).map_err(|e| format!("{object}: {e}"))
+    decode(value.to_string().as_bytes()).map_err(|e| format!("{object}: {e}"))
 }
 
 /// Interface and observation, by the name of the node config.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
-/// A token is some 1 KiB. The head of a request has to fit into the 16 KiB of the client's output buffer.
-const MAX_TOKEN: u64 = 12 * 1024;
+/// A token is some 1 KiB. The head of a request has to fit into the 8,000 bytes of the client's output buffer.
+const MAX_TOKEN: u64 = 6 * 1024;
 /// A bundle of CAs is some KiB; more is some other file.
 const MAX_CA: u64 = 512 * 1024;
 /// The usual size of such a file, which is read by one call.

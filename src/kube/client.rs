@@ -11,14 +11,13 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::error::Category;
 use ureq::http::{HeaderValue, Method, Request, Response, Uri, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Body, config::Config};
 
 use super::account::Account;
-use super::decode::{decode, is_out_of_bounds};
+use super::decode::{MAX_ANSWER, decode};
 use super::error::{Cause, Error};
 use super::redact::{Redactor, excerpt};
 use super::refusal::{MAX_REFUSAL, Refusal, retry_after};
@@ -30,6 +29,11 @@ use crate::time::Timestamp;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// An idle connection is kept for longer than the longest UPDATE_INTERVAL, a day.
 const IDLE: Duration = Duration::from_hours(48);
+
+/// The buffer for answers: its first size, and that from which on it is not kept. With the allocator's header each of the
+/// client's buffers takes whole pages.
+const BUFFER: usize = 8_000;
+const MAX_BUFFER: usize = 8 * BUFFER;
 
 const JSON: &str = "application/json";
 /// The API server then sends the metadata only (Kubernetes API concepts, "Metadata-only fetches").
@@ -68,6 +72,8 @@ pub struct Client {
     requests: u64,
     /// The Date of the last answer, which is read when somebody asks.
     date: Option<HeaderValue>,
+    /// The body of the last answer.
+    body: Vec<u8>,
     on_answer: fn(),
 }
 
@@ -93,6 +99,7 @@ impl Client {
             time_limit: REQUEST_TIME,
             requests: 0,
             date: None,
+            body: Vec::with_capacity(BUFFER),
             on_answer: || {},
         }
     }
@@ -269,6 +276,17 @@ impl Client {
     }
 
     fn request<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, Error> {
+        let answer = self.exchange(call);
+        let malformed = |e| call.failed(Cause::Malformed(clean(&self.redactor, &e)));
+        let value = answer.and_then(|()| decode(&self.body).map_err(malformed));
+        if self.body.capacity() > MAX_BUFFER {
+            self.body = Vec::with_capacity(BUFFER);
+        }
+        value
+    }
+
+    /// Sends a request and reads the body of its answer.
+    fn exchange(&mut self, call: Call) -> Result<(), Error> {
         if self.time_limit.is_zero() {
             return Err(call.failed(Cause::TimedOut("there was no time left for it".into())));
         }
@@ -287,16 +305,27 @@ impl Client {
         }
     }
 
-    fn try_once<T: DeserializeOwned>(&mut self, call: Call, deadline: Instant) -> Result<T, Error> {
+    fn try_once(&mut self, call: Call, deadline: Instant) -> Result<(), Error> {
         let mut response = self.send(call, deadline)?;
-        let mut reader = response.body_mut().with_config().reader();
-        decode(&mut reader).map_err(|e| self.unusable(call, e))
+        self.read_body(&mut response, MAX_ANSWER + 1).map_err(|e| {
+            call.failed(if is_timeout(&e) {
+                Cause::TimedOut(self.out_of_time())
+            } else {
+                Cause::NoAnswer(clean(&self.redactor, &e))
+            })
+        })
+    }
+
+    /// Reads the start of a body into the buffer.
+    fn read_body(&mut self, response: &mut Response<Body>, max: usize) -> io::Result<()> {
+        self.body.clear();
+        let reader = response.body_mut().with_config().reader();
+        reader.take(max as u64).read_to_end(&mut self.body).map(drop)
     }
 
     /// Sends a request and returns the response, if its status is no error.
     fn send(&mut self, call: Call, deadline: Instant) -> Result<Response<Body>, Error> {
-        let clean = |what: &dyn Display| excerpt(&self.redactor.clean(&what.to_string()));
-        let malformed = |what: &dyn Display| call.failed(Cause::Malformed(clean(what)));
+        let malformed = |what: &dyn Display| call.failed(Cause::Malformed(clean(&self.redactor, what)));
         let Some(session) = &self.session else {
             return Err(call.failed(Cause::Account("it was not read yet".into())));
         };
@@ -323,7 +352,7 @@ impl Client {
             let what = if is_timeout {
                 self.out_of_time()
             } else {
-                clean(&explain(&e))
+                clean(&self.redactor, &explain(&e))
             };
             call.failed(match is_timeout {
                 _ if self.link.is_connecting() || is_refused(&e) => Cause::Unreachable(what),
@@ -340,26 +369,12 @@ impl Client {
     }
 
     /// Reads a response whose status is an error.
-    fn refusal(&self, response: &mut Response<Body>) -> Refusal {
+    fn refusal(&mut self, response: &mut Response<Body>) -> Refusal {
         let status = response.status().as_u16();
         let wait = header_of(response, header::RETRY_AFTER).and_then(|value| retry_after(value, self.server_time()));
-        let mut body = Vec::new();
-        let reader = response.body_mut().with_config().reader();
         // A body that breaks off says less, but the status stands.
-        let _ = reader.take(MAX_REFUSAL as u64).read_to_end(&mut body);
-        Refusal::read(status, &body, wait, &self.redactor)
-    }
-
-    fn unusable(&self, call: Call, error: serde_json::Error) -> Error {
-        let what = excerpt(&self.redactor.clean(&error.to_string()));
-        call.failed(match error.classify() {
-            Category::Io => match io::Error::from(error) {
-                e if is_out_of_bounds(&e) => Cause::Malformed(what),
-                e if is_timeout(&e) => Cause::TimedOut(self.out_of_time()),
-                _ => Cause::NoAnswer(what),
-            },
-            _ => Cause::Malformed(what),
-        })
+        let _ = self.read_body(response, MAX_REFUSAL);
+        Refusal::read(status, &self.body, wait, &self.redactor)
     }
 
     fn out_of_time(&self) -> String {
@@ -447,9 +462,9 @@ fn agent(tls: TlsConfig, connector: impl Connector) -> Agent {
         .max_idle_connections(1)
         .max_idle_connections_per_host(1)
         .max_idle_age(IDLE)
-        .max_response_header_size(16 * 1024)
-        .input_buffer_size(16 * 1024)
-        .output_buffer_size(16 * 1024)
+        .max_response_header_size(16_000)
+        .input_buffer_size(16_000)
+        .output_buffer_size(8_000)
         .build();
     Agent::with_parts(config, connector, NoResolver)
 }
@@ -460,6 +475,11 @@ fn encode(verb: &'static str, path: &str, value: &impl Serialize) -> Result<Vec<
 
 fn header_of(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
     response.headers().get(name)?.to_str().ok()
+}
+
+/// A text from outside, for a log line.
+fn clean(redactor: &Redactor, what: &dyn Display) -> String {
+    excerpt(&redactor.clean(&what.to_string()))
 }
 
 /// A time as Go's time.ParseDuration reads it.

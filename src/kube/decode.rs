@@ -1,13 +1,11 @@
-//! Decoding with bounds: only a limited part of a response is kept in memory.
+//! Decoding with bounds: an answer is in memory as a whole, and only a limited part of its values is kept.
 //!
-//! Responses are decoded straight from the connection. Unknown fields are skipped as they come by, so they cost time and no
-//! memory. The rest is counted against a budget, in bytes as the allocator gives them:
-//! [`MAX_KEPT`] for a response, [`MAX_ITEM`] for one object of a list.
+//! Unknown fields are skipped. The rest is counted against a budget, in bytes as the allocator gives them:
+//! [`MAX_KEPT`] for an answer and its values, [`MAX_ITEM`] for one object of a list.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, BufReader, Read};
 use std::marker::PhantomData;
 
 use serde::Deserialize;
@@ -15,8 +13,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Bytes kept of one response: the lists of a cluster with a thousand nodes, or an object with 50,000 CIDRs.
-pub const MAX_KEPT: usize = 6 * 1024 * 1024;
+/// Bytes of an answer and of what is kept of it: the lists of a cluster with a thousand nodes, or an object with 50,000
+/// CIDRs.
+pub const MAX_KEPT: usize = 5632 * 1024;
 /// Bytes kept of one object in a list; a larger one is that object's failure.
 pub const MAX_ITEM: usize = 5 * 1024 * 1024;
 /// Bytes kept of a text: no field that k6u reads may be longer, but for [`Budget::with_long_texts`].
@@ -29,15 +28,15 @@ const MAX_DEPTH: usize = 8;
 /// The depth of the elements of lists in the entries of a spec: `spec.targets[].suffixes[]`.
 const ELEMENT_DEPTH: usize = 4;
 
-/// Bytes of a response; a longer one is an error. This bounds the time of decoding, which keeps little of it.
-const MAX_ANSWER: u64 = 32 * 1024 * 1024;
-/// Bytes of a text that is read: it is in memory as a whole, even if it is skipped. etcd takes no objects of this size.
-const MAX_TEXT_READ: usize = 1024 * 1024;
-/// Levels of nesting that are read: each takes a byte. Kubernetes' own decoder has the same limit.
-const MAX_DEPTH_READ: usize = 10_000;
+/// Bytes of an answer; a longer one is an error. etcd takes objects of 1.5 MiB at most.
+pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// Bytes that serde_json may take while it decodes: for a text with an escape, and one for each level of nesting that it
+/// skips. The annotations of an object have 256 KiB at most.
+const MAX_SCRATCH: usize = 512 * 1024;
 
-/// A slot in a `Vec<Value>`, which is full by half at least.
-const VALUE: usize = 2 * size_of::<Value>();
+const VALUE: usize = size_of::<Value>();
+/// A vector with as many values grows in place, and what it does not use yet takes no memory.
+const LONG: usize = 128 * 1024 / VALUE;
 /// The heap's part of a text, beside its bytes.
 const TEXT: usize = 24;
 
@@ -114,92 +113,43 @@ fn is_spent(depth: usize) -> bool {
     is_spent
 }
 
-/// Decodes one response, or any other JSON. The reader is of one type for all, so that each decoder is in the binary once.
+/// Decodes one answer, or any other JSON.
 ///
 /// # Errors
-/// The errors of reading. An error as well if it is not JSON, of another type than `T`, or too large.
-pub fn decode<T: DeserializeOwned>(reader: &mut dyn Read) -> serde_json::Result<T> {
-    let guard = Guard {
-        reader,
-        read: 0,
-        depth: 0,
-        text: None,
-        is_escaped: false,
-    };
-    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(4096, guard));
-    let value = Budget::of(MAX_KEPT).decode(|| T::deserialize(&mut deserializer)).0?;
-    deserializer.end()?;
-    Ok(value)
+/// If it is not JSON, of another type than `T`, or too large.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+    check(body).map_err(serde::de::Error::custom)?;
+    Budget::of(MAX_KEPT - body.len())
+        .decode(|| serde_json::from_slice(body))
+        .0
 }
 
-/// Checks the bytes that are read: the decoder keeps texts and nesting in memory, even those that it skips.
-struct Guard<'a> {
-    reader: &'a mut dyn Read,
-    read: u64,
-    depth: usize,
-    /// Inside a text: the number of its bytes that were read.
-    text: Option<usize>,
-    is_escaped: bool,
-}
-
-impl Guard<'_> {
-    fn look(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
-        for byte in bytes {
-            let Some(length) = &mut self.text else {
-                match byte {
-                    b'"' => self.text = Some(0),
-                    b'[' | b'{' => {
-                        self.depth += 1;
-                        if self.depth > MAX_DEPTH_READ {
-                            return Err("it is nested in more than 10000 levels");
-                        }
-                    }
-                    b']' | b'}' => self.depth = self.depth.saturating_sub(1),
-                    _ => {}
-                }
-                continue;
-            };
-            *length += 1;
-            if *length > MAX_TEXT_READ {
-                return Err("a text in it is longer than 1 MiB");
-            }
-            if *byte == b'"' && !self.is_escaped {
-                self.text = None;
-            }
-            self.is_escaped = *byte == b'\\' && !self.is_escaped;
+/// Checks what decoding takes, even of what it skips.
+fn check(body: &[u8]) -> Result<(), &'static str> {
+    if body.len() <= MAX_SCRATCH {
+        return Ok(());
+    }
+    if body.len() > MAX_ANSWER {
+        return Err("it is longer than 4 MiB");
+    }
+    let (mut depth, mut text, mut is_escaped) = (0_usize, None, false);
+    for (at, byte) in body.iter().enumerate() {
+        match (byte, text) {
+            (b'"', None) => text = Some(at),
+            (b'"', Some(_)) if !is_escaped => text = None,
+            (b'[' | b'{', None) => depth += 1,
+            (b']' | b'}', None) => depth = depth.saturating_sub(1),
+            _ => {}
         }
-        Ok(())
+        is_escaped = *byte == b'\\' && !is_escaped;
+        if depth > MAX_SCRATCH {
+            return Err("it is nested in more than 524288 levels");
+        }
+        if text.is_some_and(|start| at - start > MAX_SCRATCH) {
+            return Err("a text in it is longer than 512 KiB");
+        }
     }
-}
-
-impl Read for Guard<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        self.read += length as u64;
-        let within = match self.read {
-            ..=MAX_ANSWER => self.look(&buffer[..length]),
-            _ => Err("it is longer than 32 MiB"),
-        };
-        within.map_err(|what| io::Error::new(io::ErrorKind::InvalidData, OutOfBounds(what)))?;
-        Ok(length)
-    }
-}
-
-/// A bound that a response exceeds.
-#[derive(Debug)]
-struct OutOfBounds(&'static str);
-
-impl fmt::Display for OutOfBounds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for OutOfBounds {}
-
-/// Whether the error is not the reader's, but a bound of [`decode`].
-pub fn is_out_of_bounds(error: &io::Error) -> bool {
-    matches!(error.get_ref(), Some(inner) if inner.is::<OutOfBounds>())
+    Ok(())
 }
 
 /// Reads a field that may be `null` instead of absent.
@@ -528,8 +478,11 @@ impl<'de> Visitor<'de> for Seed {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         let below = self.0 + 1;
+        // The vector begins with four slots, and is full by half at least.
+        spend(2 * VALUE);
         while let Some(item) = items.next_element_seed(Seed(below))? {
             if !is_spent(below) {
+                spend(if list.len() < LONG { VALUE } else { 0 });
                 list.push(item);
             }
         }
@@ -597,7 +550,7 @@ mod tests {
             serde_json::from_str::<Bounded>(&text).unwrap()
         };
         let room = MAX_KEPT / VALUE;
-        let whole = list(room - 100);
+        let whole = list(room - LONG - 100);
         assert!(!whole.is_cut && whole.value["b"] == 1);
         for count in [room, 3 * room] {
             let cut = list(count);
@@ -624,7 +577,7 @@ mod tests {
         for count in 1..200 {
             let elements = vec![r#""x""#; count].join(",");
             let text = format!(r#"{{"a":[{{"b":[{elements}]}}],"c":1}}"#);
-            let Shared(read) = decode(&mut text.as_bytes()).unwrap();
+            let Shared(read) = decode(text.as_bytes()).unwrap();
             let list = read.value["a"][0]["b"].as_array().unwrap();
             assert!(read.is_cut || list.len() == count, "{} of {count}", list.len());
             assert_eq!(read.value["c"], 1, "the reserve is for it");
@@ -643,41 +596,56 @@ mod tests {
     #[test]
     fn the_values_of_an_answer_are_bounded_together() {
         let text = format!("[[0{0}],[1{0}],2]", ",0".repeat(MAX_KEPT / VALUE * 2 / 3));
-        let all: Vec<Bounded> = decode(&mut text.as_bytes()).unwrap();
+        let all: Vec<Bounded> = decode(text.as_bytes()).unwrap();
         assert_eq!(
             all.iter().map(|one| one.is_cut).collect::<Vec<_>>(),
             [false, true, true]
         );
         // The next answer has the whole budget again.
-        let one: Bounded = decode(&mut &b"[0]"[..]).unwrap();
+        let one: Bounded = decode(&b"[0]"[..]).unwrap();
         assert!(!one.is_cut && BUDGET.get() == Budget::of(usize::MAX));
     }
 
     #[test]
     fn skipped_values_are_bounded_as_well() {
-        let error = |text: &str| decode::<BTreeMap<String, IgnoredAny>>(&mut text.as_bytes()).unwrap_err();
+        let read = |text: &str| decode::<BTreeMap<String, IgnoredAny>>(text.as_bytes()).map_err(|e| e.to_string());
+        let of = |start: &str, middle: &str, length: usize, end: &str| {
+            let count = (length - start.len() - end.len()) / middle.len();
+            format!("{start}{}{end}", middle.repeat(count))
+        };
+        let (longest, scratch) = (MAX_ANSWER, MAX_SCRATCH);
         for (text, what) in [
+            (of("{", " ", longest + 1, "}"), "it is longer than 4 MiB"),
             (
-                format!(r#"{{"a":"{}"}}"#, "x".repeat(2 << 20)),
-                "a text in it is longer than 1 MiB",
+                of(r#"{"a":""#, "x", scratch + 10, r#""}"#),
+                "a text in it is longer than 512 KiB",
             ),
             (
-                format!(r#"{{"{}":1}}"#, "\\n".repeat(1 << 20)),
-                "a text in it is longer than 1 MiB",
+                of(r#"{"a":""#, r"\u0000", longest, r#""}"#),
+                "a text in it is longer than 512 KiB",
             ),
             (
-                format!(r#"{{"a":{}}}"#, "[".repeat(1 << 20)),
-                "it is nested in more than 10000 levels",
+                of(r#"{""#, r#"\""#, longest, r#"":1}"#),
+                "a text in it is longer than 512 KiB",
             ),
-            (format!("{{{}", " ".repeat(33 << 20)), "it is longer than 32 MiB"),
+            (
+                of(r#"{"a":"#, "[", longest, "}"),
+                "it is nested in more than 524288 levels",
+            ),
         ] {
-            let error = error(&text);
-            assert!(error.to_string().starts_with(what), "{error}");
-            assert!(is_out_of_bounds(&error.into()), "{what}");
+            assert_eq!(read(&text).unwrap_err(), what);
         }
-        assert!(!is_out_of_bounds(&error("{").into()) && !is_out_of_bounds(&error("[]").into()));
-        let many = format!(r#"{{"a":[{}"\"[[[{{\\"]}}"#, r#"["x\"]{"],"#.repeat(50_000));
-        assert!(decode::<BTreeMap<String, IgnoredAny>>(&mut many.as_bytes()).is_ok());
+        for text in [
+            of("{", " ", longest, "}"),
+            of(r#"{"a":""#, r#"\""#, scratch, r#""}"#),
+            of(r#"{"a":["#, r#"["x\"]{","\\"],"#, longest, "0]}"),
+            of(r#"{"a":["#, r#"{"metadata":{}},"#, longest, "0]}"),
+            of(r#"{"a":"#, "1", longest, "}"),
+        ] {
+            assert!(read(&text).is_ok(), "{}", &text[..20]);
+        }
+        let nested = format!(r#"{{"a":{}{}}}"#, "[".repeat(MAX_SCRATCH), "]".repeat(MAX_SCRATCH));
+        assert_eq!(read(&nested).unwrap_err(), "it is nested in more than 524288 levels");
     }
 
     #[test]

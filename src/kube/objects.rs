@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn an_object_whose_metadata_cannot_be_read_cannot_be() {
-        let read = |text: &str| decode::<Object>(&mut text.as_bytes());
+        let read = |text: &str| decode::<Object>(text.as_bytes());
         assert!(read(r#"{"metadata":{"name":"a","labels":null}}"#).is_ok());
         for text in [
             "{}",
@@ -265,16 +265,16 @@ mod tests {
     #[test]
     fn answers_of_any_size() {
         fn kept<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, String> {
-            decode(&mut body.as_bytes()).map_err(|e| e.to_string())
+            decode(body.as_bytes()).map_err(|e| e.to_string())
         }
-        let many = |item: &str| vec![item; 500_000].join(",");
+        let many = |item: &str| vec![item; 200_000].join(",");
         let resources = format!(r#"{{"resources":[{}]}}"#, many(r#"{"name":"x"}"#));
         assert!(
             kept::<ApiResources>(&resources)
                 .unwrap_err()
                 .starts_with("the list is too large")
         );
-        let named = format!(r#"{{"name":"{}"}}"#, "x".repeat(1 << 19));
+        let named = format!(r#"{{"name":"{}"}}"#, "x".repeat(100_000));
         let resources = format!(r#"{{"resources":[{}]}}"#, vec![named; 20].join(","));
         assert!(
             kept::<ApiResources>(&resources)
@@ -286,7 +286,7 @@ mod tests {
         let conditions = many(r#"{"type":"x"}"#);
         let crd = format!(r#"{{"status":{{"conditions":[{conditions}]}}}}"#);
         assert!(kept::<Crd>(&crd).unwrap().status.conditions.is_cut);
-        let value = "x".repeat(1 << 19);
+        let value = "x".repeat(100_000);
         let annotations: Vec<String> = (0..20).map(|n| format!(r#""a{n}":"{value}""#)).collect();
         let crd = format!(r#"{{"metadata":{{"annotations":{{{}}}}}}}"#, annotations.join(","));
         assert!(

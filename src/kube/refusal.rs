@@ -56,7 +56,7 @@ impl Refusal {
     pub fn read(status: u16, body: &[u8], retry_after: Option<Duration>, redactor: &Redactor) -> Self {
         let text = |text: &str| excerpt(&redactor.clean(text));
         let retry_after = retry_after.map(|time| time.min(MAX_RETRY_AFTER));
-        match decode::<Status>(&mut &*body) {
+        match decode::<Status>(body) {
             Ok(known) if known.kind == "Status" => Refusal {
                 status,
                 reason: text(&known.reason),

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,10 @@ use ureq::{Timeout, config::Config};
 const TICK: Duration = Duration::from_millis(200);
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 16;
+/// Encrypted bytes that are read, and written, by one call: a TLS record may be longer. With the allocator's header the
+/// buffers take whole pages.
+const INPUT: usize = 8_000;
+const OUTPUT: usize = 4_000;
 /// Stack of the thread that resolves a name.
 const LOOKUP_STACK: usize = 256 * 1024;
 
@@ -117,10 +122,9 @@ impl Connector<()> for TcpConnector {
                     stream.set_read_timeout(Some(TICK))?;
                     stream.set_write_timeout(Some(TICK))?;
                     self.link.0.opened.fetch_add(1, Ordering::Relaxed);
-                    let config = details.config;
                     return Ok(Some(Tcp {
                         stream,
-                        buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
+                        buffers: LazyBuffers::new(INPUT, OUTPUT),
                         link: self.link.clone(),
                         answered: 0,
                     }));
@@ -245,13 +249,10 @@ impl Transport for Tcp {
             return true;
         }
         // Nothing is to be read between two requests: neither bytes nor the end of the stream.
-        let look = || -> io::Result<usize> {
-            self.stream.set_nonblocking(true)?;
-            let seen = self.stream.peek(&mut [0]);
-            self.stream.set_nonblocking(false)?;
-            seen
-        };
-        look().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        let (mut byte, flags) = (0_u8, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        // SAFETY: the socket is open, and the buffer of one byte outlives the call.
+        let seen = unsafe { libc::recv(self.stream.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
+        seen < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
     }
 }
 

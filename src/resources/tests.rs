@@ -280,7 +280,7 @@ fn a_spec_that_is_too_large_keeps_its_claims() {
     let items = ["a", "b", "c"].map(large);
     let text = json!({"items": items}).to_string();
     assert!(text.len() < 3 * 1_500_000, "etcd takes each: {}", text.len());
-    let list: List<Config> = decode(&mut text.as_bytes()).unwrap();
+    let list: List<Config> = decode(text.as_bytes()).unwrap();
     assert_eq!(list.items.len(), 3);
     for config in list.items {
         let config = config.expect("a config");
@@ -354,7 +354,7 @@ fn a_spec_that_is_too_large_fails_alone() {
             {"ciliumCIDRGroupName": "lan", "prefixIds": (0..ids).collect::<Vec<_>>()}]}})
     };
     let text = json!({"items": [group(200_000), group(256), group(30_000)]}).to_string();
-    let list: List<Config> = decode(&mut text.as_bytes()).unwrap();
+    let list: List<Config> = decode(text.as_bytes()).unwrap();
     let bad = list.items[0].as_ref().unwrap().spec.as_ref().unwrap_err();
     assert_eq!(bad.problems, ["spec takes more than 4194304 bytes of memory"]);
     assert_eq!(bad.claims, [TargetKey::group("lan")]);
@@ -370,7 +370,7 @@ fn one_object_with_1200_entries_is_read() {
     let entry = json!({"prefixes": prefixes, "observedTime": "2026-11-23T05:28:45Z", "message": message});
     let nodes: BTreeMap<String, Value> = (0..1200).map(|n| (format!("node{n}"), entry.clone())).collect();
     let text = json!({"items": [{"metadata": {"name": "a"}, "spec": {}, "status": {"nodes": nodes}}]}).to_string();
-    let list: List<NodeConfig> = decode(&mut text.as_bytes()).unwrap();
+    let list: List<NodeConfig> = decode(text.as_bytes()).unwrap();
     let config = list.items[0].as_ref().unwrap();
     assert_eq!(config.nodes().len(), 1200);
     assert!(
@@ -424,7 +424,7 @@ fn an_item_that_cannot_be_read_fails_alone() {
     fn check<T: Item>(bad: &[(&str, &str, &str)]) {
         for (item, name, problem) in bad {
             let text = format!(r#"{{"items":[{{"metadata":{{"name":"a"}}}},{item},{{"metadata":{{"name":"b"}}}}]}}"#);
-            let list: List<T> = decode(&mut text.as_bytes()).unwrap();
+            let list: List<T> = decode(text.as_bytes()).unwrap();
             let names: Vec<_> = list.items.iter().map(|item| item.as_ref().map(|_| ())).collect();
             let expected = BadItem {
                 name: name.to_string(),
@@ -444,13 +444,13 @@ fn null_is_absent() {
         "creationTimestamp":null,"labels":null,"annotations":null},"spec":null,"status":null},
         {"metadata":{"name":"b","labels":{"x":null}},"spec":{"interface":"eth0"},
         "status":{"nodes":{"n":{"prefixes":null,"observedTime":null,"message":null},"m":null}}}]}"#;
-    let configs: List<Config> = decode(&mut text.as_bytes()).unwrap();
+    let configs: List<Config> = decode(text.as_bytes()).unwrap();
     assert!(configs.items.iter().all(Result::is_ok), "{configs:?}");
-    let nodes: List<NodeConfig> = decode(&mut text.as_bytes()).unwrap();
+    let nodes: List<NodeConfig> = decode(text.as_bytes()).unwrap();
     let last = nodes.items[1].as_ref().unwrap();
     assert_eq!(last.metadata.labels.as_ref().unwrap()["x"], "");
     assert_eq!(last.nodes()["n"], NodeEntry::default());
-    let empty: List<Config> = decode(&mut &br#"{"items":null}"#[..]).unwrap();
+    let empty: List<Config> = decode(br#"{"items":null}"#).unwrap();
     assert!(empty.items.is_empty());
 }
 
@@ -464,7 +464,7 @@ fn a_response_without_a_list_is_an_error() {
         r#"{"items":7}"#,
         r#"{"kind":"Status","status":"Success"}"#,
     ] {
-        assert!(decode::<List<Config>>(&mut text.as_bytes()).is_err(), "{text}");
+        assert!(decode::<List<Config>>(text.as_bytes()).is_err(), "{text}");
     }
 }
 
@@ -483,7 +483,7 @@ fn a_large_cluster_is_read() {
         })
         .collect();
     let text = json!({"items": items}).to_string();
-    let list: List<NodeConfig> = decode(&mut text.as_bytes()).unwrap();
+    let list: List<NodeConfig> = decode(text.as_bytes()).unwrap();
     assert!(list.items.iter().all(Result::is_ok) && list.items.len() == 1000);
 }
 
@@ -499,8 +499,8 @@ fn a_list_that_is_too_large_is_refused() {
     ] {
         let text = format!(r#"{{"items":[{item}{}]}}"#, format!(",{item}").repeat(100_000));
         for error in [
-            decode::<List<Config>>(&mut text.as_bytes()).unwrap_err(),
-            decode::<List<NodeConfig>>(&mut text.as_bytes()).unwrap_err(),
+            decode::<List<Config>>(text.as_bytes()).unwrap_err(),
+            decode::<List<NodeConfig>>(text.as_bytes()).unwrap_err(),
         ] {
             assert!(error.to_string().starts_with("the list is too large: "), "{error}");
         }

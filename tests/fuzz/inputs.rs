@@ -27,7 +27,7 @@ const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl";
 /// Decodes a body as each type of answer of the API server, and plans with the objects in it.
 pub fn answers(body: &[u8]) {
     fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Option<T> {
-        decode(&mut &*body).ok()
+        decode(body).ok()
     }
     for kind in &KINDS {
         if let Some(Ok(held)) = read::<Stored>(body).map(|stored| Held::read(kind, stored)) {

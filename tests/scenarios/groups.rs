@@ -34,7 +34,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_group_that_cilium_manages,
     endless_conflicts_on_a_group,
     a_read_that_is_always_refused,
-    one_target_that_answers_401_or_breaks_off,
+    one_target_whose_answer_is_of_no_use,
     a_webhook_that_changes_what_is_stored,
     a_tool_that_reverts_each_write,
     a_group_with_other_content_is_overwritten,
@@ -372,9 +372,14 @@ fn a_read_that_is_always_refused() {
 }
 
 /// An aggregated API that does not accept the front proxy, a webhook with status.code 401, or a proxy that closes the
-/// connection causes this. The other group follows, Ready names the object that fails, and rounds go on.
-fn one_target_that_answers_401_or_breaks_off() {
-    let faults = [refusal(401, "Unauthorized", "Unauthorized", "a"), Fault::CutBodyAt(20)];
+/// connection or sends more than k6u reads causes this. The other group follows, Ready names the object that fails, and
+/// rounds go on.
+fn one_target_whose_answer_is_of_no_use() {
+    let faults = [
+        refusal(401, "Unauthorized", "Unauthorized", "a"),
+        Fault::CutBodyAt(20),
+        Fault::Answer(Response::new(200, "application/json", " ".repeat(5 << 20))),
+    ];
     let cases = faults
         .iter()
         .flat_map(|fault| ["GET", "PATCH"].map(|verb| (fault, verb)));

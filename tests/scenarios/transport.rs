@@ -735,7 +735,7 @@ fn name_servers_that_do_not_answer() {
 /// The longest token that fits into a request.
 fn a_long_token() {
     let site = Site::with_address(ADDRESS);
-    let token = "x".repeat(12 * 1024);
+    let token = "x".repeat(6 * 1024);
     let rules = cluster_role(RBAC);
     let identity = Identity::ServiceAccount(rules);
     site.server.set_token(&token, Some(identity));
@@ -757,7 +757,7 @@ fn invalid_account_files() {
             s.account.write("token", &TOKEN[..TOKEN.len() / 2])
         }),
         ("token is empty", |s| s.account.write("token", " \n")),
-        ("token is longer than 12288 bytes", |s| {
+        ("token is longer than 6144 bytes", |s| {
             s.account.write("token", "x".repeat(100_000))
         }),
         ("token holds no token", |s| s.account.write("token", "a\nb")),

@@ -15,8 +15,8 @@ use crate::site::{CONFIGS, NODE_CONFIGS, Site, kib};
 const GROUPS: usize = 16;
 const IDS: usize = 256;
 const PREFIXES: usize = 64;
-/// The size of an answer. k6u reads up to 32 MiB.
-const SIZE: usize = 31 << 20;
+/// The size of an answer. k6u reads up to 4 MiB.
+const SIZE: usize = 4_000_000;
 
 impl Subject {
     /// The budget in KiB. The design bounds the musl binary, which users run; glibc takes a MiB more from the start.
@@ -51,7 +51,7 @@ impl Subject {
             let name = path.rsplit('/').next().unwrap_or(path);
             let peak = kib(node.id(), "status", "VmHWM:");
             report.add(
-                &format!("peak with 31 MiB for {name}"),
+                &format!("peak with answers of 4 MB for {name}"),
                 "KiB",
                 &[peak],
                 self.load_budget(),
@@ -115,7 +115,10 @@ fn bodies(is_list: bool) -> Vec<String> {
         repeated(cidr),
         repeated("{\"cidr\":1}"),
         vec![text; 1000].join(","),
+        repeated("[1]"),
         format!("{}{}", "[".repeat(SIZE / 2), "]".repeat(SIZE / 2)),
+        format!("\"{}\"", r"\u0000".repeat(SIZE / 6)),
+        " ".repeat(31 << 20),
     ];
     let object = |values: &String| {
         format!(
