@@ -315,11 +315,15 @@ impl Memory {
                 published,
                 are_peers_silent: self.peers.are_silent(),
             };
-            let reported = report(cx, &facts, &mut self.targets)?;
-            if reported.was_refused {
+            outcome = outcome.and(report(cx, &facts, &mut self.targets)?);
+            // Where a status is refused, others may not be able to publish either.
+            if cx
+                .problems
+                .subjects()
+                .any(|subject| matches!(subject, Subject::Config(_)))
+            {
                 self.peers.wait_for_others();
             }
-            outcome = outcome.and(reported.outcome);
         } else {
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));
         }

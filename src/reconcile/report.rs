@@ -33,38 +33,26 @@ pub struct Facts<'a> {
     pub are_peers_silent: bool,
 }
 
-/// Result of reporting.
-#[derive(Clone, Copy, Debug)]
-pub struct Reported {
-    /// The outcome of this step.
-    pub outcome: Outcome,
-    /// A status could not be written.
-    pub was_refused: bool,
-}
-
 /// Writes the statuses that changed, and leaves their Events for the end of the round.
 ///
 /// # Errors
 /// As [`Context::attempt`].
-pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) -> Result<Reported, Failure> {
-    let mut reported = Reported {
-        outcome: Outcome::READY,
-        was_refused: false,
-    };
+pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::READY;
     let all = facts.configs.iter().zip(&facts.plan.verdicts);
     let until = cx.step_ends();
     for (config, verdict) in cx.in_turn(all, |(config, _)| Subject::Config(config.metadata.name.clone())) {
         if cx.host.now() >= until {
-            reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon));
+            outcome = outcome.and(Outcome::not_ready(RoundEnd::Soon));
             break;
         }
         let Some(mut judgement) = judge(config, verdict, facts, targets, cx.host.now()) else {
-            reported.outcome.is_ready = false;
+            outcome.is_ready = false;
             continue;
         };
         judgement.message = cx.clean(&judgement.message);
         judgement.failing.iter_mut().for_each(|what| *what = cx.clean(what));
-        reported.outcome.is_ready &= judgement.reason == Reason::Updated;
+        outcome.is_ready &= judgement.reason == Reason::Updated;
         let subject = Subject::Config(config.metadata.name.clone());
         let delegated = delegated(config, verdict, targets);
         let Some(change) = condition::change(config, &judgement, &delegated, cx.time()) else {
@@ -89,9 +77,8 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
                 let events = change.events.into_iter().enumerate();
                 cx.events.extend(events.map(|(at, notice)| event(config, at, notice)));
             }
-            Tried::Overtaken => reported.outcome = reported.outcome.and(Outcome::not_ready(RoundEnd::Soon)),
+            Tried::Overtaken => outcome = outcome.and(Outcome::not_ready(RoundEnd::Soon)),
             Tried::Refused(refused) => {
-                reported.was_refused |= !refused.is_retry_pending;
                 if refused.is_new {
                     cx.events
                         .push(event(config, 0, unreported(&judgement, &refused.problem)));
@@ -99,7 +86,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
             }
         }
     }
-    Ok(reported)
+    Ok(outcome)
 }
 
 fn event(config: &Config, at: usize, notice: Notice) -> Event {
