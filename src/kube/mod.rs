@@ -10,7 +10,6 @@ mod error;
 pub mod objects;
 pub mod redact;
 pub mod refusal;
-#[allow(unsafe_code, reason = "std cannot look at a socket without blocking by one call")]
 mod transport;
 
 pub use client::{Client, ContentType};

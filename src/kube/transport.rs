@@ -5,7 +5,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -25,6 +24,8 @@ const MAX_ADDRESSES: usize = 16;
 /// buffers take whole pages.
 const INPUT: usize = 8_000;
 const OUTPUT: usize = 4_000;
+/// A connection that was answered this recently is taken for open: a round need not look before each of its requests.
+const FRESH: Duration = Duration::from_millis(500);
 /// Stack of the thread that resolves a name.
 const LOOKUP_STACK: usize = 256 * 1024;
 
@@ -35,7 +36,6 @@ pub(super) struct Link(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     deadline: Mutex<Option<Instant>>,
-    requests: AtomicU64,
     opened: AtomicU64,
     connecting: AtomicBool,
 }
@@ -43,16 +43,10 @@ struct Shared {
 impl Link {
     /// Starts a request, which has to be over by `deadline`, response and all.
     pub(super) fn start_request(&self, deadline: Instant) {
-        self.0.requests.fetch_add(1, Ordering::Relaxed);
         self.0.connecting.store(false, Ordering::Relaxed);
         if let Ok(mut current) = self.0.deadline.lock() {
             *current = Some(deadline);
         }
-    }
-
-    /// The number of the request that was started last.
-    fn request(&self) -> u64 {
-        self.0.requests.load(Ordering::Relaxed)
     }
 
     /// The number of connections opened so far.
@@ -125,8 +119,9 @@ impl Connector<()> for TcpConnector {
                     return Ok(Some(Tcp {
                         stream,
                         buffers: LazyBuffers::new(INPUT, OUTPUT),
+                        held: Vec::with_capacity(OUTPUT),
                         link: self.link.clone(),
-                        answered: 0,
+                        answered: Instant::now(),
                     }));
                 }
                 Err(e) => failure = e.into(),
@@ -206,18 +201,16 @@ impl Lookup {
 pub(super) struct Tcp {
     stream: TcpStream,
     buffers: LazyBuffers,
+    /// Output that is held back: ureq hands over the head and the body of a request one after the other.
+    held: Vec<u8>,
     link: Link,
-    /// The last request in which something came.
-    answered: u64,
+    /// When something came last.
+    answered: Instant,
 }
 
-impl Transport for Tcp {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
-        let mut rest = self.buffers.output().get(..amount).unwrap_or_default();
+impl Tcp {
+    fn flush(&mut self) -> Result<(), ureq::Error> {
+        let mut rest = self.held.as_slice();
         while !rest.is_empty() {
             self.link.left()?;
             match self.stream.write(rest) {
@@ -226,16 +219,33 @@ impl Transport for Tcp {
                 Err(e) => waiting(e)?,
             }
         }
+        self.held.clear();
+        Ok(())
+    }
+}
+
+impl Transport for Tcp {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        if self.held.len() + amount > OUTPUT {
+            self.flush()?;
+        }
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        self.held.extend_from_slice(output);
         Ok(())
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        self.flush()?;
         loop {
             self.link.left()?;
             match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
                     self.buffers.input_appended(amount);
-                    self.answered = self.link.request();
+                    self.answered = Instant::now();
                     return Ok(amount > 0);
                 }
                 Err(e) => waiting(e)?,
@@ -244,15 +254,17 @@ impl Transport for Tcp {
     }
 
     fn is_open(&mut self) -> bool {
-        // ureq asks after a response, and again before the next request. The second look finds all that the first could.
-        if self.answered == self.link.request() {
+        if self.answered.elapsed() < FRESH {
             return true;
         }
         // Nothing is to be read between two requests: neither bytes nor the end of the stream.
-        let (mut byte, flags) = (0_u8, libc::MSG_PEEK | libc::MSG_DONTWAIT);
-        // SAFETY: the socket is open, and the buffer of one byte outlives the call.
-        let seen = unsafe { libc::recv(self.stream.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
-        seen < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+        let look = || -> io::Result<usize> {
+            self.stream.set_nonblocking(true)?;
+            let seen = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            seen
+        };
+        look().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
