@@ -25,8 +25,8 @@ pub struct Context<'a> {
     pub client: &'a mut Client,
     /// Current problems, by object.
     pub problems: &'a mut Problems,
-    /// The Events of this round, which are sent at its end.
-    pub events: Vec<Event>,
+    /// Events to send at the end of the round.
+    pub events: &'a mut Vec<Event>,
     /// This machine.
     pub host: &'a mut dyn Host,
 }

@@ -1,10 +1,11 @@
 //! Events (core/v1) about this project's objects.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::condition::{self, Notice};
-use super::context::Context;
+use super::context::{Context, Tried};
 use super::problems::Subject;
+use crate::kube::Client;
 use crate::kube::objects::Metadata;
 use crate::resources::GROUP;
 use crate::resources::node_config::NodeConfig;
@@ -17,6 +18,9 @@ const EVENTS: &str = "/api/v1/namespaces/default/events";
 const MAX_NAME: usize = 253;
 /// A reporting instance has at most this many bytes (Kubernetes, pkg/apis/core/validation/events.go).
 const MAX_INSTANCE: usize = 128;
+
+/// The number of Events that wait for the next round.
+const MAX_WAITING: usize = 64;
 
 /// An Event about an object of this project.
 #[derive(Debug)]
@@ -41,41 +45,54 @@ pub fn warn_of_node_config(cx: &mut Context<'_>, config: &NodeConfig, text: &str
     });
 }
 
-/// Sends the Events of a round. One that is lost is no reason to fail, or to wait: a status or the log says the same.
+/// Sends the Events of a round. One that is refused is lost, which is no reason to fail: a status or the log says the
+/// same. Those that could not be sent yet wait for the next round.
 pub fn send(cx: &mut Context<'_>) {
-    for event in std::mem::take(&mut cx.events) {
-        let Event {
-            kind,
-            about,
-            at,
-            notice,
-        } = event;
-        let now = cx.time().to_string();
-        let event = json!({
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": event_name(&about, at, cx.host.random())},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-            "source": {"component": "k6u"},
-            "reportingComponent": format!("{GROUP}/k6u"),
-            "reportingInstance": cut(cx.reporter, MAX_INSTANCE),
-            "reason": notice.reason,
-            "type": notice.kind,
-            "message": cx.clean(&notice.note),
-            "involvedObject": {
-                "apiVersion": format!("{GROUP}/v1"),
-                "kind": kind,
-                "name": about.name,
-                "uid": about.uid,
-            },
-        });
-        // A connection that is lost shows at the next request.
-        let _ = cx.attempt(&Subject::Events, ToString::to_string, |client| {
-            client.create(EVENTS, &event)
-        });
+    let until = cx.step_ends();
+    while !cx.events.is_empty() && cx.host.now() < until {
+        let random = cx.host.random();
+        let body = body(cx, &cx.events[0], random);
+        let create = |client: &mut Client| client.create(EVENTS, &body);
+        match cx.attempt(&Subject::Events, ToString::to_string, create) {
+            // A connection that is lost shows at the next request.
+            Err(_) => break,
+            Ok(Tried::Refused(refused)) if refused.is_retry_pending => break,
+            Ok(_) => {}
+        }
+        cx.events.remove(0);
     }
+    let old = cx.events.len().saturating_sub(MAX_WAITING);
+    cx.events.drain(..old);
+}
+
+fn body(cx: &Context<'_>, event: &Event, random: f64) -> Value {
+    let Event {
+        kind,
+        about,
+        at,
+        notice,
+    } = event;
+    let now = cx.time().to_string();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": event_name(about, *at, random)},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": {"component": "k6u"},
+        "reportingComponent": format!("{GROUP}/k6u"),
+        "reportingInstance": cut(cx.reporter, MAX_INSTANCE),
+        "reason": notice.reason,
+        "type": notice.kind,
+        "message": cx.clean(&notice.note),
+        "involvedObject": {
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": kind,
+            "name": about.name,
+            "uid": about.uid,
+        },
+    })
 }
 
 /// A name for the `at`-th Event about a change of an object.

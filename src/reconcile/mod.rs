@@ -35,6 +35,7 @@ use crate::resources::targets::TargetKey;
 use crate::schedule::{self, RoundEnd};
 use context::Context;
 use entry::{Entry, Published};
+use events::Event;
 use peers::Peers;
 use plan::Plan;
 use problems::{Problems, Subject};
@@ -98,6 +99,7 @@ pub struct Reconciler {
     client: Client,
     /// Current problems.
     pub problems: Problems,
+    events: Vec<Event>,
     memory: Memory,
 }
 
@@ -133,6 +135,7 @@ impl Reconciler {
             update_interval,
             client,
             problems: Problems::default(),
+            events: Vec::new(),
             memory: Memory::default(),
         }
     }
@@ -170,7 +173,7 @@ impl Reconciler {
             interval: schedule::max_interval(self.update_interval, self.memory.nodes),
             client: &mut self.client,
             problems: &mut self.problems,
-            events: Vec::new(),
+            events: &mut self.events,
             host,
         };
         let outcome = self.memory.round(cx)?;
@@ -231,7 +234,7 @@ impl Memory {
                 },
             );
 
-            // 6. Write the targets that differ, then statuses and Events; remove who is silent.
+            // 6. Write the targets that differ, then statuses; remove who is silent. Events are sent after the round.
             if self.targets.follow(&plan) && is_settled {
                 return self.write(cx, objects, &plan, &published);
             }

@@ -28,6 +28,7 @@ pub const ALL: &[Scenario] = scenarios![
     events_of_one_node_are_in_order,
     events_of_three_nodes_are_in_order,
     events_that_hang,
+    an_event_after_a_refused_one,
     a_response_that_repeats_the_token,
     values_that_would_forge_a_log_line,
     a_list_with_control_characters,
@@ -255,6 +256,22 @@ fn events_of_three_nodes_are_in_order() {
         before = after;
     }
     wait_chain(&trio.site, &prefix(4));
+}
+
+/// Two configs have an Event in one round. The first Event is refused, and lost; the second one is sent a round later.
+fn an_event_after_a_refused_one() {
+    let site = Site::with_address(ADDRESS);
+    site.server
+        .create(&CONFIG.replace(CONFIG_NAME, "another").replace(GROUP, "another"));
+    site.server.inject(Plan::on(
+        "POST /api/v1/namespaces/default/events",
+        1,
+        denial("an Event"),
+    ));
+    let mut node = Clockwork::start(&site);
+    node.rounds(4);
+    let reasons: Vec<String> = site.events().into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["PrefixChanged"], "two, of which one was refused");
 }
 
 /// "Two requests that time out end a round."
