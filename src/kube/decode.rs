@@ -395,14 +395,14 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Reads a value with this part of the budget. With a reserve, a value that is cut is not counted: the caller keeps
-    /// only parts of it, and counts these with [`spend`].
+    /// Reads a value with this part of the budget. With a reserve, the value is not counted: the caller keeps only parts of
+    /// it, and counts these with [`spend`].
     ///
     /// # Errors
     /// The errors of reading.
     pub fn within<'de, D: Deserializer<'de>>(budget: Budget, deserializer: D) -> Result<Self, D::Error> {
         let (value, spent, is_cut) = budget.decode(|| Seed(0).deserialize(deserializer));
-        if budget.reserve == 0 || !is_cut {
+        if budget.reserve == 0 {
             spend(spent);
         }
         let value = value?;

@@ -7,6 +7,7 @@ use super::field::{Field, Problems};
 use super::prefixes;
 use super::target_spec::{TargetSpec, targets};
 use super::targets::TargetKey;
+use crate::cidr::SuffixRange;
 use crate::kube::decode::{Bounded, Budget, Item, MAX_KEPT, spend};
 use crate::kube::objects::{BadItem, Condition, Metadata};
 use crate::prefix::{Prefix, PrefixLength};
@@ -24,6 +25,10 @@ const MAX_SPEC: usize = 4 * 1024 * 1024;
 const CLAIMS: usize = 512 * 1024;
 /// Bytes of a claim with the longest names.
 const MAX_CLAIM: usize = 512;
+/// Bytes of a prefix id: a node of a `BTreeSet` is full by half at least.
+const PREFIX_ID: usize = 24;
+/// Bytes of any other part: a vector is full by half at least.
+const PART: usize = 2 * size_of::<SuffixRange>();
 
 /// IP6UpdateConfig: which objects follow the delegated prefix, and with which parts of it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -141,6 +146,10 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
     let spec = Bounded::within(Budget::of(MAX_SPEC).with_reserve(CLAIMS), deserializer)?;
     let read = ConfigSpec::read(&spec.value);
     if !spec.is_cut {
+        spend(match &read {
+            Ok(spec) => spec.targets.iter().map(kept).sum(),
+            Err(bad) => bad.claims.len() * MAX_CLAIM + bad.problems.iter().map(String::len).sum::<usize>(),
+        });
         return Ok(read);
     }
     // It keeps its claims, as far as they were read. Its other lists may have lost elements.
@@ -150,10 +159,19 @@ fn config_spec<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Result<Conf
     };
     spend(claims.len() * MAX_CLAIM);
     Ok(Err(BadSpec {
-        problems: vec![format!("spec takes more than {MAX_SPEC} bytes of memory")],
+        problems: vec![format!(
+            "spec takes more than {MAX_SPEC} bytes of memory, or all specs together more than {MAX_KEPT}"
+        )],
         claims,
         allowed_prefixes: None,
     }))
+}
+
+/// An upper bound for the bytes of a target of a spec.
+fn kept(target: &TargetSpec) -> usize {
+    let parts = &target.parts;
+    let others = parts.suffixes.len() + parts.ranges.len() + parts.extra.len();
+    MAX_CLAIM + parts.prefix_ids.len() * PREFIX_ID + others * PART
 }
 
 fn config_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ConfigStatus, D::Error> {
