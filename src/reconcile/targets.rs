@@ -257,7 +257,14 @@ impl Known {
     fn failure(&mut self, stored: Option<&String>, now: Duration) -> (Option<Failing>, bool) {
         let failing = match &self.state {
             State::Right => return (None, true),
-            State::Unknown | State::Read(_) => return (None, false),
+            State::Unknown | State::Read(_) => {
+                let stands = stored.map(|what| Failing {
+                    what: what.clone(),
+                    text: what.clone(),
+                    is_retry_pending: true,
+                });
+                return (stands, false);
+            }
             State::Failed(failing) => failing.clone(),
         };
         let is_old = |(what, at): &(String, Duration)| *what == failing.what && is_recent(*at, now);

@@ -340,13 +340,10 @@ fn ciliums_pools_in_either_version() {
     site.renumber();
     wait_held(&site, pool, &[NEW]);
     assert_eq!(node.complaints(), [""; 0], "an upgrade is no problem");
-    assert!(
-        !requests(
-            &site.server.store(),
-            "PATCH /apis/cilium.io/v2/ciliumloadbalancerippools/lan"
-        )
-        .is_empty()
-    );
+    // The log has the request after its answer.
+    let patch = "PATCH /apis/cilium.io/v2/ciliumloadbalancerippools/lan";
+    let is_patched = |store: &Store| (!requests(store, patch).is_empty()).then_some(());
+    assert!(site.server.wait(SOON, is_patched).is_some());
 }
 
 fn calicos_api_server_comes_first() {
