@@ -1,4 +1,5 @@
-# !/bin/sh Adds the tools of test-boards to the root of musl-root.sh: compilers for arm64 and armv7, qemu, and kernels
+#!/bin/sh
+# Adds the tools of test-boards to the root of musl-root.sh: compilers for arm64 and armv7, qemu, and kernels
 # of Debian's releases: boards-root.sh ROOT. Needs root.
 #
 # ROOT/boards/MACHINE then has vmlinuz and the modules in the order of loading.

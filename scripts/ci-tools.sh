@@ -1,4 +1,5 @@
-# !/bin/sh Installs the missing tools of `make ci`, with Debian's package manager as root. Reports a tool that cannot be
+#!/bin/sh
+# Installs the missing tools of `make ci`, with Debian's package manager as root. Reports a tool that cannot be
 # installed; the checks that need it fail then, if K6U_STRICT is 1.
 set -eu
 
