@@ -154,8 +154,12 @@ fn too_large(target: &TargetKey, count: usize) -> Failing {
 
 /// Whether the stored status says that this generation is not Ready.
 pub fn is_reported_not_ready(config: &Config) -> bool {
-    let is_current = |ready: &Condition| ready.observed_generation == Some(config.metadata.generation);
-    stored_ready(config).is_some_and(|ready| ready.status == "False" && is_current(ready))
+    is_judged(config) && stored_ready(config).is_some_and(|ready| ready.status == "False")
+}
+
+/// Whether the stored status is about this generation.
+pub fn is_judged(config: &Config) -> bool {
+    stored_ready(config).is_some_and(|ready| ready.observed_generation == Some(config.metadata.generation))
 }
 
 fn stored_ready(config: &Config) -> Option<&Condition> {

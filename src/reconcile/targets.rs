@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::info;
 
-use super::condition::Failing;
+use super::condition::{self, Failing};
 use super::context::{Context, Tried};
 use super::plan::{Plan, Verdict};
 use super::problems::{Problem, Subject};
@@ -222,7 +222,7 @@ impl Targets {
             let (contest, start) = (contest(key), format!("{}: ", Subject::Target(key.clone())));
             let reported = stored().find(|what| what.starts_with(&start) && **what != contest.what);
             let known = self.known.entry(key.clone()).or_default();
-            let (failure, is_known) = known.failure(reported, now);
+            let (failure, is_known) = known.failure(reported, condition::is_judged(config), now);
             failures.extend(failure);
             are_known &= is_known;
             if known.is_contested(stored().any(|what| *what == contest.what), now) {
@@ -253,8 +253,8 @@ impl Known {
 
     /// The failure of it to report at `now`, in steady time, and whether that is all. `stored` is the one that the status
     /// reports: it stands until this node knows better. If it is reported no more, another node does know better, and
-    /// this one reports the same again after ten minutes at the earliest.
-    fn failure(&mut self, stored: Option<&String>, now: Duration) -> (Option<Failing>, bool) {
+    /// this one reports the same again after ten minutes at the earliest; unless nobody has judged this generation.
+    fn failure(&mut self, stored: Option<&String>, is_judged: bool, now: Duration) -> (Option<Failing>, bool) {
         let failing = match &self.state {
             State::Right => return (None, true),
             State::Unknown | State::Read(_) => {
@@ -268,7 +268,7 @@ impl Known {
             State::Failed(failing) => failing.clone(),
         };
         let is_old = |(what, at): &(String, Duration)| *what == failing.what && is_recent(*at, now);
-        let is_old = failing.is_retry_pending || self.reported.as_ref().is_some_and(is_old);
+        let is_old = failing.is_retry_pending || is_judged && self.reported.as_ref().is_some_and(is_old);
         match stored {
             None if is_old => (None, false),
             Some(what) if is_old || *what == failing.what => {

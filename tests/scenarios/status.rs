@@ -39,6 +39,7 @@ pub const ALL: &[Scenario] = scenarios![
     a_spec_that_is_edited_while_two_reads_fail,
     ready_after_reads_failed_while_no_status_was_taken,
     a_target_that_one_of_three_nodes_cannot_read,
+    a_config_is_recreated_while_its_target_fails,
     a_refused_status_of_a_config,
     a_long_message_end_to_end,
     prefixes_that_were_not_written,
@@ -1046,4 +1047,21 @@ fn a_target_that_one_of_three_nodes_cannot_read() {
         "half an hour: Ready turned {turned} times, {:?}",
         trio.site.events()
     );
+}
+
+/// Its status is empty then, and has the failure again with the next try.
+fn a_config_is_recreated_while_its_target_fails() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(2);
+    let reads = format!("GET /apis/cilium.io/v2/ciliumcidrgroups/{GROUP}$");
+    let down = refusal(503, "ServiceUnavailable", "unavailable", GROUP);
+    site.server.inject(Plan::on(&reads, usize::MAX, down));
+    node.rounds(6);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.server
+        .admin("DELETE", &format!("{CONFIGS}/{CONFIG_NAME}"), "", &Value::Null);
+    site.server.create(CONFIG);
+    node.rounds(7);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
 }
