@@ -430,7 +430,7 @@ impl Cluster {
         if self.reasons.last().is_none_or(|(_, last)| *last != reason) {
             self.reasons.push((at, reason));
         }
-        sent(200, &json!({"metadata": self.config["metadata"]}))
+        sent(200, &self.config)
     }
 
     fn patch_node_config(&mut self, name: &str, patch: &Value, at: Duration) -> Response {
