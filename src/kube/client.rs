@@ -68,6 +68,9 @@ pub struct Client {
     session: Option<Session>,
     redactor: Redactor,
     link: Link,
+    /// When the time of [`Client::within`] is over.
+    until: Option<Instant>,
+    /// The time that the last request had.
     time_limit: Duration,
     requests: u64,
     /// The Date of the last answer, which is read when somebody asks.
@@ -96,6 +99,7 @@ impl Client {
             session: None,
             redactor: Redactor::default(),
             link: Link::default(),
+            until: None,
             time_limit: REQUEST_TIME,
             requests: 0,
             date: None,
@@ -232,13 +236,19 @@ impl Client {
             .map(drop)
     }
 
-    /// Limits the time of each request that `requests` makes. Without time left nothing is sent.
+    /// Limits the time of all requests that `requests` makes. Without time left nothing is sent.
     pub fn within<R>(&mut self, limit: Duration, requests: impl FnOnce(&mut Self) -> R) -> R {
-        let before = self.time_limit;
-        self.time_limit = before.min(limit);
+        let (before, until) = (self.until, Instant::now() + limit);
+        self.until = Some(before.map_or(until, |before| before.min(until)));
         let result = requests(self);
-        self.time_limit = before;
+        self.until = before;
         result
+    }
+
+    /// The time that a request has if it is sent now.
+    fn time_left(&self) -> Duration {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.until.map_or(REQUEST_TIME, left).min(REQUEST_TIME)
     }
 
     /// The API server's time in its last response; `None` before the first.
@@ -266,7 +276,7 @@ impl Client {
         body: (&'static str, &[u8]),
     ) -> Result<T, Error> {
         let separator = if path.contains('?') { '&' } else { '?' };
-        let path = format!("{path}{separator}timeout={}", go_duration(self.time_limit / 2));
+        let path = format!("{path}{separator}timeout={}", go_duration(self.time_left() / 2));
         self.request(Call {
             verb,
             path: &path,
@@ -287,6 +297,7 @@ impl Client {
 
     /// Sends a request and reads the body of its answer.
     fn exchange(&mut self, call: Call) -> Result<(), Error> {
+        self.time_limit = self.time_left();
         if self.time_limit.is_zero() {
             return Err(call.failed(Cause::TimedOut("there was no time left for it".into())));
         }
@@ -319,8 +330,14 @@ impl Client {
     /// Reads the start of a body into the buffer.
     fn read_body(&mut self, response: &mut Response<Body>, max: usize) -> io::Result<()> {
         self.body.clear();
-        let reader = response.body_mut().with_config().reader();
-        reader.take(max as u64).read_to_end(&mut self.body).map(drop)
+        let mut reader = response.body_mut().with_config().reader().take(max as u64);
+        let start = reader.by_ref().take(MAX_BUFFER as u64).read_to_end(&mut self.body)?;
+        if start == MAX_BUFFER {
+            // A buffer that grows takes twice as much for a moment. What is not used of this one takes no memory.
+            self.body.reserve_exact(max.saturating_sub(start));
+            reader.read_to_end(&mut self.body)?;
+        }
+        Ok(())
     }
 
     /// Sends a request and returns the response, if its status is no error.
