@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::condition::Failing;
 use super::context::{Context, Tried};
 use super::events::warn_of_node_config;
-use super::problems::{Problem, Subject};
+use super::problems::{Id, Problem, Subject};
 use super::selection::Wanted;
 use super::{Failure, Objects, Outcome, status_path};
+use crate::kube::decode::MAX_TEXT;
 use crate::kube::{Client, Error};
 use crate::limits::{HEARTBEAT, MAX_UNREPORTED, STILL};
 use crate::node::Host;
@@ -54,8 +55,7 @@ struct Sent {
 pub struct Published {
     /// This node has nothing to publish: nothing selects it.
     pub is_idle: bool,
-    /// An entry of this node has the prefixes that it sees, whatever became of the request that stored it: plans are made
-    /// from what is stored.
+    /// An entry of this node was last read with the prefixes that it sees: plans are made from what is stored.
     pub is_represented: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
@@ -65,12 +65,15 @@ pub struct Published {
     pub taken: BTreeMap<String, NodeEntry>,
     /// The IP6UpdateNodeConfigs in which it could not publish.
     pub failed_in: Vec<String>,
+    /// Those of them in which it tried to, in this round.
+    pub refused_in: Vec<String>,
 }
 
 impl Published {
-    /// Whether at least one entry of this node says what it sees.
+    /// Whether at least one entry of this node has the prefixes that it sees: as sent, or as stored, whatever became of the
+    /// request that stored it.
     pub fn has_published(&self) -> bool {
-        !self.taken.is_empty()
+        self.is_represented || !self.taken.is_empty()
     }
 
     /// Whether the prefixes of these entries are there, in objects that were read since.
@@ -114,7 +117,7 @@ impl Entry {
                     }
                     seen.insert(watch.clone(), observed.clone());
                     NodeEntry {
-                        message: cx.clean(&observed.message(&watch.interface)),
+                        message: cut(&cx.clean(&observed.message(&watch.interface))).into(),
                         ignores_routers: observed.ignores_routers(),
                         prefixes: observed.prefixes,
                         observed_time: String::new(),
@@ -197,9 +200,7 @@ impl Entry {
         let selecting = node_configs
             .iter()
             .filter_map(|config| Some((config, entries.get(&config.metadata.name)?)));
-        for (config, entry) in cx.in_turn(selecting, |(config, _)| {
-            Subject::NodeConfig(config.metadata.name.clone())
-        }) {
+        for (config, entry) in cx.in_turn(selecting, |(config, _)| Subject::NodeConfig(Id::of(&config.metadata))) {
             self.publish_in(cx, config, entry, is_urgent, &mut published)?;
         }
         let is_all_said = published.failures.is_empty() && published.failed_in.is_empty();
@@ -235,7 +236,7 @@ impl Entry {
             .is_none_or(|sent| is_heartbeat_due(sent.at, cx.host.now(), cx.interval));
         let is_right = stored.is_some_and(|stored| is_equivalent(stored, entry));
         if is_right {
-            cx.problems.works(&Subject::Entry(name.clone()));
+            cx.problems.works(&Subject::Entry(Id::of(&config.metadata)));
         }
         // Somebody may have restored a backup: what differs is sent again at once, but if it differs again before the
         // next heartbeat, only with that.
@@ -292,7 +293,7 @@ fn send(
     published: &mut Published,
 ) -> Result<bool, Failure> {
     let (node, name) = (cx.node, &config.metadata.name);
-    let subject = Subject::NodeConfig(name.clone());
+    let subject = Subject::NodeConfig(Id::of(&config.metadata));
     let body = json!({"status": {"nodes": {node: entry.map(body)}}});
     let explain = |error: &Error| format!("node {node} cannot publish what it sees: {error}");
     let path = status_path(NODE_CONFIGS, name);
@@ -304,8 +305,14 @@ fn send(
         Tried::Done(()) => return Ok(true),
         // Deleted since it was listed, or too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it
         // tries five times).
-        Tried::Overtaken => published.end = RoundEnd::Soon,
+        Tried::Overtaken => {
+            published.end = RoundEnd::Soon;
+            published.refused_in.push(name.clone());
+        }
         Tried::Refused(refused) => {
+            if !refused.is_retry_pending {
+                published.refused_in.push(name.clone());
+            }
             if refused.is_new {
                 warn_of_node_config(cx, config, &refused.problem.text);
             }
@@ -319,7 +326,7 @@ fn send(
 /// This node's entry is not stored as it was sent: what that means.
 fn altered_entry(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, stored: Option<&NodeEntry>) -> Failing {
     let node = cx.node;
-    let subject = Subject::Entry(config.metadata.name.clone());
+    let subject = Subject::Entry(Id::of(&config.metadata));
     let text = if stored.is_none_or(|stored| stored.observed_time == sent.observed_time) {
         format!(
             "the entry of node {node} is not stored as it was sent: an admission webhook changes it, or the CRDs are \
@@ -335,6 +342,11 @@ fn altered_entry(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, st
     }
     let kind = "its entry is not stored as it was sent".into();
     Failing::new(&subject, &Problem { kind, text })
+}
+
+/// The start of a message, as long as it is read back.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
 fn observe(host: &mut dyn Host, watch: &Watch, allowed: Option<&[Prefix]>) -> Result<Observation, Failure> {

@@ -38,7 +38,7 @@ use entry::{Entry, Published};
 use events::Event;
 use peers::Peers;
 use plan::Plan;
-use problems::{Problems, Subject};
+use problems::{Id, Problems, Subject};
 use report::{Facts, report};
 use selection::Selection;
 use served::Served;
@@ -208,7 +208,7 @@ impl Memory {
 
             // 3. Read the targets of the last plan: before the entries (I2). A node that does not publish leaves them
             // to those that do (I6).
-            let leads = |peers: &Peers| published.has_published() || published.is_represented || peers.are_silent();
+            let leads = |peers: &Peers| published.has_published() || peers.are_silent();
             let is_leading = leads(&self.peers);
             if is_leading {
                 self.targets.read(cx)?;
@@ -235,7 +235,7 @@ impl Memory {
             );
 
             // 6. Write the targets that differ, then statuses; remove who is silent. Events are sent after the round.
-            if self.targets.follow(&plan) && is_settled {
+            if self.targets.follow(&objects.configs, &plan) && is_settled {
                 return self.write(cx, objects, &plan, &published);
             }
         }
@@ -253,10 +253,13 @@ impl Memory {
         let is_urgent = !self.peers.vanished().is_empty();
         let published = self.entry.publish(cx, node_configs, entries, is_urgent);
         let published = published.inspect_err(|_| self.peers.reset())?;
-        if !published.is_idle && entries.keys().all(|name| published.failed_in.contains(name)) {
-            self.peers.reset();
-        }
-        published.failed_in.iter().for_each(|name| self.peers.reset_in(name));
+        let is_refused = |name: &String| match published.failed_in.contains(name) {
+            true if published.refused_in.contains(name) => Some(true),
+            true => None,
+            false => Some(false),
+        };
+        self.peers
+            .published(entries.keys().map(|name| (name, is_refused(name))));
         if cx
             .problems
             .subjects()
@@ -281,12 +284,12 @@ impl Memory {
         self.peers.saw(cx.node, &node_configs, cx.host.now(), cx.interval);
         let nodes: BTreeSet<&String> = node_configs.iter().flat_map(|config| config.nodes().keys()).collect();
         self.nodes = nodes.len();
-        let is_there = |name: &String| node_configs.iter().any(|config| config.metadata.name == *name);
+        let is_there = |id: &Id| node_configs.iter().any(|config| id.is(&config.metadata));
         cx.problems.retain(|subject| match subject {
-            Subject::NodeConfig(name) | Subject::Entry(name) => is_there(name),
-            Subject::Removal(name, silent) => node_configs.iter().any(|config| {
-                config.metadata.name == *name && silent.iter().any(|node| config.nodes().contains_key(node))
-            }),
+            Subject::NodeConfig(id) | Subject::Entry(id) => is_there(id),
+            Subject::Removal(id, silent) => node_configs
+                .iter()
+                .any(|config| id.is(&config.metadata) && silent.iter().any(|node| config.nodes().contains_key(node))),
             _ => true,
         });
         Ok(Objects {
@@ -305,7 +308,7 @@ impl Memory {
     ) -> Result<Outcome, Failure> {
         let planned: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
         cx.problems.retain(|subject| match subject {
-            Subject::Config(name) => objects.configs.iter().any(|config| config.metadata.name == *name),
+            Subject::Config(id) => objects.configs.iter().any(|config| id.is(&config.metadata)),
             Subject::Read(key) | Subject::Target(key) => planned.contains(key),
             _ => true,
         });

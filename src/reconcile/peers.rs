@@ -23,6 +23,8 @@ pub struct Peers {
     /// The time that nobody was seen to publish for before this node speaks for those who do.
     patience: Duration,
     last_read: Option<Duration>,
+    /// The IP6UpdateNodeConfigs in which this node publishes, and whether its last try was refused.
+    own: BTreeMap<String, bool>,
 }
 
 /// The names of an IP6UpdateNodeConfig and of a node with an entry in it.
@@ -79,6 +81,7 @@ impl Peers {
                 self.vanished.insert(key, Vanished { prefixes, left: LINGER });
             }
         }
+        self.judge_refusals(own);
         let specs = fingerprint(&specs(node_configs));
         if std::mem::replace(&mut self.specs, specs) != specs {
             self.unchanged_for = Duration::ZERO;
@@ -89,6 +92,31 @@ impl Peers {
             // Whoever was just selected publishes in its next round.
             interval * 2
         };
+    }
+
+    /// Records in which IP6UpdateNodeConfigs this node publishes, and whether its last try there was refused; `None` if it
+    /// did not try.
+    pub fn published<'a>(&mut self, tries: impl Iterator<Item = (&'a String, Option<bool>)>) {
+        let before = std::mem::take(&mut self.own);
+        let was_refused = |name: &String| before.get(name).copied().unwrap_or_default();
+        let tries = tries.map(|(name, is_refused)| (name.clone(), is_refused.unwrap_or_else(|| was_refused(name))));
+        self.own = tries.collect();
+    }
+
+    /// Where this node is refused, the others may not be able to publish either; unless its entry was seen to change:
+    /// then only the answer was lost.
+    fn judge_refusals(&mut self, own: &str) {
+        for (name, is_refused) in &mut self.own {
+            let watched = self.watches.get(&(name.clone(), own.to_string()));
+            *is_refused &= watched.is_none_or(|watched| !watched.unchanged_for.is_zero());
+        }
+        let refused: Vec<String> = self.own.iter().filter(|own| *own.1).map(|own| own.0.clone()).collect();
+        for name in &refused {
+            self.reset_in(name);
+        }
+        if !refused.is_empty() && refused.len() == self.own.len() {
+            self.reset();
+        }
     }
 
     /// Time passes for those who have to come back, as long as anybody can.
@@ -104,7 +132,7 @@ impl Peers {
 
     /// This node cannot publish in this IP6UpdateNodeConfig: starts its watches again, since the others may not be able to
     /// either.
-    pub fn reset_in(&mut self, config: &str) {
+    fn reset_in(&mut self, config: &str) {
         let watches = self.watches.iter_mut().filter(|((name, _), _)| name == config);
         watches.for_each(|(_, watched)| watched.unchanged_for = Duration::ZERO);
     }

@@ -204,7 +204,8 @@ fn owners(configs: &[Config]) -> BTreeMap<&TargetKey, &str> {
     owners
 }
 
-fn claims(config: &Config) -> Vec<&TargetKey> {
+/// The targets that a config names, whether the plan has something for them or not.
+pub fn claims(config: &Config) -> Vec<&TargetKey> {
     match &config.spec {
         Ok(spec) => spec.targets.iter().map(|target| &target.key).collect(),
         Err(bad) => bad.claims.iter().collect(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::kube::objects::Metadata;
 use crate::limits::{CRD_TIME, MAX_CONFLICTS, STARTUP_TIME};
 use crate::resources::targets::TargetKey;
 use crate::schedule::backoff;
@@ -26,17 +27,45 @@ pub enum Subject {
     /// An item of a list of this project's objects that cannot be read: its kind and name.
     Item(&'static str, String),
     /// An IP6UpdateConfig, by name.
-    Config(String),
+    Config(Id),
     /// Publishing in an IP6UpdateNodeConfig, by name.
-    NodeConfig(String),
+    NodeConfig(Id),
     /// This node's entry in an IP6UpdateNodeConfig, as it is stored; by name.
-    Entry(String),
-    /// The removal of the entries of silent nodes from an IP6UpdateNodeConfig: its name, and theirs.
-    Removal(String, Vec<String>),
+    Entry(Id),
+    /// The removal of the entries of silent nodes, by name, from an IP6UpdateNodeConfig.
+    Removal(Id, Vec<String>),
     /// Reading an object that holds the prefix.
     Read(TargetKey),
     /// Writing such an object, or a property of it that keeps k6u from writing it.
     Target(TargetKey),
+}
+
+/// An object of this project. One that is recreated is another, with problems of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    name: String,
+    uid: String,
+}
+
+impl Id {
+    /// The object with this metadata.
+    pub fn of(metadata: &Metadata) -> Self {
+        Id {
+            name: metadata.name.clone(),
+            uid: metadata.uid.clone(),
+        }
+    }
+
+    /// Whether this is the object with this metadata.
+    pub fn is(&self, metadata: &Metadata) -> bool {
+        self.name == metadata.name && self.uid == metadata.uid
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl fmt::Display for Subject {
@@ -147,6 +176,13 @@ impl Problems {
         known.problem.as_ref()
     }
 
+    /// Ends the pause before the next try.
+    pub fn unblock(&mut self, subject: &Subject) {
+        if let Some(known) = self.0.get_mut(subject) {
+            known.retry_at = Duration::ZERO;
+        }
+    }
+
     /// Records that a request about `subject` is sent at `now`, in steady time.
     pub fn sends(&mut self, subject: &Subject, now: Duration) {
         self.known(subject).sent_at = Some(now);
@@ -203,6 +239,13 @@ mod tests {
     use super::*;
 
     const NOW: Duration = Duration::from_secs(100);
+
+    fn id(name: &str) -> Id {
+        Id::of(&Metadata {
+            name: name.into(),
+            ..Metadata::default()
+        })
+    }
 
     fn problem(kind: &str, text: &str) -> Problem {
         Problem {
@@ -285,9 +328,9 @@ mod tests {
     #[test]
     fn problems_of_what_is_gone_are_forgotten() {
         let mut problems = Problems::default();
-        problems.fails(&Subject::Config("a".into()), Problem::of("x"));
-        problems.fails(&Subject::NodeConfig("a".into()), Problem::of("x"));
-        problems.retain(|subject| *subject == Subject::Config("a".into()));
-        assert_eq!(problems.subjects().collect::<Vec<_>>(), [&Subject::Config("a".into())]);
+        problems.fails(&Subject::Config(id("a")), Problem::of("x"));
+        problems.fails(&Subject::NodeConfig(id("a")), Problem::of("x"));
+        problems.retain(|subject| *subject == Subject::Config(id("a")));
+        assert_eq!(problems.subjects().collect::<Vec<_>>(), [&Subject::Config(id("a"))]);
     }
 }

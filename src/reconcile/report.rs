@@ -9,7 +9,7 @@ use super::context::{Context, Tried};
 use super::entry::Published;
 use super::events::Event;
 use super::plan::{Plan, Reason, Verdict};
-use super::problems::{Problem, Subject};
+use super::problems::{Id, Problem, Subject};
 use super::targets::Targets;
 use super::{Failure, Outcome, status_path};
 use crate::kube::{Client, Error};
@@ -41,7 +41,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
     let mut outcome = Outcome::READY;
     let all = facts.configs.iter().zip(&facts.plan.verdicts);
     let until = cx.step_ends();
-    for (config, verdict) in cx.in_turn(all, |(config, _)| Subject::Config(config.metadata.name.clone())) {
+    for (config, verdict) in cx.in_turn(all, |(config, _)| Subject::Config(Id::of(&config.metadata))) {
         if cx.host.now() >= until {
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Soon));
             break;
@@ -53,7 +53,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
         judgement.message = cx.clean(&judgement.message);
         judgement.failing.iter_mut().for_each(|what| *what = cx.clean(what));
         outcome.is_ready &= judgement.reason == Reason::Updated;
-        let subject = Subject::Config(config.metadata.name.clone());
+        let subject = Subject::Config(Id::of(&config.metadata));
         let delegated = delegated(config, verdict, targets);
         let Some(change) = condition::change(config, &judgement, &delegated, cx.time()) else {
             cx.problems.works(&subject);
@@ -108,7 +108,7 @@ fn judge(
     now: Duration,
 ) -> Option<Judgement> {
     let published = facts.published;
-    let (mut failures, mut are_known) = targets.failures(config, verdict, now);
+    let (mut failures, mut are_known) = targets.failures(config, verdict, facts.are_peers_silent, now);
     // Others that publish know nothing of what this node cannot publish, and would contradict.
     for failing in published.failures.iter().filter(|_| facts.are_peers_silent) {
         let is_reported = || config.status.failing.iter().flatten().any(|what| *what == failing.what);
@@ -134,7 +134,7 @@ fn judge(
 fn names_node_config(config: &Config, node_configs: &[NodeConfig]) -> bool {
     let mut subjects = node_configs
         .iter()
-        .map(|config| Subject::NodeConfig(config.metadata.name.clone()));
+        .map(|config| Subject::NodeConfig(Id::of(&config.metadata)));
     subjects.any(|subject| {
         let mut failing = config.status.failing.iter().flatten();
         failing.any(|what| what.starts_with(&format!("{subject}: ")))
@@ -152,8 +152,9 @@ fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Delegated
         observed.is_sorted_by(|one, next| one < next),
         "what lingers is not delegated"
     );
-    let has_written = verdict.targets.iter().any(|desired| targets.is_right(&desired.key));
-    let is_settled = verdict.targets.is_empty() && verdict.oversized.is_empty();
+    let mut with_prefix = verdict.targets.iter().filter(|desired| !desired.is_constant).peekable();
+    let is_settled = with_prefix.peek().is_none() && verdict.oversized.is_empty();
+    let has_written = with_prefix.any(|desired| targets.is_right(&desired.key));
     let is_written = verdict.keep.is_none() && (has_written || is_settled);
     Delegated {
         written: if is_written { observed.clone() } else { stored.clone() },

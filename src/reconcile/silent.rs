@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::context::{Context, Tried};
 use super::events::warn_of_node_config;
 use super::peers::Peers;
-use super::problems::Subject;
+use super::problems::{Id, Subject};
 use super::{Failure, Outcome, status_path};
 use crate::kube::Client;
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, remove_entries};
@@ -27,7 +27,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
     let all = node_configs.iter().map(|config| (config, silent(config)));
     let all: Vec<_> = all.filter(|(_, silent)| !silent.is_empty()).collect();
     let subject =
-        |(config, silent): &(&NodeConfig, Vec<String>)| Subject::Removal(config.metadata.name.clone(), silent.clone());
+        |(config, silent): &(&NodeConfig, Vec<String>)| Subject::Removal(Id::of(&config.metadata), silent.clone());
     for one in cx.in_turn(all.into_iter(), subject) {
         if cx.host.now() >= until {
             return Ok(outcome.and(Outcome::not_ready(RoundEnd::Soon)));

@@ -1,13 +1,13 @@
 //! Reads the targets of a plan, and writes those that differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use log::info;
 
 use super::condition::{self, Failing};
 use super::context::{Context, Tried};
-use super::plan::{Plan, Verdict};
+use super::plan::{self, Plan, Verdict};
 use super::problems::{Problem, Subject};
 use super::{Failure, Outcome, fingerprint};
 use crate::kube::Client;
@@ -32,9 +32,13 @@ pub struct Targets {
 /// Knowledge of one target; times are steady time.
 #[derive(Debug, Default)]
 struct Known {
+    /// The last plan has something for it.
+    is_planned: bool,
     state: State,
     /// Hash of the desired content for which it was last found right, or written.
     right_for: Option<u64>,
+    /// The same for which it was last tried to write it.
+    tried_for: Option<u64>,
     /// When somebody else changed it although it was right, within the last ten minutes.
     changed_at: Vec<Duration>,
     /// Hash of the version of its spec that was last read, and when that was new.
@@ -113,7 +117,8 @@ impl Targets {
     /// slow the former are, it has its turn; and however many of the latter hang, the former have theirs.
     fn turns(&mut self, cx: &Context<'_>) -> Vec<TargetKey> {
         let subject = |key: &TargetKey| Subject::Read(key.clone());
-        let all = cx.in_turn(self.known.keys().cloned(), subject);
+        let planned = self.known.iter().filter(|(_, known)| known.is_planned);
+        let all = cx.in_turn(planned.map(|(key, _)| key.clone()), subject);
         let answered = |key: &TargetKey| matches!(cx.problems.turn(&subject(key)), (false, Some(_)));
         let (answered, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(answered);
         self.began_with_other = !self.began_with_other && !others.is_empty();
@@ -121,13 +126,23 @@ impl Targets {
         [others, answered, last].concat()
     }
 
-    /// Takes over which targets there are. Returns whether all of them had their turn in [`Targets::read`].
-    pub fn follow(&mut self, plan: &Plan) -> bool {
-        let had_turn = plan.targets().all(|target| self.known.contains_key(&target.key));
-        let mut before = std::mem::take(&mut self.known);
-        let known = |target: &DesiredTarget| (target.key.clone(), before.remove(&target.key).unwrap_or_default());
-        self.known = plan.targets().map(known).collect();
-        had_turn
+    /// Takes over which targets there are. Returns whether all that are planned had their turn in [`Targets::read`].
+    pub fn follow(&mut self, configs: &[Config], plan: &Plan) -> bool {
+        let claimed: BTreeSet<&TargetKey> = configs.iter().flat_map(plan::claims).collect();
+        let planned: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
+        let had_turn = |key: &&TargetKey| self.known.get(*key).is_some_and(|known| known.is_planned);
+        let had_turns = planned.iter().all(had_turn);
+        self.known.retain(|key, _| claimed.contains(key));
+        for key in &planned {
+            self.known.entry((*key).clone()).or_default();
+        }
+        for (key, known) in &mut self.known {
+            known.is_planned = planned.contains(key);
+            if !known.is_planned {
+                known.state = State::Unknown;
+            }
+        }
+        had_turns
     }
 
     /// Writes the targets that were read and differ.
@@ -139,7 +154,8 @@ impl Targets {
         for desired in cx.in_turn(plan.targets(), |desired| Subject::Target(desired.key.clone())) {
             self.settle(cx, desired, until)?;
         }
-        let outcomes = self.known.values().map(|known| match known.state {
+        let planned = self.known.values().filter(|known| known.is_planned);
+        let outcomes = planned.map(|known| match known.state {
             State::Right => Outcome::READY,
             State::Failed(_) => Outcome::not_ready(RoundEnd::Quiet),
             State::Read(_) | State::Unknown => Outcome::not_ready(RoundEnd::Soon),
@@ -180,6 +196,10 @@ impl Targets {
         if cx.host.now() >= until {
             return Ok(());
         }
+        if known.tried_for.replace(hash) != Some(hash) {
+            // Another content may be accepted.
+            cx.problems.unblock(&subject);
+        }
         let mut wanted = desired.clone();
         wanted.items = held.map_or(wanted.items, |held| held.list.with_lingering(desired));
         debug_assert!(
@@ -215,14 +235,21 @@ impl Targets {
     /// The failures of a config's targets to report at `now`, in steady time, and whether all is known of them.
     ///
     /// Nodes see different failures and changes, and must not contradict each other: see [`Known::failure`].
-    pub fn failures(&mut self, config: &Config, verdict: &Verdict, now: Duration) -> (Vec<Failing>, bool) {
+    pub fn failures(
+        &mut self,
+        config: &Config,
+        verdict: &Verdict,
+        are_peers_silent: bool,
+        now: Duration,
+    ) -> (Vec<Failing>, bool) {
+        let may_others_know = condition::is_judged(config) && !are_peers_silent;
         let stored = || config.status.failing.iter().flatten();
         let (mut failures, mut are_known) = (Vec::new(), true);
         for key in verdict.targets.iter().map(|desired| &desired.key) {
             let (contest, start) = (contest(key), format!("{}: ", Subject::Target(key.clone())));
             let reported = stored().find(|what| what.starts_with(&start) && **what != contest.what);
             let known = self.known.entry(key.clone()).or_default();
-            let (failure, is_known) = known.failure(reported, condition::is_judged(config), now);
+            let (failure, is_known) = known.failure(reported, may_others_know, now);
             failures.extend(failure);
             are_known &= is_known;
             if known.is_contested(stored().any(|what| *what == contest.what), now) {
@@ -253,8 +280,8 @@ impl Known {
 
     /// The failure of it to report at `now`, in steady time, and whether that is all. `stored` is the one that the status
     /// reports: it stands until this node knows better. If it is reported no more, another node does know better, and
-    /// this one reports the same again after ten minutes at the earliest; unless nobody has judged this generation.
-    fn failure(&mut self, stored: Option<&String>, is_judged: bool, now: Duration) -> (Option<Failing>, bool) {
+    /// this one reports the same again after ten minutes at the earliest; unless no other node can have judged it.
+    fn failure(&mut self, stored: Option<&String>, may_others_know: bool, now: Duration) -> (Option<Failing>, bool) {
         let failing = match &self.state {
             State::Right => return (None, true),
             State::Unknown | State::Read(_) => {
@@ -268,7 +295,7 @@ impl Known {
             State::Failed(failing) => failing.clone(),
         };
         let is_old = |(what, at): &(String, Duration)| *what == failing.what && is_recent(*at, now);
-        let is_old = failing.is_retry_pending || is_judged && self.reported.as_ref().is_some_and(is_old);
+        let is_old = failing.is_retry_pending || may_others_know && self.reported.as_ref().is_some_and(is_old);
         match stored {
             None if is_old => (None, false),
             Some(what) if is_old || *what == failing.what => {

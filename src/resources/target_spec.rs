@@ -48,6 +48,7 @@ impl TargetSpec {
             items,
             lingering,
             record: self.record.clone(),
+            is_constant: self.parts.is_constant(),
         }
     }
 }

@@ -4,19 +4,19 @@
 use std::thread;
 use std::time::Duration;
 
-use k6u_testkit::apiserver::fault::Plan;
+use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::site::{
     ADDRESS, CONFIG_NAME, CONFIGS, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIG, NODE_CONFIGS, Running, SOON,
-    Site, entry, refusal, requests,
+    Site, entry, ready, refusal, requests,
 };
 use k6u_testkit::trio::{NAMES, Trio, published};
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::clockwork::{self, Clockwork, beside_a_silent_node, rounds_of_all};
+use crate::clockwork::{self, Clockwork, INTERVAL, beside_a_silent_node, rounds_of_all};
 
 pub const ALL: &[Scenario] = scenarios![
     ten_nodes_match_the_simulated_cost,
@@ -42,6 +42,8 @@ pub const ALL: &[Scenario] = scenarios![
     killed_with_one_object,
     a_refused_removal_ends_with_its_entry,
     races_for_removals_are_no_refusal,
+    a_dead_node_beside_entries_that_a_webhook_changes,
+    a_dead_node_while_answers_to_publications_are_lost,
 ];
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -713,4 +715,64 @@ fn races_for_removals_are_no_refusal() {
              these problems last: {left:?}"
         );
     }
+}
+
+fn status(site: &Site) -> Value {
+    ready(&site.server.store(), CONFIG_NAME).unwrap_or_default()
+}
+
+/// Two nodes publish, and a third one, with a prefix of its own, has just died.
+fn beside_a_dead_node(site: &Site) -> [Clockwork; 2] {
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(site, name, INTERVAL));
+    site.publish("node3.example.com", &["2001:db8:cccc:5671::/64"]);
+    (0..4).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    assert_eq!(site.held(), 6);
+    nodes
+}
+
+/// "A prefix that the provider gave to another customer ... those of dead nodes after five minutes."
+fn a_dead_node_beside_entries_that_a_webhook_changes() {
+    let site = Site::with_address(ADDRESS);
+    let mut nodes = beside_a_dead_node(&site);
+    site.server.store().mutation = Some(|key, object| {
+        if key.resource == "ip6updatenodeconfigs" {
+            for (_, entry) in object["status"]["nodes"].as_object_mut().into_iter().flatten() {
+                entry["message"] = json!("seen by policy");
+            }
+        }
+    });
+    let times = || [NODE, NODE_2].map(|node| entry(&site.server.store(), node).unwrap()["observedTime"].to_string());
+    let before = times();
+    (0..360).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
+    let held = cidrs(&site.server.store(), GROUP).unwrap();
+    assert_eq!(
+        held.len(),
+        3,
+        "an hour after node 3 died: {held:?}; {}; heartbeats {before:?}, {:?}",
+        status(&site),
+        times()
+    );
+}
+
+fn a_dead_node_while_answers_to_publications_are_lost() {
+    let site = Site::with_address(ADDRESS);
+    let mut nodes = beside_a_dead_node(&site);
+    site.server
+        .inject(Plan::on(&format!("PATCH {NODE_CONFIGS}/"), usize::MAX, Fault::CutAt(0)));
+    let times = || [NODE, NODE_2].map(|node| entry(&site.server.store(), node).unwrap()["observedTime"].to_string());
+    let before = times();
+    (0..360).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
+    let held = cidrs(&site.server.store(), GROUP).unwrap();
+    assert_eq!(
+        held.len(),
+        3,
+        "{held:?}; {}; heartbeats {before:?}, {:?}",
+        status(&site),
+        times()
+    );
 }

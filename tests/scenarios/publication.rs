@@ -52,6 +52,9 @@ pub const ALL: &[Scenario] = scenarios![
     an_entry_that_is_deleted_where_this_node_is_refused,
     a_spec_that_changes_while_the_node_cannot_publish,
     a_node_config_is_deleted_while_publications_are_refused,
+    an_event_of_a_round_that_fails,
+    a_long_message_of_an_entry,
+    a_recreated_node_config_that_is_refused,
 ];
 
 /// "A node does this half if it published a change [...] or did not come to its end."
@@ -1034,5 +1037,98 @@ fn an_entry_that_is_deleted_where_this_node_is_refused() {
     assert!(
         held.len() == 6 && heartbeats <= 70,
         "an hour after its entry was deleted: {held:?}; {heartbeats} heartbeats in the other IP6UpdateNodeConfig"
+    );
+}
+
+/// The reasons of the Events about this object, as it is now: `kubectl describe` goes by the uid.
+fn events_about(site: &Site, resource: &str, name: &str) -> Vec<String> {
+    let uid = site.object("apps.fuwafuwatime.moe", resource, name).unwrap()["metadata"]["uid"].clone();
+    let store = site.server.store();
+    let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+    events
+        .filter(|(_, event)| event["involvedObject"]["uid"] == uid)
+        .map(|(_, event)| event["reason"].to_string())
+        .collect()
+}
+
+/// "A Warning PublishFailed on an IP6UpdateNodeConfig, when a node cannot publish in it."
+fn an_event_of_a_round_that_fails() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    let path = format!("{NODE_CONFIGS}/ip6-update-node1/status");
+    site.server.inject(Plan::on(
+        &format!("PATCH {path}"),
+        usize::MAX,
+        denial("ip6-update-node1"),
+    ));
+    let busy = refusal(
+        503,
+        "ServiceUnavailable",
+        "the server is currently unable to handle the request",
+        "",
+    );
+    site.server.inject(Plan::on(&format!("GET {CONFIGS}"), 1, busy));
+    site.renumber();
+    node.rounds(360);
+    let tried = requests(&site.server.store(), &format!("PATCH {path}")).len();
+    let events = site.events();
+    assert!(
+        events.iter().any(|(reason, _)| reason == "PublishFailed"),
+        "an hour in which the node could not publish (refused {tried} times): {events:?}; {:#?}",
+        node.complaints()
+    );
+}
+
+/// "An entry that is not stored as it was sent ... is reported, and the CRDs are applied again."
+fn a_long_message_of_an_entry() {
+    let site = Site::new();
+    let name = format!("uplink-{}", "x".repeat(120));
+    if site.interface.add_name(&name).is_err() {
+        return;
+    }
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"interface": name}}),
+    );
+    for number in 0..8 {
+        site.interface
+            .set(&format!("2001:db8:1234:567{number}::10"), 64, 0, u32::MAX);
+    }
+    site.interface.unplug();
+    let mut node = Clockwork::start(&site);
+    node.rounds(60);
+    let stored = entry(&site.server.store(), NODE).unwrap();
+    let complaints = node.complaints();
+    assert!(
+        complaints
+            .iter()
+            .all(|line| !line.contains("not stored as it was sent")),
+        "a message of {} bytes: {complaints:#?}",
+        message(&stored).len()
+    );
+}
+
+/// "A Warning PublishFailed on an IP6UpdateNodeConfig, when a node cannot publish in it."
+fn a_recreated_node_config_that_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    let path = format!("{NODE_CONFIGS}/ip6-update-node1/status");
+    site.server.inject(Plan::on(
+        &format!("PATCH {path}"),
+        usize::MAX,
+        denial("ip6-update-node1"),
+    ));
+    site.renumber();
+    node.rounds(10);
+    let events = || events_about(&site, "ip6updatenodeconfigs", "ip6-update-node1");
+    assert!(events().iter().any(|reason| reason.contains("PublishFailed")));
+    site.recreate_node_config();
+    node.rounds(360);
+    assert!(
+        events().iter().any(|reason| reason.contains("PublishFailed")),
+        "an hour after it was recreated it has the Events {:?}",
+        events()
     );
 }

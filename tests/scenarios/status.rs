@@ -55,6 +55,16 @@ pub const ALL: &[Scenario] = scenarios![
     a_webhook_that_drops_prefixes_of_the_status,
     a_webhook_that_changes_the_status,
     the_reference_names_every_event,
+    a_failing_target_moves_to_another_config,
+    a_status_from_before_the_failure_is_restored,
+    a_constant_group_beside_one_that_is_refused,
+    a_failure_that_ended_while_the_node_cannot_publish,
+    a_failure_that_ended_beside_entries_that_a_webhook_changes,
+    a_failure_that_ended_while_answers_to_publications_are_lost,
+    changes_by_another_writer_and_a_router_that_reboots,
+    changes_by_another_writer_and_a_typing_error,
+    a_recreated_config_whose_status_is_refused,
+    recreated_on_two_nodes,
 ];
 
 /// A golden file for each reason of Ready.
@@ -1064,4 +1074,321 @@ fn a_config_is_recreated_while_its_target_fails() {
     site.server.create(CONFIG);
     node.rounds(7);
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
+}
+
+const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
+
+fn status(site: &Site) -> Value {
+    ready(&site.server.store(), CONFIG_NAME).unwrap_or_default()
+}
+
+/// Two nodes publish; `trouble` concerns what they publish. A webhook refuses the group for a minute, then all is right.
+fn a_failure_that_ended(trouble: fn(&Site)) {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
+    let mut rounds = |count: usize| (0..count).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
+    rounds(4);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    trouble(&site);
+    rounds(12);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), 3, denial(GROUP)));
+    site.patch(
+        &format!("{GROUPS}/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+    );
+    rounds(360);
+    let held = cidrs(&site.server.store(), GROUP).unwrap();
+    assert!(held.len() == 3 && held[0].starts_with("2001:db8:1234:567"), "{held:?}");
+    assert_eq!(
+        status(&site)["status"],
+        "True",
+        "an hour later the group is right: {held:?}; {}",
+        status(&site)
+    );
+}
+
+/// A tool writes its own list every minute, and Ready says so. `pause` makes the config not Ready for another reason for a
+/// minute. "Once a node has reported them, the config stays UpdateFailed until the spec of the target has been the same
+/// for ten minutes."
+fn contested_around(pause: fn(&Site), end: fn(&Site)) {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    let revert = || {
+        site.patch(
+            &format!("{GROUPS}/{GROUP}"),
+            json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+        );
+    };
+    for _ in 0..5 {
+        revert();
+        node.rounds(6);
+    }
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    pause(&site);
+    node.rounds(6);
+    end(&site);
+    node.rounds(3);
+    revert();
+    node.rounds(3);
+    let reported = status(&site);
+    assert_eq!(
+        reported["status"], "False",
+        "the tool wrote its list a minute ago, and k6u restored its own: {reported}"
+    );
+}
+
+/// The reasons of the Events about this object, as it is now: `kubectl describe` goes by the uid.
+fn events_about(site: &Site, resource: &str, name: &str) -> Vec<String> {
+    let uid = site.object("apps.fuwafuwatime.moe", resource, name).unwrap()["metadata"]["uid"].clone();
+    let store = site.server.store();
+    let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+    events
+        .filter(|(_, event)| event["involvedObject"]["uid"] == uid)
+        .map(|(_, event)| event["reason"].to_string())
+        .collect()
+}
+
+/// "Ready is set to True only if all targets of the config were read and found right, or written."
+fn a_failing_target_moves_to_another_config() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    site.server
+        .create(&CONFIG.replace(CONFIG_NAME, "second").replace(GROUP, "other"));
+    node.rounds(4);
+    site.wait_reason("second", "Updated");
+    site.server
+        .inject(Plan::on(&format!("POST {GROUPS}"), usize::MAX, denial("wanted")));
+    name_groups(&site, &["wanted".to_string()]);
+    node.rounds(4);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    // The failing group goes from one config into the other.
+    name_groups(&site, &[]);
+    site.patch(
+        &format!("{CONFIGS}/second"),
+        json!({"spec": {"ciliumCIDRGroups": [
+            {"ciliumCIDRGroupName": "other", "prefixIds": [0, 1, 2]},
+            {"ciliumCIDRGroupName": "wanted", "prefixIds": [1]}]}}),
+    );
+    let mut rounds = 0;
+    let mut now = Value::Null;
+    while rounds < 120 {
+        node.rounds(1);
+        rounds += 1;
+        now = ready(&site.server.store(), "second").unwrap();
+        if now["status"] == "False" {
+            break;
+        }
+    }
+    assert!(
+        rounds <= 8,
+        "its group \"wanted\" does not exist, but Ready stayed True for {rounds} rounds, 10 s apart; now {now}"
+    );
+}
+
+fn a_status_from_before_the_failure_is_restored() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let before = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap()["status"]
+        .clone();
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
+    site.renumber();
+    node.rounds(4);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let mut before = before;
+    before["failing"] = Value::Null;
+    site.patch(&format!("{CONFIGS}/{CONFIG_NAME}/status"), json!({"status": before}));
+    let mut rounds = 0;
+    while status(&site)["status"] == "True" && rounds < 120 {
+        node.rounds(1);
+        rounds += 1;
+    }
+    assert!(
+        rounds <= 8,
+        "the group holds {:?}, but Ready stayed True for {rounds} rounds, 10 s apart",
+        cidrs(&site.server.store(), GROUP)
+    );
+}
+
+/// "The delegated prefixes that the targets were last written for."
+fn a_constant_group_beside_one_that_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]},
+            {"ciliumCIDRGroupName": "fixed", "prefixIds": [], "extraCIDRs": ["192.168.0.0/16"]}]}}),
+    );
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
+    site.renumber();
+    node.rounds(6);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let config = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap();
+    let changes: Vec<_> = site
+        .events()
+        .into_iter()
+        .filter(|(reason, _)| reason == "PrefixChanged")
+        .collect();
+    assert_eq!(
+        config["status"]["delegatedPrefixes"],
+        json!(["2001:db8:1234:5670::/60"]),
+        "the only group that has a prefix holds {:?}; {changes:?}",
+        cidrs(&site.server.store(), GROUP)
+    );
+}
+
+/// "A failure in the status stands until a node finds that target right."
+fn a_failure_that_ended_while_the_node_cannot_publish() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
+    site.patch(
+        &format!("{GROUPS}/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+    );
+    node.rounds(4);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let publish = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
+    site.server.heal();
+    site.server
+        .inject(Plan::on(&publish, usize::MAX, denial("ip6-update-node1")));
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
+    node.rounds(60);
+    site.server.heal();
+    site.server
+        .inject(Plan::on(&publish, usize::MAX, denial("ip6-update-node1")));
+    node.rounds(360);
+    let failing = site
+        .object("apps.fuwafuwatime.moe", "ip6updateconfigs", CONFIG_NAME)
+        .unwrap()["status"]["failing"]
+        .clone();
+    assert_eq!(site.held(), 3);
+    assert!(
+        !failing.to_string().contains(GROUP),
+        "an hour after the group became right: {failing}, {}; {:#?}",
+        status(&site),
+        node.log()
+            .iter()
+            .filter(|line| line.contains(GROUP))
+            .collect::<Vec<_>>()
+    );
+}
+
+fn a_failure_that_ended_beside_entries_that_a_webhook_changes() {
+    a_failure_that_ended(|site| {
+        site.server.store().mutation = Some(|key, object| {
+            if key.resource == "ip6updatenodeconfigs" {
+                for (_, entry) in object["status"]["nodes"].as_object_mut().into_iter().flatten() {
+                    entry["message"] = json!("seen by policy");
+                }
+            }
+        });
+    });
+}
+
+fn a_failure_that_ended_while_answers_to_publications_are_lost() {
+    a_failure_that_ended(|site| {
+        site.server
+            .inject(Plan::on(&format!("PATCH {NODE_CONFIGS}/"), usize::MAX, Fault::CutAt(0)));
+    });
+}
+
+fn changes_by_another_writer_and_a_router_that_reboots() {
+    contested_around(
+        |site| site.interface.remove(ADDRESS),
+        |site| site.interface.add(ADDRESS),
+    );
+}
+
+fn changes_by_another_writer_and_a_typing_error() {
+    contested_around(
+        |site| {
+            site.force_spec(json!({"delegatedPrefixLength": 60,
+                "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 20]}]}));
+        },
+        |site| {
+            site.force_spec(json!({"delegatedPrefixLength": 60,
+                "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]}]}));
+        },
+    );
+}
+
+/// "A Warning StatusRefused on an IP6UpdateConfig, when its status cannot be written."
+fn a_recreated_config_whose_status_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    site.server.inject(Plan::on(
+        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
+        usize::MAX,
+        denial(CONFIG_NAME),
+    ));
+    site.renumber();
+    node.rounds(10);
+    assert!(
+        events_about(&site, "ip6updateconfigs", CONFIG_NAME)
+            .iter()
+            .any(|reason| reason.contains("StatusRefused"))
+    );
+    site.server
+        .admin("DELETE", &format!("{CONFIGS}/{CONFIG_NAME}"), "", &Value::Null);
+    site.server.create(CONFIG);
+    node.rounds(360);
+    let events = events_about(&site, "ip6updateconfigs", CONFIG_NAME);
+    assert!(
+        events.iter().any(|reason| reason.contains("StatusRefused")),
+        "an hour after it was recreated, it has the status {} and the Events {events:?}",
+        status(&site)
+    );
+}
+
+/// Two nodes publish; both have met the same failure.
+fn recreated_on_two_nodes() {
+    let site = Site::with_address(ADDRESS);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
+    let mut rounds = |count: usize| (0..count).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
+    rounds(6);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
+    site.renumber();
+    rounds(4);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.server
+        .admin("DELETE", &format!("{CONFIGS}/{CONFIG_NAME}"), "", &Value::Null);
+    site.server.create(CONFIG);
+    let mut count = 0;
+    while status(&site).is_null() && count < 120 {
+        rounds(1);
+        count += 1;
+    }
+    assert!(
+        count <= 8,
+        "the new config has no Ready condition for {count} rounds, 10 s apart; then {}",
+        status(&site)
+    );
 }

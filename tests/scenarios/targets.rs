@@ -7,11 +7,11 @@ use k6u::resources::targets::{self, TargetApi, TargetKey};
 use k6u_testkit::apiserver::fault::{Fault, Plan};
 use k6u_testkit::apiserver::http::Response;
 use k6u_testkit::apiserver::kinds::{CALICO_V3, DNS_NAME, KINDS, Kind, NAME, POOL_BEFORE_BLOCKS, TTL};
-use k6u_testkit::apiserver::server::cidrs;
+use k6u_testkit::apiserver::server::{Cilium, cidrs};
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::site::{
-    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, follows,
-    name_groups, ready, refusal, requests, writes,
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_CONFIGS, Running, SOON, Site, at_once, denial,
+    follows, name_groups, ready, refusal, requests, writes,
 };
 use serde_json::{Value, json};
 
@@ -43,6 +43,8 @@ pub const ALL: &[Scenario] = scenarios![
     twelve_targets_that_take_six_seconds,
     a_slow_target_beside_a_new_one,
     a_slow_target_beside_one_that_failed_once,
+    a_target_that_is_slow_to_read,
+    a_spec_that_is_corrected_after_refusals,
 ];
 
 const SUFFIX: &str = "::1:ffff:0:0:0/112";
@@ -845,4 +847,56 @@ fn a_slow_target_beside_one_that_failed_once() {
         "90 s after the renumbering \"second\" holds {stored:?}, whose read failed once; it was read {reads} times since; {:?}",
         ready(&site.server.store(), CONFIG_NAME)
     );
+}
+
+const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
+
+/// "A read of a target takes five seconds at most."
+fn a_target_that_is_slow_to_read() {
+    let site = Site::bare("127.0.0.1", Some(Cilium::V2Alpha1));
+    site.install();
+    site.interface.add(ADDRESS);
+    site.publish(NODE, &["2001:db8:1234:5671::/64"]);
+    site.server.inject(Plan::on(
+        "GET /apis/cilium.io",
+        usize::MAX,
+        Fault::Late(Duration::from_secs(4)),
+    ));
+    let mut node = Clockwork::new(&site);
+    let start = Instant::now();
+    node.rounds(1);
+    let took = start.elapsed();
+    let reads = requests(&site.server.store(), "GET /apis/cilium.io");
+    assert!(
+        took < Duration::from_secs(7),
+        "the read of one target took {took:?}: {reads:?}"
+    );
+}
+
+/// "An object that is applied or changed: followed in the next round."
+fn a_spec_that_is_corrected_after_refusals() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    let groups = |extra: &[&str]| {
+        site.patch(
+            &format!("{CONFIGS}/{CONFIG_NAME}"),
+            json!({"spec": {"ciliumCIDRGroups": [
+                {"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2], "extraCIDRs": extra}]}}),
+        );
+    };
+    // The webhook refuses the whole of IPv4; somebody corrects it.
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
+    groups(&["0.0.0.0/0"]);
+    node.rounds(32);
+    site.server.heal();
+    groups(&["10.0.0.0/8"]);
+    let mut rounds = 0;
+    while site.held() != 4 {
+        node.rounds(1);
+        rounds += 1;
+        assert!(rounds < 30);
+    }
+    assert!(rounds <= 2, "the corrected spec was followed after {rounds} rounds");
 }

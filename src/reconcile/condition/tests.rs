@@ -24,6 +24,7 @@ fn write(contested: &[(&str, &str)], oversized: &[(&str, usize)]) -> Verdict {
             items: vec![],
             lingering: Default::default(),
             record: None,
+            is_constant: false,
         }],
         contested: contested
             .iter()

@@ -99,6 +99,7 @@ fn the_main_job() {
                 ],
                 lingering: BTreeSet::new(),
                 record: None,
+                is_constant: false,
             }],
             ..Verdict::default()
         }

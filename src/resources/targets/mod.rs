@@ -261,6 +261,8 @@ pub struct DesiredTarget {
     pub lingering: BTreeSet<Item>,
     /// The record that the items are in, for a kind that has records.
     pub record: Option<Record>,
+    /// Its content does not depend on a prefix.
+    pub is_constant: bool,
 }
 
 /// Whether a list is sorted and has each item once, as all lists of the plan do.

@@ -47,6 +47,7 @@ fn desired(name: &str, texts: &[&str]) -> DesiredTarget {
         items: items(texts),
         lingering: BTreeSet::new(),
         record: kind(name).has_records().then(|| nas(Some(60))),
+        is_constant: false,
     }
 }
 
