@@ -264,6 +264,24 @@ fn an_error_in_another_field_keeps_the_allowed_prefixes() {
     }
 }
 
+/// The values that a spec is read from are dropped: they take no room from the next one.
+#[test]
+fn large_specs_fit_together() {
+    let ids: Vec<u64> = (0..256).collect();
+    let large = |name: &str| {
+        let group = |n: usize| json!({"ciliumCIDRGroupName": format!("{name}-{n}"), "prefixIds": ids});
+        let groups: Vec<Value> = (0..100).map(group).collect();
+        json!({"metadata": {"name": name}, "spec": {"delegatedPrefixLength": 56, "ciliumCIDRGroups": groups}})
+    };
+    let items = ["a", "b", "c", "d"].map(large);
+    let text = json!({"items": items}).to_string();
+    let list: List<Config> = decode(text.as_bytes()).unwrap();
+    for config in list.items {
+        let spec = config.unwrap().spec.map_err(|bad| bad.problems);
+        assert_eq!(spec.unwrap().targets.len(), 100);
+    }
+}
+
 #[test]
 fn a_spec_that_is_too_large_keeps_its_claims() {
     let ids: Vec<u64> = (0..256).collect();

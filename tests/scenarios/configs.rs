@@ -9,7 +9,7 @@ use k6u_testkit::apiserver::server::Cilium;
 use k6u_testkit::apiserver::store::Store;
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::site::{
-    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NODE_CONFIGS, Running, SOON, Site, ready, requests,
+    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, CRDS, GROUP, NODE_CONFIGS, Running, SOON, Site, requests,
 };
 use k6u_testkit::trio::NAMES;
 use serde_json::{Value, json};
@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use crate::Scenario;
 
 pub const ALL: &[Scenario] = scenarios![
-    valid_configs_that_are_large_together,
     an_id_that_does_not_fit_changes_no_group,
     a_spec_that_is_corrected,
     a_typing_error_in_one_of_two_configs,
@@ -228,30 +227,4 @@ fn items_without_a_name_are_reported_once() {
         "{} lines in ten rounds: {complaints:#?}",
         complaints.len()
     );
-}
-
-/// An old config, and newer ones whose names come before its name. Each is as large as the schema allows.
-fn valid_configs_that_are_large_together() {
-    let (site, node) = Site::settled(1);
-    site.wait_reason(CONFIG_NAME, "Updated");
-    let ids: Vec<u64> = (0..256).collect();
-    let create = |name: &str| {
-        let groups: Vec<Value> = (0..100)
-            .map(|n| json!({"ciliumCIDRGroupName": format!("{name}-{n}"), "prefixIds": ids}))
-            .collect();
-        let config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateConfig",
-            "metadata": {"name": name},
-            // It waits for another uplink: so it writes nothing.
-            "spec": {"delegatedPrefixLength": 56, "allowedPrefixes": ["2001:db8:ffff::/48"], "ciliumCIDRGroups": groups}});
-        site.server.admin("POST", CONFIGS, "application/json", &config);
-    };
-    create("z-old");
-    site.wait_reason("z-old", "NoPrefix");
-    for name in ["a", "b", "c"] {
-        create(name);
-        site.wait_reason(name, "NoPrefix");
-    }
-    site.wait_rounds(5);
-    let reported = ready(&site.server.store(), "z-old").unwrap();
-    assert_eq!(reported["reason"], "NoPrefix", "{reported}; {:#?}", node.complaints());
 }
