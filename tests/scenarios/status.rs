@@ -391,7 +391,7 @@ fn a_list_with_control_characters() {
         json!({"spec": {"targets": [kind.target("::1:ffff:0:0:0/112")]}}),
     );
     let node = site.run(1);
-    site.wait_reason(CONFIG_NAME, "Updated");
+    node.wait_log("forged", SOON);
     let forged: Vec<String> = node.log().into_iter().filter(|line| line.contains("forged")).collect();
     drop(node);
     assert!(
