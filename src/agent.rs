@@ -127,26 +127,24 @@ impl Agent {
     /// Decides what an error means for the next round.
     fn failed(&mut self, failure: &Failure, now: Duration) -> RoundEnd {
         let problems = &mut self.reconciler.problems;
-        let (problem, is_overloaded, retry_after) = match failure {
-            Failure::Request(error) => {
-                let (kind, text) = (error.kind().to_string(), error.to_string());
-                (Problem { kind, text }, error.is_overloaded(), error.retry_after())
-            }
-            Failure::NotServed(name) => {
-                let text = format!("the API server does not serve {name} yet");
-                (Problem::of(&text), false, None)
-            }
+        let (problem, is_overloaded, retry_after, passing) = match failure {
             Failure::Addresses(text) => {
                 problems.fails(&Subject::Addresses, Problem::of(text));
                 return RoundEnd::FAILED;
             }
-        };
-        let passing = match failure {
-            Failure::NotServed(_) => Some((Passing::NotServed, STARTUP_PAUSE)),
-            Failure::Request(e) if e.is_initializing() || e.is_forbidden_by_rbac() => {
-                Some((Passing::Starting, retry_after.unwrap_or(FIRST_BACKOFF)))
+            Failure::NotServed(name) => {
+                let text = format!("the API server does not serve {name} yet");
+                let passing = (Passing::NotServed, STARTUP_PAUSE);
+                (Problem::of(&text), false, None, Some(passing))
             }
-            _ => None,
+            Failure::Request(error) => {
+                let (kind, text) = (error.kind().to_string(), error.to_string());
+                let retry_after = error.retry_after();
+                let is_normal_at_start = error.is_initializing() || error.is_forbidden_by_rbac();
+                let passing = (Passing::Starting, retry_after.unwrap_or(FIRST_BACKOFF));
+                let passing = is_normal_at_start.then_some(passing);
+                (Problem { kind, text }, error.is_overloaded(), retry_after, passing)
+            }
         };
         if let Some((passing, pause)) = passing
             && !problems.has_lasted(&Subject::ApiServer, passing, now)

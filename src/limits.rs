@@ -93,3 +93,6 @@ pub const NEARLY_SILENT: Duration = Duration::from_secs(225);
 pub const CONTESTED_AFTER: usize = 3;
 /// See [`CONTESTED_AFTER`].
 pub const CONTESTED_WITHIN: Duration = Duration::from_mins(10);
+/// This many Events wait for the next round where they cannot be sent: the oldest are dropped, the conditions say the
+/// same.
+pub const MAX_WAITING_EVENTS: usize = 64;

@@ -19,7 +19,7 @@ pub const MAX_KEPT: usize = 5632 * 1024;
 /// Bytes kept of one object in a list; a larger one is that object's failure.
 pub const MAX_ITEM: usize = 5 * 1024 * 1024;
 /// Bytes kept of a text: no field that k6u reads may be longer, but for [`Budget::with_long_texts`].
-pub const MAX_TEXT: usize = 1024;
+const MAX_TEXT: usize = 1024;
 /// Bytes kept of a text that k6u writes back. The longest are messages in conditions of others, of 32,768 characters at
 /// most (Kubernetes, apimachinery, metav1.Condition).
 const MAX_LONG_TEXT: usize = 4 * 32_768;

@@ -14,8 +14,8 @@ use crate::time::Timestamp;
 
 /// The type of the one condition that is k6u's.
 const READY: &str = "Ready";
-/// A message, a name in `failing` and the note of an Event have at most this many bytes. events.k8s.io/v1 takes no
-/// longer notes.
+/// A message, a name in `failing` and the note of an Event have at most this many bytes: no more of a text is read back,
+/// and events.k8s.io/v1 takes no longer notes.
 const MAX_TEXT: usize = 1024;
 
 /// Something that could not be done for a config.
@@ -252,7 +252,8 @@ fn ready(config: &Config, old: Option<&Condition>, reason: Reason, message: &str
     }
 }
 
-fn cut(text: &str) -> &str {
+/// The start of a text, as long as it is read back.
+pub fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 

@@ -6,13 +6,12 @@ use std::time::Duration;
 use log::info;
 use serde_json::{Value, json};
 
-use super::condition::Failing;
+use super::condition::{Failing, cut};
 use super::context::{Context, Tried};
 use super::events::warn_of_node_config;
 use super::problems::{Id, Problem, Subject};
 use super::selection::Wanted;
 use super::{Failure, Objects, Outcome, status_path};
-use crate::kube::decode::MAX_TEXT;
 use crate::kube::{Client, Error};
 use crate::limits::{HEARTBEAT, MAX_UNREPORTED, STILL};
 use crate::node::Host;
@@ -63,10 +62,8 @@ pub struct Published {
     pub failures: Vec<Failing>,
     /// The entries of this node that say what it sees, by IP6UpdateNodeConfig.
     pub taken: BTreeMap<String, NodeEntry>,
-    /// The IP6UpdateNodeConfigs in which it could not publish.
-    pub failed_in: Vec<String>,
-    /// Those of them in which it tried to, in this round.
-    pub refused_in: Vec<String>,
+    /// The IP6UpdateNodeConfigs in which it could not publish, and whether it tried to in this round.
+    pub failed_in: BTreeMap<String, bool>,
 }
 
 impl Published {
@@ -301,25 +298,23 @@ fn send(
         Some(_) => client.merge_patch(&path, &body),
         None => remove_entries(client, &path, &body, std::iter::once(&node.to_string())),
     };
-    match cx.attempt(&subject, explain, write)? {
+    let was_sent = match cx.attempt(&subject, explain, write)? {
         Tried::Done(()) => return Ok(true),
         // Deleted since it was listed, or too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it
         // tries five times).
         Tried::Overtaken => {
             published.end = RoundEnd::Soon;
-            published.refused_in.push(name.clone());
+            true
         }
         Tried::Refused(refused) => {
-            if !refused.is_retry_pending {
-                published.refused_in.push(name.clone());
-            }
             if refused.is_new {
                 warn_of_node_config(cx, config, &refused.problem.text);
             }
             published.failures.push(Failing::of(&subject, &refused));
+            !refused.is_retry_pending
         }
-    }
-    published.failed_in.push(name.clone());
+    };
+    published.failed_in.insert(name.clone(), was_sent);
     Ok(false)
 }
 
@@ -342,11 +337,6 @@ fn altered_entry(cx: &mut Context<'_>, config: &NodeConfig, sent: &NodeEntry, st
     }
     let kind = "its entry is not stored as it was sent".into();
     Failing::new(&subject, &Problem { kind, text })
-}
-
-/// The start of a message, as long as it is read back.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
 fn observe(host: &mut dyn Host, watch: &Watch, allowed: Option<&[Prefix]>) -> Result<Observation, Failure> {

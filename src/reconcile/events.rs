@@ -7,6 +7,7 @@ use super::context::{Context, Tried};
 use super::problems::Subject;
 use crate::kube::Client;
 use crate::kube::objects::Metadata;
+use crate::limits::MAX_WAITING_EVENTS;
 use crate::resources::GROUP;
 use crate::resources::node_config::NodeConfig;
 
@@ -18,9 +19,6 @@ const EVENTS: &str = "/api/v1/namespaces/default/events";
 const MAX_NAME: usize = 253;
 /// A reporting instance has at most this many bytes (Kubernetes, pkg/apis/core/validation/events.go).
 const MAX_INSTANCE: usize = 128;
-
-/// The number of Events that wait for the next round.
-const MAX_WAITING: usize = 64;
 
 /// An Event about an object of this project.
 #[derive(Debug)]
@@ -61,7 +59,7 @@ pub fn send(cx: &mut Context<'_>) {
         }
         cx.events.remove(0);
     }
-    let old = cx.events.len().saturating_sub(MAX_WAITING);
+    let old = cx.events.len().saturating_sub(MAX_WAITING_EVENTS);
     cx.events.drain(..old);
 }
 

@@ -31,7 +31,6 @@ use crate::node::Host;
 use crate::prefix::Prefix;
 use crate::resources::config::{CONFIGS, Config, all_allowed_prefixes};
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry};
-use crate::resources::targets::TargetKey;
 use crate::schedule::{self, RoundEnd};
 use context::Context;
 use entry::{Entry, Published};
@@ -253,10 +252,9 @@ impl Memory {
         let is_urgent = !self.peers.vanished().is_empty();
         let published = self.entry.publish(cx, node_configs, entries, is_urgent);
         let published = published.inspect_err(|_| self.peers.reset())?;
-        let is_refused = |name: &String| match published.failed_in.contains(name) {
-            true if published.refused_in.contains(name) => Some(true),
-            true => None,
-            false => Some(false),
+        let is_refused = |name: &String| match published.failed_in.get(name) {
+            Some(was_sent) => was_sent.then_some(true),
+            None => Some(false),
         };
         self.peers
             .published(entries.keys().map(|name| (name, is_refused(name))));
@@ -306,10 +304,9 @@ impl Memory {
         plan: &Plan,
         published: &Published,
     ) -> Result<Outcome, Failure> {
-        let planned: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
         cx.problems.retain(|subject| match subject {
             Subject::Config(id) => objects.configs.iter().any(|config| id.is(&config.metadata)),
-            Subject::Read(key) | Subject::Target(key) => planned.contains(key),
+            Subject::Read(key) | Subject::Target(key) => self.targets.is_planned(key),
             _ => true,
         });
         let mut outcome = self.targets.write(cx, plan)?.and(published.outcome());

@@ -26,11 +26,11 @@ pub enum Subject {
     Events,
     /// An item of a list of this project's objects that cannot be read: its kind and name.
     Item(&'static str, String),
-    /// An IP6UpdateConfig, by name.
+    /// An IP6UpdateConfig.
     Config(Id),
-    /// Publishing in an IP6UpdateNodeConfig, by name.
+    /// Publishing in an IP6UpdateNodeConfig.
     NodeConfig(Id),
-    /// This node's entry in an IP6UpdateNodeConfig, as it is stored; by name.
+    /// This node's entry in an IP6UpdateNodeConfig, as it is stored.
     Entry(Id),
     /// The removal of the entries of silent nodes, by name, from an IP6UpdateNodeConfig.
     Removal(Id, Vec<String>),

@@ -19,6 +19,8 @@ use crate::schedule::RoundEnd;
 
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
 const CILIUMS_OWN: &str = "extgrp.cilium.io/";
+/// The kind of problem of a target that somebody else keeps changing.
+const CONTEST: &str = "somebody else changes it";
 
 /// The targets of the last plan, and what is known of each.
 #[derive(Debug, Default)]
@@ -130,8 +132,7 @@ impl Targets {
     pub fn follow(&mut self, configs: &[Config], plan: &Plan) -> bool {
         let claimed: BTreeSet<&TargetKey> = configs.iter().flat_map(plan::claims).collect();
         let planned: BTreeSet<&TargetKey> = plan.targets().map(|target| &target.key).collect();
-        let had_turn = |key: &&TargetKey| self.known.get(*key).is_some_and(|known| known.is_planned);
-        let had_turns = planned.iter().all(had_turn);
+        let had_turns = planned.iter().all(|key| self.is_planned(key));
         self.known.retain(|key, _| claimed.contains(key));
         for key in &planned {
             self.known.entry((*key).clone()).or_default();
@@ -165,10 +166,8 @@ impl Targets {
 
     /// Makes one target hold what it should, if `until`, in steady time, is not over.
     fn settle(&mut self, cx: &mut Context<'_>, desired: &DesiredTarget, until: Duration) -> Result<(), Failure> {
-        let (key, hash) = (
-            &desired.key,
-            fingerprint(&(&desired.items, &desired.lingering, &desired.record)),
-        );
+        let key = &desired.key;
+        let hash = fingerprint(&(&desired.items, &desired.lingering, &desired.record));
         let known = self.known.entry(key.clone()).or_default();
         let held = match &mut known.state {
             State::Read(held) => held.as_deref(),
@@ -206,11 +205,8 @@ impl Targets {
             held.is_none_or(|held| !held.list.matches(&wanted)),
             "a target that is right is not written"
         );
-        match cx.attempt(
-            &subject,
-            |e| key.explain(e),
-            |client| self.api.write(client, &wanted, held),
-        )? {
+        let write = |client: &mut Client| self.api.write(client, &wanted, held);
+        match cx.attempt(&subject, |e| key.explain(e), write)? {
             Tried::Done(list) => {
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
@@ -224,6 +220,11 @@ impl Targets {
             Tried::Refused(refused) => known.state = State::Failed(Failing::new(&subject, &refused.problem)),
         }
         Ok(())
+    }
+
+    /// Whether the last plan has something for it.
+    pub fn is_planned(&self, key: &TargetKey) -> bool {
+        self.known.get(key).is_some_and(|known| known.is_planned)
     }
 
     /// Whether it was read and found right, or written, when it last had its turn, and should hold the same still.
@@ -243,17 +244,18 @@ impl Targets {
         now: Duration,
     ) -> (Vec<Failing>, bool) {
         let may_others_know = condition::is_judged(config) && !are_peers_silent;
-        let stored = || config.status.failing.iter().flatten();
+        let stored = config.status.failing.as_deref().unwrap_or_default();
         let (mut failures, mut are_known) = (Vec::new(), true);
         for key in verdict.targets.iter().map(|desired| &desired.key) {
-            let (contest, start) = (contest(key), format!("{}: ", Subject::Target(key.clone())));
-            let reported = stored().find(|what| what.starts_with(&start) && **what != contest.what);
+            let start = format!("{key}: ");
+            let is_contest = |what: &&String| what.strip_prefix(&start) == Some(CONTEST);
+            let reported = stored.iter().find(|what| what.starts_with(&start) && !is_contest(what));
             let known = self.known.entry(key.clone()).or_default();
             let (failure, is_known) = known.failure(reported, may_others_know, now);
             failures.extend(failure);
             are_known &= is_known;
-            if known.is_contested(stored().any(|what| *what == contest.what), now) {
-                failures.push(contest);
+            if known.is_contested(stored.iter().any(|what| is_contest(&what)), now) {
+                failures.push(contest(key));
             }
         }
         (failures, are_known)
@@ -294,8 +296,8 @@ impl Known {
             }
             State::Failed(failing) => failing.clone(),
         };
-        let is_old = |(what, at): &(String, Duration)| *what == failing.what && is_recent(*at, now);
-        let is_old = failing.is_retry_pending || may_others_know && self.reported.as_ref().is_some_and(is_old);
+        let is_same = |(what, at): &(String, Duration)| *what == failing.what && is_recent(*at, now);
+        let is_old = failing.is_retry_pending || may_others_know && self.reported.as_ref().is_some_and(is_same);
         match stored {
             None if is_old => (None, false),
             Some(what) if is_old || *what == failing.what => {
@@ -328,12 +330,12 @@ fn is_recent(at: Duration, now: Duration) -> bool {
 }
 
 /// The failure of a target that somebody else keeps changing.
-pub fn contest(key: &TargetKey) -> Failing {
+fn contest(key: &TargetKey) -> Failing {
     let text = format!(
         "somebody else changed it {CONTESTED_AFTER} times within ten minutes; k6u puts it right each time. Find out who \
          (kubectl get --show-managed-fields), and leave its list to k6u (docs/gitops.md)"
     );
-    let kind = "somebody else changes it".into();
+    let kind = CONTEST.into();
     Failing::new(&Subject::Target(key.clone()), &Problem { kind, text })
 }
 
