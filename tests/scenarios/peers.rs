@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::fault::Plan;
 use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::apiserver::store::{Key, Store};
 use k6u_testkit::machine::namespace::Interface;
@@ -643,11 +643,7 @@ fn a_refused_removal_ends_with_its_entry() {
         }
     });
     node.rounds(40);
-    let reported = site
-        .events()
-        .iter()
-        .filter(|(reason, _)| reason == "PublishFailed")
-        .count();
+    let reported = site.count_events("PublishFailed");
     assert_eq!(reported, 1, "the removal is refused: {:?}", site.events());
     site.server.store().mutation = None;
     site.patch(&path, json!({"status": {"nodes": {NODE_2: null}}}));
@@ -663,11 +659,7 @@ fn a_refused_removal_ends_with_its_entry() {
         }
     });
     node.rounds(120);
-    let reported = site
-        .events()
-        .iter()
-        .filter(|(reason, _)| reason == "PublishFailed")
-        .count();
+    let reported = site.count_events("PublishFailed");
     assert!(
         left.is_empty() && reported == 2,
         "ten minutes after the entry is gone these problems last: {left:?}; of the second dead node, whose removal is \
@@ -717,35 +709,20 @@ fn races_for_removals_are_no_refusal() {
     }
 }
 
-fn status(site: &Site) -> Value {
-    ready(&site.server.store(), CONFIG_NAME).unwrap_or_default()
-}
-
-/// Two nodes publish, and a third one, with a prefix of its own, has just died.
-fn beside_a_dead_node(site: &Site) -> [Clockwork; 2] {
+/// Two nodes publish, and a third one, with a prefix of its own, has just died. The trouble keeps neither from publishing:
+/// five minutes later the dead node's prefix is gone.
+fn a_dead_node_beside(trouble: fn(&Site)) {
+    let site = Site::with_address(ADDRESS);
     site.patch(
         &format!("{NODE_CONFIGS}/ip6-update-node1"),
         json!({"spec": {"nodeSelector": null}}),
     );
-    let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(site, name, INTERVAL));
+    let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
     site.publish("node3.example.com", &["2001:db8:cccc:5671::/64"]);
     (0..4).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
     site.wait_reason(CONFIG_NAME, "Updated");
     assert_eq!(site.held(), 6);
-    nodes
-}
-
-/// "A prefix that the provider gave to another customer ... those of dead nodes after five minutes."
-fn a_dead_node_beside_entries_that_a_webhook_changes() {
-    let site = Site::with_address(ADDRESS);
-    let mut nodes = beside_a_dead_node(&site);
-    site.server.store().mutation = Some(|key, object| {
-        if key.resource == "ip6updatenodeconfigs" {
-            for (_, entry) in object["status"]["nodes"].as_object_mut().into_iter().flatten() {
-                entry["message"] = json!("seen by policy");
-            }
-        }
-    });
+    trouble(&site);
     let times = || [NODE, NODE_2].map(|node| entry(&site.server.store(), node).unwrap()["observedTime"].to_string());
     let before = times();
     (0..360).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
@@ -753,26 +730,16 @@ fn a_dead_node_beside_entries_that_a_webhook_changes() {
     assert_eq!(
         held.len(),
         3,
-        "an hour after node 3 died: {held:?}; {}; heartbeats {before:?}, {:?}",
-        status(&site),
+        "an hour after node 3 died: {held:?}; {:?}; heartbeats {before:?}, {:?}",
+        ready(&site.server.store(), CONFIG_NAME),
         times()
     );
+}
+
+fn a_dead_node_beside_entries_that_a_webhook_changes() {
+    a_dead_node_beside(Site::change_messages);
 }
 
 fn a_dead_node_while_answers_to_publications_are_lost() {
-    let site = Site::with_address(ADDRESS);
-    let mut nodes = beside_a_dead_node(&site);
-    site.server
-        .inject(Plan::on(&format!("PATCH {NODE_CONFIGS}/"), usize::MAX, Fault::CutAt(0)));
-    let times = || [NODE, NODE_2].map(|node| entry(&site.server.store(), node).unwrap()["observedTime"].to_string());
-    let before = times();
-    (0..360).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
-    let held = cidrs(&site.server.store(), GROUP).unwrap();
-    assert_eq!(
-        held.len(),
-        3,
-        "{held:?}; {}; heartbeats {before:?}, {:?}",
-        status(&site),
-        times()
-    );
+    a_dead_node_beside(Site::lose_answers_to_publications);
 }

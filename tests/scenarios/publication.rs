@@ -942,11 +942,7 @@ fn a_node_config_is_deleted_while_publications_are_refused() {
 /// are renumbered.
 fn an_event_that_hangs_delays_no_target() {
     let (site, node) = Site::settled(1);
-    let uplink = Interface::new();
-    uplink.add("2001:db8:aaaa:5671::10");
-    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
-        "metadata": {"name": "second"}, "spec": {"interface": uplink.name}});
-    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let uplink = site.second_uplink("2001:db8:aaaa:5671::10");
     assert!(
         site.server
             .wait(SOON, |store| follows(store, "2001:db8:aaaa:567"))
@@ -988,11 +984,7 @@ fn an_event_that_hangs_delays_no_target() {
 /// A node with two uplinks. Somebody makes a typing error in the second interface: its prefix goes, and Ready says so.
 fn a_typing_error_in_the_interface_of_one_of_two_uplinks() {
     let site = Site::with_address(ADDRESS);
-    let uplink = Interface::new();
-    uplink.add("2001:db8:aaaa:5671::10");
-    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
-        "metadata": {"name": "second"}, "spec": {"interface": uplink.name}});
-    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let _uplink = site.second_uplink("2001:db8:aaaa:5671::10");
     let mut node = Clockwork::start(&site);
     node.rounds(4);
     assert_eq!(site.held(), 6, "both uplinks");
@@ -1015,11 +1007,7 @@ fn a_typing_error_in_the_interface_of_one_of_two_uplinks() {
 /// administrator deletes the entry of a node that is no more: its prefix lingers for 75 seconds, as anywhere.
 fn an_entry_that_is_deleted_where_this_node_is_refused() {
     let site = Site::with_address(ADDRESS);
-    let uplink = Interface::new();
-    uplink.add("2001:db8:aaaa:5671::10");
-    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
-        "metadata": {"name": "second"}, "spec": {"interface": uplink.name}});
-    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let _uplink = site.second_uplink("2001:db8:aaaa:5671::10");
     let status = format!("{NODE_CONFIGS}/second/status");
     let gone = json!({"prefixes": ["2001:db8:cccc:5671::/64"], "observedTime": "2026-11-24T00:00:00Z"});
     site.patch(&status, json!({"status": {"nodes": {NODE_2: gone}}}));
@@ -1038,17 +1026,6 @@ fn an_entry_that_is_deleted_where_this_node_is_refused() {
         held.len() == 6 && heartbeats <= 70,
         "an hour after its entry was deleted: {held:?}; {heartbeats} heartbeats in the other IP6UpdateNodeConfig"
     );
-}
-
-/// The reasons of the Events about this object, as it is now: `kubectl describe` goes by the uid.
-fn events_about(site: &Site, resource: &str, name: &str) -> Vec<String> {
-    let uid = site.object("apps.fuwafuwatime.moe", resource, name).unwrap()["metadata"]["uid"].clone();
-    let store = site.server.store();
-    let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
-    events
-        .filter(|(_, event)| event["involvedObject"]["uid"] == uid)
-        .map(|(_, event)| event["reason"].to_string())
-        .collect()
 }
 
 /// "A Warning PublishFailed on an IP6UpdateNodeConfig, when a node cannot publish in it."
@@ -1122,7 +1099,7 @@ fn a_recreated_node_config_that_is_refused() {
     ));
     site.renumber();
     node.rounds(10);
-    let events = || events_about(&site, "ip6updatenodeconfigs", "ip6-update-node1");
+    let events = || site.events_about("ip6updatenodeconfigs", "ip6-update-node1");
     assert!(events().iter().any(|reason| reason.contains("PublishFailed")));
     site.recreate_node_config();
     node.rounds(360);

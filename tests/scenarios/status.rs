@@ -949,11 +949,7 @@ fn a_report_of_changes_that_go_on() {
             two.rounds(1);
         }
     }
-    let warnings = site
-        .events()
-        .iter()
-        .filter(|(reason, _)| reason == "UpdateFailed")
-        .count();
+    let warnings = site.count_events("UpdateFailed");
     assert_eq!(
         reasons(&site.server.store(), CONFIG_NAME),
         ["Updated", "UpdateFailed"],
@@ -1144,17 +1140,6 @@ fn contested_around(pause: fn(&Site), end: fn(&Site)) {
     );
 }
 
-/// The reasons of the Events about this object, as it is now: `kubectl describe` goes by the uid.
-fn events_about(site: &Site, resource: &str, name: &str) -> Vec<String> {
-    let uid = site.object("apps.fuwafuwatime.moe", resource, name).unwrap()["metadata"]["uid"].clone();
-    let store = site.server.store();
-    let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
-    events
-        .filter(|(_, event)| event["involvedObject"]["uid"] == uid)
-        .map(|(_, event)| event["reason"].to_string())
-        .collect()
-}
-
 /// "Ready is set to True only if all targets of the config were read and found right, or written."
 fn a_failing_target_moves_to_another_config() {
     let site = Site::with_address(ADDRESS);
@@ -1295,22 +1280,11 @@ fn a_failure_that_ended_while_the_node_cannot_publish() {
 }
 
 fn a_failure_that_ended_beside_entries_that_a_webhook_changes() {
-    a_failure_that_ended(|site| {
-        site.server.store().mutation = Some(|key, object| {
-            if key.resource == "ip6updatenodeconfigs" {
-                for (_, entry) in object["status"]["nodes"].as_object_mut().into_iter().flatten() {
-                    entry["message"] = json!("seen by policy");
-                }
-            }
-        });
-    });
+    a_failure_that_ended(Site::change_messages);
 }
 
 fn a_failure_that_ended_while_answers_to_publications_are_lost() {
-    a_failure_that_ended(|site| {
-        site.server
-            .inject(Plan::on(&format!("PATCH {NODE_CONFIGS}/"), usize::MAX, Fault::CutAt(0)));
-    });
+    a_failure_that_ended(Site::lose_answers_to_publications);
 }
 
 fn changes_by_another_writer_and_a_router_that_reboots() {
@@ -1346,7 +1320,7 @@ fn a_recreated_config_whose_status_is_refused() {
     site.renumber();
     node.rounds(10);
     assert!(
-        events_about(&site, "ip6updateconfigs", CONFIG_NAME)
+        site.events_about("ip6updateconfigs", CONFIG_NAME)
             .iter()
             .any(|reason| reason.contains("StatusRefused"))
     );
@@ -1354,7 +1328,7 @@ fn a_recreated_config_whose_status_is_refused() {
         .admin("DELETE", &format!("{CONFIGS}/{CONFIG_NAME}"), "", &Value::Null);
     site.server.create(CONFIG);
     node.rounds(360);
-    let events = events_about(&site, "ip6updateconfigs", CONFIG_NAME);
+    let events = site.events_about("ip6updateconfigs", CONFIG_NAME);
     assert!(
         events.iter().any(|reason| reason.contains("StatusRefused")),
         "an hour after it was recreated, it has the status {} and the Events {events:?}",

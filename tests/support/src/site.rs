@@ -293,6 +293,50 @@ impl Site {
             .collect()
     }
 
+    /// The number of Events so far with this reason.
+    pub fn count_events(&self, reason: &str) -> usize {
+        self.events().iter().filter(|event| event.0 == reason).count()
+    }
+
+    /// The reasons of the Events about this object of k6u, as it is now: `kubectl describe` goes by the uid.
+    pub fn events_about(&self, resource: &str, name: &str) -> Vec<String> {
+        let object = self.object("apps.fuwafuwatime.moe", resource, name);
+        let uid = object.expect("it is there")["metadata"]["uid"].clone();
+        let store = self.server.store();
+        let events = store.objects.iter().filter(|(key, _)| key.resource == "events");
+        events
+            .filter(|(_, event)| event["involvedObject"]["uid"] == uid)
+            .map(|(_, event)| event["reason"].to_string())
+            .collect()
+    }
+
+    /// A second uplink with this address, and an IP6UpdateNodeConfig `second` for it, which selects every node.
+    pub fn second_uplink(&self, address: &str) -> Interface {
+        let uplink = Interface::new();
+        uplink.add(address);
+        let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+            "metadata": {"name": "second"}, "spec": {"interface": uplink.name}});
+        self.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+        uplink
+    }
+
+    /// From now on a webhook writes its own message into each entry.
+    pub fn change_messages(&self) {
+        self.server.store().mutation = Some(|key, object| {
+            if key.resource == "ip6updatenodeconfigs" {
+                for (_, entry) in object["status"]["nodes"].as_object_mut().into_iter().flatten() {
+                    entry["message"] = json!("seen by policy");
+                }
+            }
+        });
+    }
+
+    /// From now on publications are stored, but their answers are lost.
+    pub fn lose_answers_to_publications(&self) {
+        let publications = format!("PATCH {NODE_CONFIGS}/");
+        self.server.inject(Plan::on(&publications, usize::MAX, Fault::CutAt(0)));
+    }
+
     /// The requests so far that write, without publications.
     pub fn changes(&self) -> Vec<String> {
         let mut all = writes(&self.server.store());
