@@ -58,8 +58,9 @@ impl Scenario {
     }
 }
 
-/// All scenarios. Those that take the whole machine come last.
+/// All scenarios. The first file has the one that waits for longest.
 const ALL: &[&[Scenario]] = &[
+    memory::ALL,
     groups::ALL,
     targets::ALL,
     peers::ALL,
@@ -73,7 +74,6 @@ const ALL: &[&[Scenario]] = &[
     command_line::ALL,
     kernel::ALL,
     soak::ALL,
-    memory::ALL,
 ];
 
 /// Scenarios that take minutes by nature: `make test-long`, which is a part of `make ci`.
@@ -174,8 +174,11 @@ fn main() -> ExitCode {
         );
     }
     let is_chosen = |scenario: &Scenario| !boards::are_chosen() || boards::PART.contains(&scenario.name);
-    let trials = scenarios()
-        .filter(is_chosen)
+    let mut chosen: Vec<Scenario> = scenarios().filter(is_chosen).collect();
+    // Those that take the whole machine come last.
+    chosen.sort_by_key(|scenario| memory::ALONE.contains(&scenario.name));
+    let trials = chosen
+        .into_iter()
         .map(|scenario| trial(scenario, entered.is_err() || left_out.contains(&scenario.name)));
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // Only all scenarios together show that a right is not needed.
