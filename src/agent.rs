@@ -106,7 +106,7 @@ impl Agent {
     /// One round.
     pub fn step(&mut self, host: &mut dyn Host) -> Outcome {
         let (start, requests) = (host.now(), self.reconciler.client().requests());
-        let result = self.reconciler.reconcile(host);
+        let result = self.reconciler.reconcile(host, self.schedule.is_reaction());
         let requests = self.reconciler.client().requests() - requests;
         let took = host.now().saturating_sub(start).as_micros();
         debug!("round: {requests} requests, {took} us: {result:?}");

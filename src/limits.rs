@@ -20,11 +20,9 @@ pub const BETWEEN_REACTIONS: Duration = Duration::from_secs(1);
 /// For each node that may see the same change, reactions to it are spread by this much: an API server takes some
 /// hundred writes of one object a second.
 pub const SPREAD: Duration = Duration::from_millis(2);
-/// Statuses and Events wait until the addresses have been still for this long: a renumbering often comes in two
-/// steps, and under the pod's CPU limit the second one would pay for the reports about the first.
+/// A round that reacts to a change of address leaves the reports to another one, this much later: a renumbering often
+/// comes in two steps, and under the pod's CPU limit the second one would pay for the reports about the first.
 pub const STILL: Duration = Duration::from_millis(500);
-/// Reports wait at most this long, even if the addresses are never still.
-pub const MAX_UNREPORTED: Duration = Duration::from_secs(5);
 /// The longest pause after a conflict with another writer.
 pub const SOON: Duration = Duration::from_secs(1);
 /// This many rounds in a row that end in a conflict are normal where many nodes write; each further one doubles

@@ -93,8 +93,8 @@ pub struct Schedule {
     /// Rounds in a row that ended in a conflict.
     conflicts: u32,
     reactions: Allowance,
-    /// When the round for a change is due.
-    reaction: Option<Duration>,
+    /// See [`Schedule::is_reaction`].
+    is_reaction: bool,
     /// See [`Schedule::reacts`].
     reacts: bool,
     /// Other nodes may have started, or reacted, at the same time.
@@ -111,7 +111,7 @@ impl Schedule {
             failures: 0,
             conflicts: 0,
             reactions: Allowance::new(REACTIONS_AT_ONCE, BETWEEN_REACTIONS),
-            reaction: None,
+            is_reaction: false,
             reacts: true,
             is_in_step: true,
         }
@@ -132,7 +132,7 @@ impl Schedule {
     /// back all at once.
     pub fn after_round(&mut self, now: Duration, end: RoundEnd, random: f64) -> Duration {
         debug_assert!((0.0..=1.0).contains(&random), "{random}");
-        self.is_in_step |= self.reaction.take().is_some();
+        self.is_in_step |= std::mem::take(&mut self.is_reaction);
         self.failures = match end {
             RoundEnd::Failed { .. } => self.failures.saturating_add(1),
             RoundEnd::NotYet(_) => self.failures,
@@ -161,14 +161,20 @@ impl Schedule {
         self.reacts
     }
 
+    /// Whether the next round is early because of a change of address.
+    pub fn is_reaction(&self) -> bool {
+        self.is_reaction
+    }
+
     /// The address of an interface changed at `now`. Returns the time of the round for it, or `due` if the next
     /// one is due before that anyway.
     pub fn after_change(&mut self, now: Duration, due: Duration, random: f64) -> Duration {
-        if !self.reacts || self.reaction.is_some() {
+        let round = self.reactions.next(now) + self.spread().mul_f64(random);
+        if !self.reacts || self.is_reaction || round >= due {
             return due;
         }
-        let round = due.min(self.reactions.take(now) + self.spread().mul_f64(random));
-        self.reaction = Some(round);
+        self.reactions.take(now);
+        self.is_reaction = true;
         round
     }
 
@@ -224,9 +230,14 @@ impl Allowance {
         }
     }
 
+    /// The time from which on one that is taken at `now` may be used.
+    fn next(&self, now: Duration) -> Duration {
+        now.max((self.full_at + self.every).saturating_sub(self.every * self.burst))
+    }
+
     /// Takes one at `now`; gives the time from which on it may be used.
     pub fn take(&mut self, now: Duration) -> Duration {
-        let at = now.max((self.full_at + self.every).saturating_sub(self.every * self.burst));
+        let at = self.next(now);
         self.full_at = self.full_at.max(now) + self.every;
         at
     }
@@ -403,6 +414,26 @@ mod tests {
             at(1.7),
             "not later than what is due anyway"
         );
+    }
+
+    /// Reports wait for a round that is none.
+    #[test]
+    fn a_round_that_is_due_anyway_is_no_reaction() {
+        let mut schedule = schedule();
+        let mut now = at(100.0);
+        let mut reactions = Vec::new();
+        for _ in 0..12 {
+            let due = schedule.after_round(now, RoundEnd::Changed, 0.0);
+            now = schedule.after_change(now + STILL / 2, due, 0.0);
+            reactions.push(schedule.is_reaction());
+        }
+        assert_eq!(reactions[..5], [true; 5], "five at once");
+        assert!(
+            !reactions[5..].windows(2).any(|two| two == [true, true]),
+            "{reactions:?}"
+        );
+        schedule.after_round(now, RoundEnd::Quiet, 0.0);
+        assert!(!schedule.is_reaction());
     }
 
     #[test]

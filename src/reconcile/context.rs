@@ -21,6 +21,8 @@ pub struct Context<'a> {
     pub reporter: &'a str,
     /// The longest time between two rounds of this node when nothing happens.
     pub interval: Duration,
+    /// This round is early because of a change of address: reports wait for the next one.
+    pub is_reaction: bool,
     /// The API server.
     pub client: &'a mut Client,
     /// Current problems, by object.

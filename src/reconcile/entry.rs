@@ -13,7 +13,7 @@ use super::problems::{Id, Problem, Subject};
 use super::selection::Wanted;
 use super::{Failure, Objects, Outcome, status_path};
 use crate::kube::{Client, Error};
-use crate::limits::{HEARTBEAT, MAX_UNREPORTED, STILL};
+use crate::limits::HEARTBEAT;
 use crate::node::Host;
 use crate::node::select::{Observation, Watch};
 use crate::prefix::{Prefix, join, texts};
@@ -29,10 +29,6 @@ pub struct Entry {
     allowed: Option<Vec<Prefix>>,
     /// When the interfaces have to be looked at again though nothing changes, in steady time.
     look_at: Option<Duration>,
-    /// When an interface last looked other than before, in steady time.
-    changed_at: Option<Duration>,
-    /// The first such time since the last report.
-    unreported_since: Option<Duration>,
     /// By IP6UpdateNodeConfig.
     sent: BTreeMap<String, Sent>,
 }
@@ -107,11 +103,7 @@ impl Entry {
                 },
                 Ok(watch) => {
                     let observed = observe(cx.host, watch, wanted.allowed.as_deref())?;
-                    let before = self.seen.get(watch);
-                    log_change(&watch.interface, before, &observed);
-                    if before.is_some_and(|before| !observed.is_like(before)) {
-                        self.note_change(cx.host.now());
-                    }
+                    log_change(&watch.interface, self.seen.get(watch), &observed);
                     seen.insert(watch.clone(), observed.clone());
                     NodeEntry {
                         message: cut(&cx.clean(&observed.message(&watch.interface))).into(),
@@ -133,25 +125,18 @@ impl Entry {
     /// logs the difference; else it is logged here, when it is seen.
     pub fn look(&mut self, host: &mut dyn Host, round_follows: bool) -> bool {
         self.look_at = None;
-        let (mut is_changed, mut is_logged) = (false, false);
+        let mut is_changed = false;
         for (watch, before) in &mut self.seen {
             // If the kernel does not answer, the round says so.
             let seen = observe(host, watch, self.allowed.as_deref()).ok();
-            let seen = seen.filter(|seen| !round_follows || seen.is_like(before));
-            let Some(seen) = seen else {
-                is_changed = true;
+            let is_like = seen.as_ref().is_some_and(|seen| seen.is_like(before));
+            is_changed |= !is_like;
+            let Some(seen) = seen.filter(|_| is_like || !round_follows) else {
                 continue;
             };
-            if !seen.is_like(before) {
-                log_change(&watch.interface, Some(before), &seen);
-                is_logged = true;
-                is_changed = true;
-            }
+            log_change(&watch.interface, Some(before), &seen);
             self.look_at = [self.look_at, seen.until].into_iter().flatten().min();
             *before = seen;
-        }
-        if is_logged {
-            self.note_change(host.now());
         }
         is_changed
     }
@@ -159,21 +144,6 @@ impl Entry {
     /// When the interfaces have to be looked at again though nothing changes, in steady time.
     pub fn look_at(&self) -> Option<Duration> {
         self.look_at
-    }
-
-    /// Whether to report in this round: the addresses have been still for long enough, or not for too long.
-    pub fn is_report_due(&mut self, now: Duration) -> bool {
-        let has_passed = |since: Option<Duration>, time| since.is_none_or(|since| now >= since + time);
-        let is_due = has_passed(self.changed_at, STILL) || has_passed(self.unreported_since, MAX_UNREPORTED);
-        if is_due {
-            self.unreported_since = None;
-        }
-        is_due
-    }
-
-    fn note_change(&mut self, now: Duration) {
-        self.changed_at = Some(now);
-        self.unreported_since.get_or_insert(now);
     }
 
     /// Publishes what differs from `node_configs` as last read, or is due, or all if it is urgent. Then removes this

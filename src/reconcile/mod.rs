@@ -160,16 +160,17 @@ impl Reconciler {
         self.memory.entry.look_at()
     }
 
-    /// One round.
+    /// One round; `is_reaction` if it is early because of a change of address.
     ///
     /// # Errors
     /// If it did not reach its end. A failure that concerns one object is reported in a status or a log line instead.
-    pub fn reconcile(&mut self, host: &mut dyn Host) -> Result<Outcome, Failure> {
+    pub fn reconcile(&mut self, host: &mut dyn Host, is_reaction: bool) -> Result<Outcome, Failure> {
         self.client.read_account()?;
         let cx = &mut Context {
             node: &self.node,
             reporter: &self.reporter,
             interval: schedule::max_interval(self.update_interval, self.memory.nodes),
+            is_reaction,
             client: &mut self.client,
             problems: &mut self.problems,
             events: &mut self.events,
@@ -310,7 +311,9 @@ impl Memory {
             _ => true,
         });
         let mut outcome = self.targets.write(cx, plan)?.and(published.outcome());
-        if self.entry.is_report_due(cx.host.now()) {
+        if cx.is_reaction {
+            outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));
+        } else {
             let facts = Facts {
                 configs: &objects.configs,
                 node_configs: &objects.node_configs,
@@ -327,8 +330,6 @@ impl Memory {
             {
                 self.peers.wait_for_others();
             }
-        } else {
-            outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));
         }
         // Only a node that publishes knows that one can (I6).
         if published.has_published() {
