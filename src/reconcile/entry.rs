@@ -48,33 +48,49 @@ struct Sent {
 /// Result of publishing.
 #[derive(Debug, Default)]
 pub struct Published {
-    /// This node has nothing to publish: nothing selects it.
-    pub is_idle: bool,
+    /// What became of this node's entry in each IP6UpdateNodeConfig that selects it.
+    pub tries: BTreeMap<String, Try>,
     /// An entry of this node was last read with the prefixes that it sees: plans are made from what is stored.
     pub is_represented: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
     /// The reasons why entries of this node do not say what it sees.
     pub failures: Vec<Failing>,
-    /// The entries of this node that say what it sees, by IP6UpdateNodeConfig.
-    pub taken: BTreeMap<String, NodeEntry>,
-    /// The IP6UpdateNodeConfigs in which it could not publish, and whether it tried to in this round.
-    pub failed_in: BTreeMap<String, bool>,
+}
+
+/// Result of publishing one entry.
+#[derive(Debug)]
+pub enum Try {
+    /// It says what this node sees.
+    Published(NodeEntry),
+    /// It is not stored as it was sent.
+    Altered,
+    /// The request failed.
+    Refused,
+    /// It was not sent, because it is too early to try again.
+    Pending,
 }
 
 impl Published {
+    /// Whether this node has nothing to publish: nothing selects it.
+    pub fn is_idle(&self) -> bool {
+        self.tries.is_empty()
+    }
+
     /// Whether at least one entry of this node has the prefixes that it sees: as sent, or as stored, whatever became of the
     /// request that stored it.
     pub fn has_published(&self) -> bool {
-        self.is_represented || !self.taken.is_empty()
+        self.is_represented || self.tries.values().any(|one| matches!(one, Try::Published(_)))
     }
 
     /// Whether the prefixes of these entries are there, in objects that were read since.
     pub fn is_there(&self, node: &str, objects: &Objects) -> bool {
         objects.node_configs.iter().all(|config| {
             let stored = config.nodes().get(node);
-            let taken = self.taken.get(&config.metadata.name);
-            taken.is_none_or(|taken| stored.is_some_and(|stored| stored.prefixes == taken.prefixes))
+            match self.tries.get(&config.metadata.name) {
+                Some(Try::Published(entry)) => stored.is_some_and(|stored| stored.prefixes == entry.prefixes),
+                _ => true,
+            }
         })
     }
 
@@ -159,18 +175,17 @@ impl Entry {
         entries: &BTreeMap<String, NodeEntry>,
         is_urgent: bool,
     ) -> Result<Published, Failure> {
-        let mut published = Published {
-            is_idle: entries.is_empty(),
-            ..Published::default()
-        };
+        let mut published = Published::default();
         self.sent.retain(|name, _| entries.contains_key(name));
         let selecting = node_configs
             .iter()
             .filter_map(|config| Some((config, entries.get(&config.metadata.name)?)));
         for (config, entry) in cx.in_turn(selecting, |(config, _)| Subject::NodeConfig(Id::of(&config.metadata))) {
-            self.publish_in(cx, config, entry, is_urgent, &mut published)?;
+            let result = self.publish_in(cx, config, entry, is_urgent, &mut published)?;
+            published.tries.insert(config.metadata.name.clone(), result);
         }
-        let is_all_said = published.failures.is_empty() && published.failed_in.is_empty();
+        let mut tries = published.tries.values();
+        let is_all_said = published.failures.is_empty() && tries.all(|one| matches!(one, Try::Published(_)));
         let seen: BTreeSet<&Prefix> = entries.values().flat_map(|entry| &entry.prefixes).collect();
         let has_left = |config: &&NodeConfig| {
             let left = config
@@ -192,7 +207,7 @@ impl Entry {
         entry: &NodeEntry,
         is_urgent: bool,
         published: &mut Published,
-    ) -> Result<(), Failure> {
+    ) -> Result<Try, Failure> {
         let name = &config.metadata.name;
         let stored = config.nodes().get(cx.node);
         published.is_represented |= stored.is_some_and(|stored| stored.prefixes == entry.prefixes);
@@ -219,11 +234,10 @@ impl Entry {
             published.failures.push(altered_entry(cx, config, &sent.entry, stored));
         }
         if is_right && !is_due && !is_urgent {
-            published.taken.insert(name.clone(), entry.clone());
-            return Ok(());
+            return Ok(Try::Published(entry.clone()));
         }
         if is_altered && !is_due {
-            return Ok(());
+            return Ok(Try::Altered);
         }
         let is_repeated = sent.is_some_and(|sent| sent.is_repeated);
         let entry = NodeEntry {
@@ -234,58 +248,56 @@ impl Entry {
             stored.is_none_or(|stored| stored.observed_time != entry.observed_time),
             "a heartbeat differs from the one before"
         );
-        if send(cx, config, Some(&entry), published)? {
-            let at = cx.host.now();
-            if !is_altered {
-                published.taken.insert(name.clone(), entry.clone());
-            }
-            let uid = config.metadata.uid.clone();
-            let sent = Sent {
-                entry,
-                uid,
-                at,
-                is_repeated,
-            };
-            self.sent.insert(name.clone(), sent);
+        match send(cx, config, Some(&entry), published)? {
+            Tried::Done(()) => {}
+            Tried::Refused(refused) if refused.is_retry_pending => return Ok(Try::Pending),
+            Tried::Overtaken | Tried::Refused(_) => return Ok(Try::Refused),
         }
-        Ok(())
+        let sent = Sent {
+            entry: entry.clone(),
+            uid: config.metadata.uid.clone(),
+            at: cx.host.now(),
+            is_repeated,
+        };
+        self.sent.insert(name.clone(), sent);
+        Ok(if is_altered {
+            Try::Altered
+        } else {
+            Try::Published(entry)
+        })
     }
 }
 
-/// Writes this node's entry in an IP6UpdateNodeConfig, or removes it. Returns whether the API server took it.
+/// Writes this node's entry in an IP6UpdateNodeConfig, or removes it.
 fn send(
     cx: &mut Context<'_>,
     config: &NodeConfig,
     entry: Option<&NodeEntry>,
     published: &mut Published,
-) -> Result<bool, Failure> {
-    let (node, name) = (cx.node, &config.metadata.name);
+) -> Result<Tried<()>, Failure> {
+    let node = cx.node;
     let subject = Subject::NodeConfig(Id::of(&config.metadata));
     let body = json!({"status": {"nodes": {node: entry.map(body)}}});
     let explain = |error: &Error| format!("node {node} cannot publish what it sees: {error}");
-    let path = status_path(NODE_CONFIGS, name);
+    let path = status_path(NODE_CONFIGS, &config.metadata.name);
     let write = |client: &mut Client| match entry {
         Some(_) => client.merge_patch(&path, &body),
         None => remove_entries(client, &path, &body, std::iter::once(&node.to_string())),
     };
-    let was_sent = match cx.attempt(&subject, explain, write)? {
-        Tried::Done(()) => return Ok(true),
+    let tried = cx.attempt(&subject, explain, write)?;
+    match &tried {
+        Tried::Done(()) => {}
         // Deleted since it was listed, or too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it
         // tries five times).
-        Tried::Overtaken => {
-            published.end = RoundEnd::Soon;
-            true
-        }
+        Tried::Overtaken => published.end = RoundEnd::Soon,
         Tried::Refused(refused) => {
             if refused.is_new {
                 warn_of_node_config(cx, config, &refused.problem.text);
             }
-            published.failures.push(Failing::of(&subject, &refused));
-            !refused.is_retry_pending
+            published.failures.push(Failing::of(&subject, refused));
         }
-    };
-    published.failed_in.insert(name.clone(), was_sent);
-    Ok(false)
+    }
+    Ok(tried)
 }
 
 /// This node's entry is not stored as it was sent: what that means.

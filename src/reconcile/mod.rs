@@ -229,7 +229,7 @@ impl Memory {
                 &objects.configs,
                 &plan::Observed {
                     node_configs: &objects.node_configs,
-                    are_all_silent: published.is_idle,
+                    are_all_silent: published.is_idle(),
                     vanished: self.peers.vanished(),
                 },
             );
@@ -253,12 +253,7 @@ impl Memory {
         let is_urgent = !self.peers.vanished().is_empty();
         let published = self.entry.publish(cx, node_configs, entries, is_urgent);
         let published = published.inspect_err(|_| self.peers.reset())?;
-        let is_refused = |name: &String| match published.failed_in.get(name) {
-            Some(was_sent) => was_sent.then_some(true),
-            None => Some(false),
-        };
-        self.peers
-            .published(entries.keys().map(|name| (name, is_refused(name))));
+        self.peers.published(&published.tries);
         if cx
             .problems
             .subjects()

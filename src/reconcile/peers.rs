@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::entry::Try;
 use super::fingerprint;
 use crate::limits::{LINGER, NEARLY_SILENT, SILENT_AFTER};
 use crate::prefix::Prefix;
@@ -94,13 +95,16 @@ impl Peers {
         };
     }
 
-    /// Records in which IP6UpdateNodeConfigs this node publishes, and whether its last try there was refused; `None` if it
-    /// did not try.
-    pub fn published<'a>(&mut self, tries: impl Iterator<Item = (&'a String, Option<bool>)>) {
+    /// Records what became of this node's entries, by IP6UpdateNodeConfig.
+    pub fn published(&mut self, tries: &BTreeMap<String, Try>) {
         let before = std::mem::take(&mut self.own);
-        let was_refused = |name: &String| before.get(name).copied().unwrap_or_default();
-        let tries = tries.map(|(name, is_refused)| (name.clone(), is_refused.unwrap_or_else(|| was_refused(name))));
-        self.own = tries.collect();
+        let is_refused = |(name, one): (&String, &Try)| match one {
+            Try::Published(_) | Try::Altered => false,
+            Try::Refused => true,
+            Try::Pending => before.get(name).copied().unwrap_or_default(),
+        };
+        let own = tries.iter().map(|own| (own.0.clone(), is_refused(own)));
+        self.own = own.collect();
     }
 
     /// Where this node is refused, the others may not be able to publish either; unless its entry was seen to change:

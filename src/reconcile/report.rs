@@ -125,7 +125,7 @@ fn judge(
     // Nodes that do not publish have different words for it, but for what follows from the objects alone; and
     // whoever cannot publish has said more than that.
     let is_common =
-        published.is_idle && judgement.reason == Reason::NoPrefix && !names_node_config(config, facts.node_configs);
+        published.is_idle() && judgement.reason == Reason::NoPrefix && !names_node_config(config, facts.node_configs);
     let is_reported = condition::is_reported_not_ready(config) && !published.has_published();
     (!is_reported || is_common).then_some(judgement)
 }
