@@ -1,6 +1,6 @@
 //! The offline mode: YAML in, YAML out. It uses no cluster and writes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::net::Ipv6Addr;
@@ -136,6 +136,8 @@ fn line(notes: &mut String, text: &str) {
 struct Objects {
     configs: Vec<Config>,
     node_configs: Vec<NodeConfig>,
+    /// The kinds and names of all.
+    names: BTreeSet<(String, String)>,
     notes: String,
     /// The API server would refuse one of them.
     is_refused: bool,
@@ -186,6 +188,9 @@ impl Objects {
             return Err(format!("{place}: metadata.name is missing"));
         }
         let object = format!("{place}: {kind} {name}");
+        if !self.names.insert((kind.to_string(), name.to_string())) {
+            return Err(format!("{object} is there twice"));
+        }
         for problem in schema::problems(kind, value) {
             self.is_refused = true;
             line(

@@ -22,6 +22,7 @@ pub const ALL: &[Scenario] = scenarios![
     bad_settings_are_named_in_one_line,
     the_daemonset_of_0_3_sets_fewer_variables,
     help_version_and_crds,
+    preview_of_one_name_twice,
     preview_prints_groups,
     preview_prints_each_kind_as_yaml,
     preview_reports_errors,
@@ -411,4 +412,23 @@ fn preview_takes_alternative_names() {
         assert!(yaml.contains("2001:db8:1234:5670::/64"), "{yaml}");
         assert!(notes.contains(name.as_str()), "{notes}");
     }
+}
+
+/// Two files have the same config.
+fn preview_of_one_name_twice() {
+    let site = Site::new();
+    let file = site.account.folder.join("config.yaml");
+    fs::write(&file, CONFIG).unwrap();
+    let other = site.account.folder.join("other.yaml");
+    fs::write(&other, CONFIG.replace("[0, 1, 2]", "[3]")).unwrap();
+    let mut command = Command::new(binary());
+    command
+        .env_clear()
+        .args(["preview", "--address", "2001:db8::1"])
+        .args([&file, &other]);
+    let output = command.output().expect("k6u starts");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}{notes}");
+    assert!(!notes.contains("panicked"), "{notes}");
 }
