@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{DesiredTarget, Held, Kind, Stored, StoredList, TargetKey};
 use crate::kube::objects::ApiResources;
 use crate::kube::{Client, Error};
+use crate::limits::MAX_READ;
 
 /// An API group and a version of it.
 pub type Api = (&'static str, &'static str);
@@ -110,7 +111,9 @@ impl TargetApi {
         if let Some(known) = known.filter(|known| now.saturating_sub(known.asked) < ASK_AGAIN) {
             return Ok(known.api);
         }
-        let api = match (find_api(client, kind), known) {
+        // The rest of the time is for the request itself.
+        let found = client.within(MAX_READ / 2, |client| find_api(client, kind));
+        let api = match (found, known) {
             (Ok(found), _) => found,
             // The version that was served may be served still; reading shows it.
             (Err(_), Some(known)) => known.api,
