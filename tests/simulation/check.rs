@@ -199,7 +199,8 @@ fn false_alarms(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let is_refused = |at: Duration| {
         let mut health = scenario.health.iter();
         health.any(|(from, to, health)| match health {
-            Health::RefusesPublications(_) => (*from..*to).contains(&at),
+            Health::RefusesPublications(_) | Health::RefusesPublicationsOf(..) => (*from..*to).contains(&at),
+            Health::Throttles => (*from..*to + MAX_BACKOFF + INTERVAL).contains(&at),
             // A refused request is tried again after the longest pause.
             Health::RefusesGroups(_) | Health::RefusesGroupWrites(_) => {
                 (*from..*to + MAX_BACKOFF + INTERVAL).contains(&at)
@@ -465,6 +466,17 @@ fn at_rest(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     if restless > 0 {
         violations.push(format!(
             "{restless} writes after {rest:?}, when nothing happens any more"
+        ));
+    }
+    let uplinks = if scenario.nodes[0].has_second_uplink { 2.0 } else { 1.0 };
+    let nodes = scenario.nodes.iter().filter(|node| node.death() == NEVER).count() as f64;
+    let minutes = (scenario.end - rest).as_secs_f64() / 60.0;
+    let is_heartbeat = |served: &&Served| served.at >= rest && served.kind == Kind::Publication;
+    let heartbeats = outcome.served.iter().filter(is_heartbeat).count() as f64;
+    // One a minute, or a quarter earlier.
+    if heartbeats > nodes * uplinks * (minutes * 1.25 + 1.0) {
+        violations.push(format!(
+            "{heartbeats} publications after {rest:?}, in {minutes:.1} minutes"
         ));
     }
     let living: Vec<&Node> = scenario

@@ -301,6 +301,20 @@ impl Cluster {
                 reason(status),
                 request.path.rsplit('/').nth(1).unwrap_or_default(),
             ),
+            Health::RefusesPublicationsOf(number, status)
+                if kind(request) == Kind::Publication
+                    && body(request)["status"]["nodes"]
+                        .as_object()
+                        .is_some_and(|nodes| nodes.contains_key(&crate::site::name(number))) =>
+            {
+                refused(status, reason(status), "x")
+            }
+            Health::RefusesStatuses(status) if is_write && request.path.starts_with(CONFIGS) => {
+                refused(status, reason(status), CONFIG)
+            }
+            Health::Throttles if self.served.len().is_multiple_of(3) => {
+                refused(429, "TooManyRequests", "").with("Retry-After", "5")
+            }
             Health::FailsOnce(at, status)
                 if {
                     self.seen += 1;

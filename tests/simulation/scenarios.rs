@@ -53,10 +53,18 @@ pub enum Fault {
     LostAnswers,
     /// No node sees a prefix, or one does not, for 1 to 10 minutes.
     PrefixLost,
+    /// Publications are refused for 1 to 20 minutes.
+    PublicationsRefused,
+    /// Publications of one node are refused for 1 to 3 minutes.
+    OneRefused,
+    /// Statuses are refused for 1 to 20 minutes.
+    StatusesRefused,
+    /// Every third request meets 429, for 1 to 20 minutes.
+    Throttled,
 }
 
 /// All faults.
-pub const FAULTS: [Fault; 21] = [
+pub const FAULTS: [Fault; 25] = [
     Fault::Outage,
     Fault::AsksForRest,
     Fault::TakesNoWrites,
@@ -78,6 +86,10 @@ pub const FAULTS: [Fault; 21] = [
     Fault::FirstInstall,
     Fault::LostAnswers,
     Fault::PrefixLost,
+    Fault::PublicationsRefused,
+    Fault::OneRefused,
+    Fault::StatusesRefused,
+    Fault::Throttled,
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -142,6 +154,17 @@ pub fn scenario(faults: &[Fault], count: usize, seed: u64) -> Scenario {
     }
     if !is_any(&[Fault::Clocks]) && random.0.u8(..4) == 0 {
         scenario.clocks.skews = vec![0, 3600];
+    }
+    if std::env::var("K6U_UPLINK").is_ok() && !is_any(&[Fault::IdleSelected]) {
+        for (number, node) in scenario.nodes.iter_mut().enumerate() {
+            node.has_second_uplink = true;
+            for (_, view) in &mut node.sees {
+                if !view.is_empty() {
+                    view.truncate(1);
+                    view.push(prefix(0x200 + (number % 3) as u16));
+                }
+            }
+        }
     }
     scenario.actions.sort_by_key(|(at, _)| *at);
     scenario.end = rest_from(&scenario) + INTERVAL * 9;
@@ -290,6 +313,31 @@ fn apply_fault(fault: Fault, scenario: &mut Scenario, count: usize, from: Durati
         Fault::LostAnswers => {
             let to = from + random.within(MINUTE, MINUTE * 10);
             scenario.health.push((from, to, Health::LosesAnswers));
+            to
+        }
+        Fault::PublicationsRefused => {
+            let to = from + random.within(MINUTE, MINUTE * 20);
+            let status = [403, 422, 500, 409][random.0.usize(..4)];
+            scenario.health.push((from, to, Health::RefusesPublications(status)));
+            to
+        }
+        Fault::OneRefused => {
+            let to = from + random.within(MINUTE, MINUTE * 3);
+            let status = [403, 422, 500, 409][random.0.usize(..4)];
+            scenario
+                .health
+                .push((from, to, Health::RefusesPublicationsOf(victim, status)));
+            to
+        }
+        Fault::StatusesRefused => {
+            let to = from + random.within(MINUTE, MINUTE * 20);
+            let status = [403, 422, 500, 409][random.0.usize(..4)];
+            scenario.health.push((from, to, Health::RefusesStatuses(status)));
+            to
+        }
+        Fault::Throttled => {
+            let to = from + random.within(MINUTE, MINUTE * 20);
+            scenario.health.push((from, to, Health::Throttles));
             to
         }
         Fault::PrefixLost => {

@@ -60,6 +60,12 @@ pub enum Health {
     Contended,
     /// It answers every publication by this status.
     RefusesPublications(u16),
+    /// It answers every publication of this node by this status.
+    RefusesPublicationsOf(usize, u16),
+    /// It answers every write of a status of an IP6UpdateConfig by this status.
+    RefusesStatuses(u16),
+    /// It answers every third request by 429, and asks for five seconds of rest.
+    Throttles,
     /// The request with this number, counted from the beginning, is answered by this status.
     FailsOnce(usize, u16),
     /// Nothing listens from the request with this number on.
@@ -282,7 +288,8 @@ pub fn run(scenario: &Scenario) -> Outcome {
     }
 }
 
-fn name(number: usize) -> String {
+/// The name of the node with this number.
+pub fn name(number: usize) -> String {
     format!("node{number:04}.example.com")
 }
 
