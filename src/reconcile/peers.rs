@@ -123,9 +123,9 @@ impl Peers {
         }
     }
 
-    /// Time passes for those who have to come back, as long as anybody can.
+    /// Time passes for those who have to come back, between two reads that both show that anybody can.
     fn pass(&mut self, node_configs: &[NodeConfig], gap: Duration) {
-        if node_configs.iter().all(|config| config.nodes().is_empty()) {
+        if self.watches.is_empty() || node_configs.iter().all(|config| config.nodes().is_empty()) {
             return;
         }
         self.vanished.retain(|_, vanished| {
@@ -334,6 +334,8 @@ mod tests {
     #[test]
     fn what_vanished_lingers_for_75_seconds_in_which_anybody_publishes() {
         let mut eyes = Eyes::default();
+        assert_eq!(eyes.lingers(), 1, "nobody had an entry before");
+        eyes.see_in("n", "2", Duration::from_secs(15), &[("me", 1)]);
         eyes.see(MINUTE, &[("me", 0), ("a", 0)]);
         for _ in 0..60 {
             eyes.see_no_object(MINUTE);

@@ -12,7 +12,7 @@ use k6u_testkit::site::{
     ADDRESS, CONFIG_NAME, CONFIGS, CRDS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIG, NODE_CONFIGS, Running, SOON,
     Site, entry, ready, refusal, requests,
 };
-use k6u_testkit::trio::{NAMES, Trio, published};
+use k6u_testkit::trio::{Layout, NAMES, Trio, published};
 use serde_json::{Value, json};
 
 use crate::Scenario;
@@ -44,6 +44,7 @@ pub const ALL: &[Scenario] = scenarios![
     races_for_removals_are_no_refusal,
     a_dead_node_beside_entries_that_a_webhook_changes,
     a_dead_node_while_answers_to_publications_are_lost,
+    time_without_entries_is_no_time_to_come_back,
 ];
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -742,4 +743,59 @@ fn a_dead_node_beside_entries_that_a_webhook_changes() {
 
 fn a_dead_node_while_answers_to_publications_are_lost() {
     a_dead_node_beside(Site::lose_answers_to_publications);
+}
+
+/// Two sites, UPDATE_INTERVAL 60. The IP6UpdateNodeConfigs are deleted, and recreated two minutes later. Two nodes of
+/// the first site are back; twenty seconds later the address of one changes. The second site's node has not been back
+/// yet.
+fn time_without_entries_is_no_time_to_come_back() {
+    let trio = Trio::<Clockwork>::of(Site::new(), Layout::PerNode);
+    let site = &trio.site;
+    trio.interfaces[1].remove("2001:db8:1234:5671::10");
+    trio.interfaces[1].add("2001:db8:aaaa:bbb1::10");
+    let minute = Duration::from_secs(60);
+    let mut one = Clockwork::of(site, NAMES[0], minute);
+    let mut two = Clockwork::of(site, NAMES[1], minute);
+    let mut three = Clockwork::of(site, NAMES[2], minute);
+    for _ in 0..4 {
+        one.round_after(minute);
+        two.round_after(minute);
+        three.round_after(minute);
+    }
+    assert_eq!(site.held(), 6, "both sites are in the group");
+    let delete = |name: &str| {
+        site.server
+            .admin("DELETE", &format!("{NODE_CONFIGS}/{name}"), "", &Value::Null);
+    };
+    for name in NAMES {
+        delete(name);
+    }
+    for _ in 0..2 {
+        one.round_after(minute);
+        two.round_after(minute);
+        three.round_after(minute);
+    }
+    for (name, interface) in NAMES.iter().zip(&trio.interfaces) {
+        let node_config = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+            "metadata": {"name": name}, "spec": {"nodeSelector": {"kubernetes.io/hostname": name},
+            "interface": interface.name}});
+        site.server
+            .admin("POST", NODE_CONFIGS, "application/json", &node_config);
+    }
+    three.round_after(minute);
+    one.round_after(minute);
+    let is_there = || {
+        let held = cidrs(&site.server.store(), GROUP).unwrap();
+        held.iter().any(|cidr| cidr.starts_with("2001:db8:aaaa:bbb"))
+    };
+    assert!(is_there(), "nobody had an entry until now");
+    trio.interfaces[0].add("2001:db8:9876:5431::10");
+    one.round_after(Duration::from_secs(20));
+    let kept = is_there();
+    two.round_after(minute);
+    assert!(
+        kept,
+        "twenty seconds after the first entry the second site was taken out: {:?}",
+        site.group_history(GROUP)
+    );
 }
