@@ -69,7 +69,7 @@ pub struct Keep {
 }
 
 /// The reason of the condition Ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// All targets hold what they should.
     Updated,
@@ -134,7 +134,9 @@ pub fn plan(configs: &[Config], observed: &Observed<'_>) -> Plan {
         Ok(spec) => {
             let (delegated, lingering) = delegated_prefixes(spec, &entries, &observed.vanished);
             let mut verdict = desire(config, spec, delegated, lingering, &owners, &mut room);
-            if verdict.delegated.is_empty() {
+            // Nothing but extra CIDRs depends on no prefix.
+            let is_constant = !spec.targets.is_empty() && spec.targets.iter().all(|target| target.parts.is_constant());
+            if verdict.delegated.is_empty() && !is_constant {
                 verdict.keep = Some(Keep {
                     reason: Reason::NoPrefix,
                     message: no_prefix(spec, &entries, &without_entry),
