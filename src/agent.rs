@@ -41,7 +41,10 @@ impl Agent {
     pub fn run(&mut self, host: &mut dyn Host) {
         loop {
             let end = self.step(host).end;
-            let due = self.schedule.after_round(host.now(), end, host.random());
+            let mut due = self.schedule.after_round(host.now(), end, host.random());
+            if let Some(retry) = self.reconciler.problems.next_retry(host.now()) {
+                due = self.schedule.retry(due, retry, host.random());
+            }
             if self.wait(due, host) == Woken::Stop {
                 return;
             }

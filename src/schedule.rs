@@ -156,6 +156,16 @@ impl Schedule {
         now + pause
     }
 
+    /// The time of the next round if it is `due`, and a request about one object is tried again at `retry`: whatever comes
+    /// first; but not after a round that failed.
+    pub fn retry(&self, due: Duration, retry: Duration, random: f64) -> Duration {
+        if self.reacts {
+            due.min(retry + self.spread().mul_f64(random))
+        } else {
+            due
+        }
+    }
+
     /// Whether a change of address starts a round: not after a failure, because the round would fail again.
     pub fn reacts(&self) -> bool {
         self.reacts

@@ -1,8 +1,9 @@
 //! The condition Ready of an IP6UpdateConfig, and the Events about its changes. Pure.
 
+use std::fmt;
+
 use serde_json::{Value, json};
 
-use super::context::Refused;
 use super::plan::{Keep, Reason, Verdict};
 use super::problems::{Problem, Subject};
 use crate::kube::objects::Condition;
@@ -25,8 +26,6 @@ pub struct Failing {
     pub what: String,
     /// For people: the words of a refusal, and what to do next.
     pub text: String,
-    /// Not tried in this round, because the pause after the failure is not over: it may work by now.
-    pub is_retry_pending: bool,
 }
 
 /// Content of a config's Ready condition.
@@ -77,16 +76,21 @@ impl Failing {
         Failing {
             what: cut(&format!("{subject}: {}", problem.kind)).into(),
             text: format!("{subject}: {}", problem.text),
-            is_retry_pending: false,
         }
     }
 
-    /// What a request about a subject met.
-    pub fn of(subject: &Subject, refused: &Refused) -> Self {
+    /// A failure that a status reports, whichever node met it.
+    pub fn reported(what: &str) -> Self {
         Failing {
-            is_retry_pending: refused.is_retry_pending,
-            ..Failing::new(subject, &refused.problem)
+            what: what.into(),
+            text: what.into(),
         }
+    }
+
+    /// Whether it is about this subject.
+    pub fn is_about(what: &str, subject: &impl fmt::Display) -> bool {
+        what.strip_prefix(&subject.to_string())
+            .is_some_and(|rest| rest.starts_with(": "))
     }
 }
 
@@ -148,18 +152,15 @@ fn too_large(target: &TargetKey, count: usize) -> Failing {
             "{target} would hold {count} items, {limit}, so it keeps what it holds; name fewer prefix ids or suffixes, \
              or set allowedPrefixes"
         ),
-        is_retry_pending: false,
     }
 }
 
-/// Whether the stored status says that this generation is not Ready.
-pub fn is_reported_not_ready(config: &Config) -> bool {
-    is_judged(config) && stored_ready(config).is_some_and(|ready| ready.status == "False")
-}
-
-/// Whether the stored status is about this generation.
-pub fn is_judged(config: &Config) -> bool {
-    stored_ready(config).is_some_and(|ready| ready.observed_generation == Some(config.metadata.generation))
+/// Whether the stored status says of the targets of this generation which fail.
+pub fn judges_targets(config: &Config) -> bool {
+    let judges = [Reason::Updated, Reason::UpdateFailed].map(|reason| reason.to_string());
+    stored_ready(config).is_some_and(|ready| {
+        ready.observed_generation == Some(config.metadata.generation) && judges.contains(&ready.reason)
+    })
 }
 
 fn stored_ready(config: &Config) -> Option<&Condition> {

@@ -1,13 +1,14 @@
 //! What a step of a round may use, and the one place for a request about one object.
 
 use std::fmt;
+use std::hash::Hash;
 use std::time::Duration;
 
 use log::debug;
 
-use super::Failure;
 use super::events::Event;
 use super::problems::{Passing, Problem, Problems, Subject};
+use super::{Failure, fingerprint};
 use crate::kube::{Client, Error};
 use crate::limits::STEP_TIME;
 use crate::node::Host;
@@ -65,25 +66,27 @@ pub struct Refused {
 }
 
 impl Context<'_> {
-    /// Sends a request about one object, unless it failed shortly before. `explain` says what a failure means. The
-    /// failure stays with that object (I7).
+    /// Sends a request about one object, unless the same failed shortly before: `content` is what it would write.
+    /// `explain` says what a failure means. The failure stays with that object (I7).
     ///
     /// # Errors
     /// Only if others would fail, too: whatever the answer says is the failure of this object.
     pub fn attempt<T>(
         &mut self,
         subject: &Subject,
-        explain: impl FnOnce(&Error) -> String,
+        content: &impl Hash,
+        explain: impl FnOnce(&Error) -> Problem,
         request: impl FnOnce(&mut Client) -> Result<T, Error>,
     ) -> Result<Tried<T>, Failure> {
-        if let Some(problem) = self.problems.blocked(subject, self.host.now()) {
+        let content = fingerprint(content);
+        if let Some(problem) = self.problems.blocked(subject, content, self.host.now()) {
             return Ok(Tried::Refused(Refused {
                 problem: problem.clone(),
                 is_retry_pending: true,
                 is_new: false,
             }));
         }
-        self.problems.sends(subject, self.host.now());
+        self.problems.sends(subject, content, self.host.now());
         let error = match request(self.client) {
             Ok(done) => {
                 self.problems.works(subject);
@@ -105,10 +108,7 @@ impl Context<'_> {
             debug!("{error}");
             return Ok(Tried::Overtaken);
         }
-        let problem = Problem {
-            kind: format!("{} {}", error.verb, error.kind()),
-            text: explain(&error),
-        };
+        let problem = explain(&error);
         let random = self.host.random();
         let is_new = self
             .problems

@@ -54,7 +54,7 @@ pub struct Published {
     pub is_represented: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
-    /// The reasons why entries of this node do not say what it sees.
+    /// The reasons why entries of this node do not say what it sees, as far as this round met them.
     pub failures: Vec<Failing>,
 }
 
@@ -98,8 +98,12 @@ impl Published {
     pub fn outcome(&self) -> Outcome {
         Outcome {
             end: self.end,
-            is_ready: self.failures.is_empty(),
+            is_ready: self.failures.is_empty() && self.is_all_said(),
         }
+    }
+
+    fn is_all_said(&self) -> bool {
+        self.tries.values().all(|one| matches!(one, Try::Published(_)))
     }
 }
 
@@ -184,8 +188,7 @@ impl Entry {
             let result = self.publish_in(cx, config, entry, is_urgent, &mut published)?;
             published.tries.insert(config.metadata.name.clone(), result);
         }
-        let mut tries = published.tries.values();
-        let is_all_said = published.failures.is_empty() && tries.all(|one| matches!(one, Try::Published(_)));
+        let is_all_said = published.is_all_said();
         let seen: BTreeSet<&Prefix> = entries.values().flat_map(|entry| &entry.prefixes).collect();
         let has_left = |config: &&NodeConfig| {
             let left = config
@@ -278,23 +281,26 @@ fn send(
     let node = cx.node;
     let subject = Subject::NodeConfig(Id::of(&config.metadata));
     let body = json!({"status": {"nodes": {node: entry.map(body)}}});
-    let explain = |error: &Error| format!("node {node} cannot publish what it sees: {error}");
+    let explain = |e: &Error| Problem::with_request(e, format!("node {node} cannot publish what it sees: {e}"));
     let path = status_path(NODE_CONFIGS, &config.metadata.name);
     let write = |client: &mut Client| match entry {
         Some(_) => client.merge_patch(&path, &body),
         None => remove_entries(client, &path, &body, std::iter::once(&node.to_string())),
     };
-    let tried = cx.attempt(&subject, explain, write)?;
+    let content = entry.map(|entry| (&entry.prefixes, &entry.message));
+    let tried = cx.attempt(&subject, &content, explain, write)?;
     match &tried {
         Tried::Done(()) => {}
         // Deleted since it was listed, or too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it
         // tries five times).
         Tried::Overtaken => published.end = RoundEnd::Soon,
+        // It may work by now.
+        Tried::Refused(refused) if refused.is_retry_pending => {}
         Tried::Refused(refused) => {
             if refused.is_new {
                 warn_of_node_config(cx, config, &refused.problem.text);
             }
-            published.failures.push(Failing::of(&subject, refused));
+            published.failures.push(Failing::new(&subject, &refused.problem));
         }
     }
     Ok(tried)

@@ -190,6 +190,8 @@ impl Memory {
             None => self.list(cx, Objects::default(), true)?,
         };
         let outcome = self.passes(cx, &mut objects)?;
+        // Those that are known are good enough for a round: a renumbering does not wait for them.
+        self.selection.renew(cx, &objects.node_configs)?;
         // The configs are read in each round; only the prefixes that they allow are kept.
         objects.configs = Vec::new();
         self.objects = Some(objects);
@@ -317,14 +319,6 @@ impl Memory {
                 are_peers_silent: self.peers.are_silent(),
             };
             outcome = outcome.and(report(cx, &facts, &mut self.targets)?);
-            // Where a status is refused, others may not be able to publish either.
-            if cx
-                .problems
-                .subjects()
-                .any(|subject| matches!(subject, Subject::Config(_)))
-            {
-                self.peers.wait_for_others();
-            }
         }
         // Only a node that publishes knows that one can (I6).
         if published.has_published() {

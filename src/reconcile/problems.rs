@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::kube::Error;
 use crate::kube::objects::Metadata;
 use crate::limits::{CRD_TIME, MAX_CONFLICTS, STARTUP_TIME};
 use crate::resources::targets::TargetKey;
@@ -98,6 +99,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// What a request met.
+    pub fn with_request(error: &Error, text: String) -> Self {
+        let kind = format!("{} {}", error.verb, error.kind());
+        Problem { kind, text }
+    }
+
     /// A problem whose words are always the same, so that they are its kind as well.
     pub fn of(text: &str) -> Self {
         Problem {
@@ -116,6 +123,8 @@ pub struct Problems(BTreeMap<Subject, Known>);
 struct Known {
     /// When the last request about it was sent.
     sent_at: Option<Duration>,
+    /// Fingerprint of what that request would have written.
+    content: u64,
     /// Failures in a row that are normal for a moment: how many, and since when.
     passing: Option<(u32, Duration)>,
     /// The problem that lasts.
@@ -170,22 +179,25 @@ impl Problems {
         is_new
     }
 
-    /// The problem with `subject`, while it is too early to try again.
-    pub fn blocked(&self, subject: &Subject, now: Duration) -> Option<&Problem> {
-        let known = self.0.get(subject).filter(|known| now < known.retry_at)?;
-        known.problem.as_ref()
+    /// The problem with `subject`, while it is too early to try this content again. Another one may be accepted.
+    pub fn blocked(&self, subject: &Subject, content: u64, now: Duration) -> Option<&Problem> {
+        let known = self.0.get(subject)?;
+        let is_blocked = now < known.retry_at && known.content == content;
+        known.problem.as_ref().filter(|_| is_blocked)
     }
 
-    /// Ends the pause before the next try.
-    pub fn unblock(&mut self, subject: &Subject) {
-        if let Some(known) = self.0.get_mut(subject) {
-            known.retry_at = Duration::ZERO;
-        }
+    /// When the next request that failed is due again, in steady time, if that is after `now`: those that failed in the
+    /// same round are due together.
+    pub fn next_retry(&self, now: Duration) -> Option<Duration> {
+        let failed = self.0.values().filter(|known| !known.retry_at.is_zero());
+        let due = failed.filter_map(|known| Some((known.sent_at? + backoff(known.failures, 1.0)).max(known.retry_at)));
+        due.filter(|due| *due > now).min()
     }
 
-    /// Records that a request about `subject` is sent at `now`, in steady time.
-    pub fn sends(&mut self, subject: &Subject, now: Duration) {
-        self.known(subject).sent_at = Some(now);
+    /// Records that a request about `subject` that would write `content` is sent at `now`, in steady time.
+    pub fn sends(&mut self, subject: &Subject, content: u64, now: Duration) {
+        let known = self.known(subject);
+        (known.sent_at, known.content) = (Some(now), content);
     }
 
     /// Whether something is wrong with `subject`, and when the last request about it was sent, in steady time.
@@ -281,11 +293,11 @@ mod tests {
     #[test]
     fn pauses_get_longer() {
         let (mut problems, lan) = (Problems::default(), Subject::Target(TargetKey::group("lan")));
-        assert_eq!(problems.blocked(&lan, NOW), None);
+        assert_eq!(problems.blocked(&lan, 0, NOW), None);
         let refused = problem("500", "500");
         let mut pause = || {
             problems.backs_off(&lan, refused.clone(), None, NOW, 1.0);
-            let ends = (0..200).find(|s| problems.blocked(&lan, NOW + Duration::from_secs(*s)).is_none());
+            let ends = (0..200).find(|s| problems.blocked(&lan, 0, NOW + Duration::from_secs(*s)).is_none());
             ends.expect("it ends")
         };
         let pauses: Vec<u64> = (0..8).map(|_| pause()).collect();
@@ -294,13 +306,13 @@ mod tests {
         problems.backs_off(&Subject::Events, problem("429", "429"), asked_for, NOW, 1.0);
         let is_blocked = |seconds| {
             problems
-                .blocked(&Subject::Events, NOW + Duration::from_secs(seconds))
+                .blocked(&Subject::Events, 0, NOW + Duration::from_secs(seconds))
                 .is_some()
         };
         assert!(is_blocked(29) && !is_blocked(30), "the server said how long");
-        assert_eq!(problems.blocked(&lan, NOW), Some(&refused));
+        assert_eq!(problems.blocked(&lan, 0, NOW), Some(&refused));
         problems.works(&lan);
-        assert_eq!(problems.blocked(&lan, NOW), None);
+        assert_eq!(problems.blocked(&lan, 0, NOW), None);
     }
 
     #[test]

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use super::condition::{self, Delegated, Judgement, Notice};
+use super::condition::{self, Delegated, Failing, Judgement, Notice};
 use super::context::{Context, Tried};
-use super::entry::Published;
+use super::entry::{Published, Try};
 use super::events::Event;
 use super::plan::{Plan, Reason, Verdict};
 use super::problems::{Id, Problem, Subject};
 use super::targets::Targets;
 use super::{Failure, Outcome, status_path};
 use crate::kube::{Client, Error};
+use crate::limits::SILENT_AFTER;
 use crate::prefix::Prefix;
 use crate::resources::config::{CONFIGS, Config};
 use crate::resources::node_config::NodeConfig;
@@ -46,14 +47,20 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Soon));
             break;
         }
-        let Some(mut judgement) = judge(config, verdict, facts, targets, cx.host.now()) else {
+        let subject = Subject::Config(Id::of(&config.metadata));
+        // Where a status is refused, the nodes that publish may not be able to either: they come back first.
+        let is_theirs = match cx.problems.turn(&subject) {
+            (true, Some(sent_at)) => !facts.published.has_published() && cx.host.now() < sent_at + SILENT_AFTER,
+            _ => false,
+        };
+        let judgement = judge(config, verdict, facts, targets, cx.host.now());
+        let Some(mut judgement) = judgement.filter(|_| !is_theirs) else {
             outcome.is_ready = false;
             continue;
         };
         judgement.message = cx.clean(&judgement.message);
         judgement.failing.iter_mut().for_each(|what| *what = cx.clean(what));
         outcome.is_ready &= judgement.reason == Reason::Updated;
-        let subject = Subject::Config(Id::of(&config.metadata));
         let delegated = delegated(config, verdict, targets);
         let Some(change) = condition::change(config, &judgement, &delegated, cx.time()) else {
             cx.problems.works(&subject);
@@ -70,18 +77,31 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
             }
             Ok(())
         };
-        match cx.attempt(&subject, ToString::to_string, write)? {
+        let Judgement {
+            reason,
+            message,
+            failing,
+        } = &judgement;
+        let content = (reason, failing, &delegated.written);
+        let explain = |e: &Error| {
+            let Problem { kind, text } = Problem::with_request(e, e.to_string());
+            Problem {
+                kind: format!("{kind} of {reason}"),
+                text: format!("{text}; the status should say {reason}: {message}"),
+            }
+        };
+        match cx.attempt(&subject, &content, explain, write)? {
             Tried::Done(()) => {
                 log_transition(&config.metadata.name, change.transition.as_ref());
-                targets.were_reported(&judgement.failing, cx.host.now());
+                targets.were_reported(failing, cx.host.now());
                 let events = change.events.into_iter().enumerate();
                 cx.events.extend(events.map(|(at, notice)| event(config, at, notice)));
             }
             Tried::Overtaken => outcome = outcome.and(Outcome::not_ready(RoundEnd::Soon)),
             Tried::Refused(refused) => {
                 if refused.is_new {
-                    cx.events
-                        .push(event(config, 0, unreported(&judgement, &refused.problem)));
+                    let notice = condition::notice("Warning", "StatusRefused", &refused.problem.text);
+                    cx.events.push(event(config, 0, notice));
                 }
             }
         }
@@ -98,8 +118,8 @@ fn event(config: &Config, at: usize, notice: Notice) -> Event {
     }
 }
 
-/// Decides on the Ready condition of a config at `now`, in steady time; `None` while its targets are not settled (I8), or
-/// if another node has reported it.
+/// Decides on the Ready condition of a config at `now`, in steady time; `None` while its targets are not settled (I8),
+/// another node has reported it, or its prefixes may come back (I5).
 fn judge(
     config: &Config,
     verdict: &Verdict,
@@ -107,38 +127,37 @@ fn judge(
     targets: &mut Targets,
     now: Duration,
 ) -> Option<Judgement> {
-    let published = facts.published;
-    let (mut failures, mut are_known) = targets.failures(config, verdict, facts.are_peers_silent, now);
-    // Others that publish know nothing of what this node cannot publish, and would contradict.
-    for failing in published.failures.iter().filter(|_| facts.are_peers_silent) {
-        let is_reported = || config.status.failing.iter().flatten().any(|what| *what == failing.what);
-        if failing.is_retry_pending && !is_reported() {
-            are_known = false;
-        } else {
-            failures.push(failing.clone());
-        }
-    }
-    if failures.is_empty() && !are_known {
-        return None;
-    }
-    let judgement = condition::judge(verdict, &failures, &facts.plan.remarks());
-    // Nodes that do not publish have different words for it, but for what follows from the objects alone; and
-    // whoever cannot publish has said more than that.
-    let is_common =
-        published.is_idle() && judgement.reason == Reason::NoPrefix && !names_node_config(config, facts.node_configs);
-    let is_reported = condition::is_reported_not_ready(config) && !published.has_published();
-    (!is_reported || is_common).then_some(judgement)
+    let (mut failures, are_known) = targets.failures(config, verdict, facts.are_peers_silent, now);
+    failures.extend(unpublished(config, facts));
+    let is_settled = are_known || !failures.is_empty();
+    let may_come_back = verdict.delegated.is_empty() && !verdict.lingering.is_empty();
+    (is_settled && !(may_come_back && facts.published.has_published()))
+        .then(|| condition::judge(verdict, &failures, &facts.plan.remarks()))
 }
 
-/// Whether a node has reported that it cannot publish in one of these.
-fn names_node_config(config: &Config, node_configs: &[NodeConfig]) -> bool {
-    let mut subjects = node_configs
-        .iter()
-        .map(|config| Subject::NodeConfig(Id::of(&config.metadata)));
-    subjects.any(|subject| {
-        let mut failing = config.status.failing.iter().flatten();
-        failing.any(|what| what.starts_with(&format!("{subject}: ")))
-    })
+/// Failures of nodes to publish. A node that publishes knows nothing of those of others, and would contradict them: so
+/// each reports its own only while no other publishes. What the status reports stands, as long as the object is there,
+/// until a node that publishes knows better.
+fn unpublished(config: &Config, facts: &Facts<'_>) -> Vec<Failing> {
+    let published = facts.published;
+    let own = published.failures.iter().filter(|_| facts.are_peers_silent);
+    let mut failures: Vec<Failing> = own.cloned().collect();
+    let is_published = |one: &Try| matches!(one, Try::Published(_));
+    let knows_better = |name: &String| match published.tries.get(name) {
+        Some(one) => is_published(one),
+        None => published.tries.values().any(is_published),
+    };
+    let unknown = facts.node_configs.iter().map(|config| &config.metadata);
+    for metadata in unknown.filter(|metadata| !knows_better(&metadata.name)) {
+        let subject = Subject::NodeConfig(Id::of(metadata));
+        if !failures.iter().any(|own| Failing::is_about(&own.what, &subject)) {
+            let reported = config.status.failing.iter().flatten();
+            let reported = reported.filter(|what| Failing::is_about(what, &subject));
+            failures.extend(reported.map(|what| Failing::reported(what)));
+        }
+    }
+    failures.sort_by(|one, other| one.what.cmp(&other.what));
+    failures
 }
 
 /// The delegated prefixes: what lingers stays if it is there. Those that the targets were written for stay when nothing
@@ -153,7 +172,7 @@ fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Delegated
         "what lingers is not delegated"
     );
     let mut with_prefix = verdict.targets.iter().filter(|desired| !desired.is_constant).peekable();
-    let is_settled = with_prefix.peek().is_none() && verdict.oversized.is_empty();
+    let is_settled = with_prefix.peek().is_none() && verdict.oversized.is_empty() && verdict.contested.is_empty();
     let has_written = with_prefix.any(|desired| targets.is_right(&desired.key));
     let is_written = verdict.keep.is_none() && (has_written || is_settled);
     Delegated {
@@ -164,13 +183,6 @@ fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Delegated
             stored.clone()
         },
     }
-}
-
-/// The Event in place of a status that cannot be written.
-fn unreported(judgement: &condition::Judgement, problem: &Problem) -> Notice {
-    let condition::Judgement { reason, message, .. } = judgement;
-    let note = format!("{reason}: {message}; its status cannot say so: {}", problem.text);
-    condition::notice("Warning", "StatusRefused", &note)
 }
 
 fn log_transition(name: &str, transition: Option<&(Reason, String)>) {

@@ -8,8 +8,8 @@ use log::info;
 use super::context::{Context, Tried};
 use super::problems::{Problem, Subject};
 use super::{Failure, Objects};
-use crate::kube::Client;
 use crate::kube::objects::Object;
+use crate::kube::{Client, Error};
 use crate::limits::LABELS_FRESH;
 use crate::node::select::Watch;
 use crate::prefix::Prefix;
@@ -46,8 +46,8 @@ impl Selection {
             node_configs, allowed, ..
         }: &Objects,
     ) -> Result<Wanted, Failure> {
-        if node_configs.iter().any(|config| config.spec.needs_labels()) && cx.host.now() >= self.due {
-            self.read_labels(cx)?;
+        if self.labels.is_none() {
+            self.renew(cx, node_configs)?;
         }
         let none = BTreeMap::new();
         let is_selected = |config: &&NodeConfig| match &self.labels {
@@ -66,15 +66,22 @@ impl Selection {
         })
     }
 
-    /// A failure leaves the labels that were last read.
-    fn read_labels(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+    /// Reads the labels if they are needed, and due. A failure leaves those that were last read.
+    ///
+    /// # Errors
+    /// As [`Context::attempt`].
+    pub fn renew(&mut self, cx: &mut Context<'_>, node_configs: &[NodeConfig]) -> Result<(), Failure> {
+        if cx.host.now() < self.due || !node_configs.iter().any(|config| config.spec.needs_labels()) {
+            return Ok(());
+        }
         let path = format!("/api/v1/nodes/{}", cx.node);
         let absent = Subject::Item("Node", cx.node.to_string());
         let read = |client: &mut Client| match client.get_metadata::<Object>(&path) {
             Err(e) if e.is_absent_object() => Ok(None),
             read => read.map(Some),
         };
-        match cx.attempt(&Subject::Node, ToString::to_string, read)? {
+        let explain = |e: &Error| Problem::with_request(e, e.to_string());
+        match cx.attempt(&Subject::Node, &(), explain, read)? {
             Tried::Done(node) => {
                 self.due = cx.host.now() + LABELS_FRESH;
                 if let Some(node) = node {

@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use super::context::{Context, Tried};
 use super::events::warn_of_node_config;
 use super::peers::Peers;
-use super::problems::{Id, Subject};
+use super::problems::{Id, Problem, Subject};
 use super::{Failure, Outcome, status_path};
-use crate::kube::Client;
+use crate::kube::{Client, Error};
 use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, remove_entries};
 use crate::schedule::RoundEnd;
 
@@ -26,6 +26,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
     };
     let all = node_configs.iter().map(|config| (config, silent(config)));
     let all: Vec<_> = all.filter(|(_, silent)| !silent.is_empty()).collect();
+    log_ended(cx, &all);
     let subject =
         |(config, silent): &(&NodeConfig, Vec<String>)| Subject::Removal(Id::of(&config.metadata), silent.clone());
     for one in cx.in_turn(all.into_iter(), subject) {
@@ -41,10 +42,13 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
             "metadata": {"resourceVersion": config.metadata.resource_version},
             "status": {"nodes": &nodes},
         });
-        let explain = |e: &_| format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
+        let explain = |e: &Error| {
+            let text = format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
+            Problem::with_request(e, text)
+        };
         let path = status_path(NODE_CONFIGS, name);
         let remove = |client: &mut Client| remove_entries(client, &path, &patch, nodes.keys());
-        match cx.attempt(&subject, explain, remove)? {
+        match cx.attempt(&subject, &(), explain, remove)? {
             Tried::Done(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
             Tried::Overtaken => {}
             Tried::Refused(refused) => {
@@ -58,4 +62,20 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         outcome.end = RoundEnd::Soon;
     }
     Ok(outcome)
+}
+
+/// A removal that was refused is no problem any more when its nodes are back.
+fn log_ended(cx: &mut Context<'_>, all: &[(&NodeConfig, Vec<String>)]) {
+    let lasts = |id: &Id, nodes: &[String]| {
+        let mut same = all.iter().filter(|(config, _)| id.is(&config.metadata));
+        same.any(|(_, silent)| silent.iter().any(|node| nodes.contains(node)))
+    };
+    let has_ended = |subject: &&Subject| match subject {
+        Subject::Removal(id, nodes) => !lasts(id, nodes),
+        _ => false,
+    };
+    let ended: Vec<Subject> = cx.problems.subjects().filter(has_ended).cloned().collect();
+    for subject in &ended {
+        cx.problems.works(subject);
+    }
 }

@@ -10,8 +10,8 @@ use super::context::{Context, Tried};
 use super::plan::{self, Plan, Verdict};
 use super::problems::{Problem, Subject};
 use super::{Failure, Outcome, fingerprint};
-use crate::kube::Client;
 use crate::kube::objects::Metadata;
+use crate::kube::{Client, Error};
 use crate::limits::{CONTESTED_AFTER, CONTESTED_WITHIN, MAX_PLANNED, MAX_READ};
 use crate::resources::config::Config;
 use crate::resources::targets::{Api, DesiredTarget, Held, TargetApi, TargetKey};
@@ -19,8 +19,6 @@ use crate::schedule::RoundEnd;
 
 /// Cilium keeps groups with such a label itself, from outside sources (Cilium, `extgrp.cilium.io/`).
 const CILIUMS_OWN: &str = "extgrp.cilium.io/";
-/// The kind of problem of a target that somebody else keeps changing.
-const CONTEST: &str = "somebody else changes it";
 
 /// The targets of the last plan, and what is known of each.
 #[derive(Debug, Default)]
@@ -39,8 +37,6 @@ struct Known {
     state: State,
     /// Hash of the desired content for which it was last found right, or written.
     right_for: Option<u64>,
-    /// The same for which it was last tried to write it.
-    tried_for: Option<u64>,
     /// When somebody else changed it although it was right, within the last ten minutes.
     changed_at: Vec<Duration>,
     /// Hash of the version of its spec that was last read, and when that was new.
@@ -70,10 +66,8 @@ impl Targets {
     /// As [`Context::attempt`].
     pub fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         for known in self.known.values_mut() {
-            match &mut known.state {
-                State::Read(_) => known.state = State::Unknown,
-                State::Failed(failing) => failing.is_retry_pending = true,
-                State::Unknown | State::Right => {}
+            if matches!(known.state, State::Read(_)) {
+                known.state = State::Unknown;
             }
         }
         let until = cx.step_ends();
@@ -100,7 +94,7 @@ impl Targets {
         let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
         let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, key, now));
         let known = self.known.entry(key.clone()).or_default();
-        match cx.attempt(&subject, |e| key.explain(e), read)? {
+        match cx.attempt(&subject, &(), |e| Problem::with_request(e, key.explain(e)), read)? {
             Tried::Done(held) => {
                 let version = fingerprint(&held.as_ref().map(|held| version(&held.metadata)));
                 if known.version.0 != version {
@@ -109,7 +103,7 @@ impl Targets {
                 known.state = State::Read(held.map(Box::new));
             }
             Tried::Overtaken => {}
-            Tried::Refused(refused) => known.state = State::Failed(Failing::of(&subject, &refused)),
+            Tried::Refused(refused) => known.state = State::Failed(Failing::new(&subject, &refused.problem)),
         }
         Ok(())
     }
@@ -195,10 +189,6 @@ impl Targets {
         if cx.host.now() >= until {
             return Ok(());
         }
-        if known.tried_for.replace(hash) != Some(hash) {
-            // Another content may be accepted.
-            cx.problems.unblock(&subject);
-        }
         let mut wanted = desired.clone();
         wanted.items = held.map_or(wanted.items, |held| held.list.with_lingering(desired));
         debug_assert!(
@@ -206,7 +196,8 @@ impl Targets {
             "a target that is right is not written"
         );
         let write = |client: &mut Client| self.api.write(client, &wanted, held);
-        match cx.attempt(&subject, |e| key.explain(e), write)? {
+        let explain = |e: &Error| Problem::with_request(e, key.explain(e));
+        match cx.attempt(&subject, &hash, explain, write)? {
             Tried::Done(list) => {
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
@@ -243,19 +234,19 @@ impl Targets {
         are_peers_silent: bool,
         now: Duration,
     ) -> (Vec<Failing>, bool) {
-        let may_others_know = condition::is_judged(config) && !are_peers_silent;
+        let may_others_know = condition::judges_targets(config) && !are_peers_silent;
         let stored = config.status.failing.as_deref().unwrap_or_default();
         let (mut failures, mut are_known) = (Vec::new(), true);
         for key in verdict.targets.iter().map(|desired| &desired.key) {
-            let start = format!("{key}: ");
-            let is_contest = |what: &&String| what.strip_prefix(&start) == Some(CONTEST);
-            let reported = stored.iter().find(|what| what.starts_with(&start) && !is_contest(what));
+            let contest = contest(key);
+            let mut reported = stored.iter().filter(|what| Failing::is_about(what, key));
             let known = self.known.entry(key.clone()).or_default();
-            let (failure, is_known) = known.failure(reported, may_others_know, now);
+            let met = reported.clone().find(|what| **what != contest.what);
+            let (failure, is_known) = known.failure(met, may_others_know, now);
             failures.extend(failure);
             are_known &= is_known;
-            if known.is_contested(stored.iter().any(|what| is_contest(&what)), now) {
-                failures.push(contest(key));
+            if known.is_contested(reported.any(|what| *what == contest.what), now) {
+                failures.push(contest);
             }
         }
         (failures, are_known)
@@ -281,32 +272,27 @@ impl Known {
     }
 
     /// The failure of it to report at `now`, in steady time, and whether that is all. `stored` is the one that the status
-    /// reports: it stands until this node knows better. If it is reported no more, another node does know better, and
-    /// this one reports the same again after ten minutes at the earliest; unless no other node can have judged it.
+    /// reports: it stands until this node knows better. If one that this node has reported is reported no more, another
+    /// node does know better, or met another failure; then this one reports it again after ten minutes at the earliest,
+    /// unless no other node can have judged it.
     fn failure(&mut self, stored: Option<&String>, may_others_know: bool, now: Duration) -> (Option<Failing>, bool) {
-        let failing = match &self.state {
+        let own = match &self.state {
             State::Right => return (None, true),
-            State::Unknown | State::Read(_) => {
-                let stands = stored.map(|what| Failing {
-                    what: what.clone(),
-                    text: what.clone(),
-                    is_retry_pending: true,
-                });
-                return (stands, false);
-            }
-            State::Failed(failing) => failing.clone(),
+            State::Unknown | State::Read(_) => return (stored.map(|what| Failing::reported(what)), false),
+            State::Failed(own) => own,
         };
-        let is_same = |(what, at): &(String, Duration)| *what == failing.what && is_recent(*at, now);
-        let is_old = failing.is_retry_pending || may_others_know && self.reported.as_ref().is_some_and(is_same);
-        match stored {
-            None if is_old => (None, false),
-            Some(what) if is_old || *what == failing.what => {
-                let what = what.clone();
-                self.reported = Some((failing.what.clone(), now));
-                (Some(Failing { what, ..failing }), true)
-            }
-            _ => (Some(failing), true),
+        if stored.is_some_and(|what| *what == own.what) {
+            self.reported = Some((own.what.clone(), now));
         }
+        let is_same = |(what, at): &(String, Duration)| *what == own.what && is_recent(*at, now);
+        if !may_others_know || !self.reported.as_ref().is_some_and(is_same) {
+            return (Some(own.clone()), true);
+        }
+        let with_words = |what: &String| Failing {
+            what: what.clone(),
+            text: own.text.clone(),
+        };
+        (stored.map(with_words), stored.is_some())
     }
 
     /// Whether to report at `now`, in steady time, that somebody else keeps changing it. Once a status does, whichever node
@@ -335,7 +321,7 @@ fn contest(key: &TargetKey) -> Failing {
         "somebody else changed it {CONTESTED_AFTER} times within ten minutes; k6u puts it right each time. Find out who \
          (kubectl get --show-managed-fields), and leave its list to k6u (docs/gitops.md)"
     );
-    let kind = CONTEST.into();
+    let kind = "somebody else changes it".into();
     Failing::new(&Subject::Target(key.clone()), &Problem { kind, text })
 }
 

@@ -28,6 +28,8 @@ mod kernel;
 mod memory;
 mod peers;
 mod publication;
+mod reports;
+mod retries;
 mod soak;
 mod status;
 mod targets;
@@ -65,6 +67,8 @@ const ALL: &[&[Scenario]] = &[
     targets::ALL,
     peers::ALL,
     publication::ALL,
+    reports::ALL,
+    retries::ALL,
     status::ALL,
     transport::ALL,
     crds::ALL,

@@ -158,7 +158,7 @@ fn a_status_that_an_older_server_refuses() {
     // The status still says Ready, so an Event reports the error.
     let events = site.events();
     let is_reported = |(reason, note): &&(String, String)| {
-        reason == "StatusRefused" && note.starts_with("InvalidSpec: ") && note.contains("422 Invalid")
+        reason == "StatusRefused" && note.contains("should say InvalidSpec: ") && note.contains("422 Invalid")
     };
     assert_eq!(events.iter().filter(is_reported).count(), 1, "{events:?}");
 }

@@ -200,6 +200,81 @@ fn publications_are_refused_for_an_hour() {
     );
 }
 
+/// The same with an IP6UpdateNodeConfig for each node, the usual layout.
+#[test]
+fn publications_are_refused_for_an_hour_in_an_object_each() {
+    let mut scenario = scenario(&[1, 1, 1], Layout::PerNode, 1);
+    scenario.end = MINUTE * 70;
+    scenario
+        .health
+        .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
+    let outcome = site::run(&scenario);
+    let reports = outcome
+        .served
+        .iter()
+        .filter(|served| served.at > MINUTE * 20 && served.kind == Kind::Report)
+        .count();
+    assert!(
+        reports <= 3,
+        "{reports} statuses and Events were written in 50 minutes in which nothing changed: {:?}",
+        outcome.ready
+    );
+}
+
+/// No node can publish, for an hour. In the middle k6u restarts on one node. Whether a fourth node is idle makes no
+/// difference: nothing is new.
+fn restarted_while_publications_are_refused(has_idle: bool) {
+    let mut scenario = scenario(&[1, 1, 1, 1], Layout::Shared, 1);
+    scenario.nodes[3].publishes = !has_idle;
+    scenario.nodes[0].restarts(MINUTE * 30, MINUTE * 30 + Duration::from_secs(2));
+    scenario.end = MINUTE * 70;
+    scenario
+        .health
+        .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
+    let outcome = site::run(&scenario);
+    let turned: Vec<_> = outcome.reasons.iter().filter(|(at, _)| *at > MINUTE * 20).collect();
+    assert!(
+        turned.len() <= 2,
+        "Ready turned {} times after the restart, though no node can publish: {turned:?}",
+        turned.len()
+    );
+}
+
+/// See [`restarted_while_publications_are_refused`].
+#[test]
+fn a_node_restarts_while_publications_are_refused() {
+    restarted_while_publications_are_refused(false);
+}
+
+/// See [`restarted_while_publications_are_refused`].
+#[test]
+fn a_node_restarts_beside_an_idle_one_while_publications_are_refused() {
+    restarted_while_publications_are_refused(true);
+}
+
+/// The only node has two uplinks, an object for each, and can publish in none for an hour.
+#[test]
+fn publications_for_two_uplinks_are_refused_for_an_hour() {
+    let mut scenario = scenario(&[1], Layout::Shared, 1);
+    scenario.nodes[0].has_second_uplink = true;
+    scenario.nodes[0].sees[0].1.push(prefix(0x11));
+    scenario.end = MINUTE * 70;
+    scenario
+        .health
+        .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
+    let outcome = site::run(&scenario);
+    let reports = outcome
+        .served
+        .iter()
+        .filter(|served| served.at > MINUTE * 20 && served.kind == Kind::Report)
+        .count();
+    assert!(
+        reports <= 3,
+        "{reports} statuses and Events were written in 50 minutes in which nothing changed: {:?}",
+        outcome.ready
+    );
+}
+
 /// Groups cannot be read for ten minutes, because a right is missing. Ready changes once when the right is back.
 #[test]
 fn a_right_that_comes_back() {

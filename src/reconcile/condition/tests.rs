@@ -40,7 +40,6 @@ fn failing(what: &str, text: &str) -> Failing {
     Failing {
         what: what.into(),
         text: text.into(),
-        is_retry_pending: false,
     }
 }
 
@@ -139,14 +138,25 @@ fn a_failure_outweighs_that_nothing_is_known_but_not_a_bad_spec() {
 }
 
 #[test]
-fn what_an_idle_node_leaves_alone() {
-    assert!(!is_reported_not_ready(&config(Value::Null)));
-    let ready = |status: &str, generation: i64| {
-        config(json!({"conditions": [{"type": "Ready", "status": status, "observedGeneration": generation}]}))
+fn a_status_judges_the_targets_of_its_generation() {
+    assert!(!judges_targets(&config(Value::Null)));
+    let ready = |reason: &str, generation: i64| {
+        config(json!({"conditions": [{"type": "Ready", "reason": reason, "observedGeneration": generation}]}))
     };
-    assert!(is_reported_not_ready(&ready("False", 3)));
-    assert!(!is_reported_not_ready(&ready("True", 3)));
-    assert!(!is_reported_not_ready(&ready("False", 2)), "it is about another spec");
+    assert!(judges_targets(&ready("UpdateFailed", 3)) && judges_targets(&ready("Updated", 3)));
+    assert!(!judges_targets(&ready("UpdateFailed", 2)));
+    assert!(
+        !judges_targets(&ready("NoPrefix", 3)),
+        "of no target that depends on a prefix"
+    );
+}
+
+#[test]
+fn a_failure_is_about_one_subject() {
+    let what = "IP6UpdateNodeConfig all: PATCH 403";
+    assert!(Failing::is_about(what, &"IP6UpdateNodeConfig all"));
+    assert!(!Failing::is_about(what, &"IP6UpdateNodeConfig al"));
+    assert!(!Failing::is_about(what, &"IP6UpdateNodeConfig all: PATCH 403"));
 }
 
 #[test]
