@@ -123,10 +123,10 @@ pub struct Problems(BTreeMap<Subject, Known>);
 struct Known {
     /// When the last request about it was sent.
     sent_at: Option<Duration>,
-    /// Fingerprint of what that request would have written.
-    content: u64,
-    /// Failures in a row that are normal for a moment: how many, and since when.
-    passing: Option<(u32, Duration)>,
+    /// Fingerprint of what that request would have written; `None` if the pause is the server's wish, whatever is written.
+    content: Option<u64>,
+    /// Failures of one kind in a row that are normal for a moment: which, how many, and since when.
+    passing: Option<(Passing, u32, Duration)>,
     /// The problem that lasts.
     problem: Option<Problem>,
     /// How often in a row it failed.
@@ -176,13 +176,14 @@ impl Problems {
         let is_new = self.fails(subject, problem);
         let known = self.known(subject);
         known.retry_at = now + backoff(known.failures, random).max(retry_after.unwrap_or_default());
+        known.content = known.content.filter(|_| retry_after.is_none());
         is_new
     }
 
     /// The problem with `subject`, while it is too early to try this content again. Another one may be accepted.
     pub fn blocked(&self, subject: &Subject, content: u64, now: Duration) -> Option<&Problem> {
         let known = self.0.get(subject)?;
-        let is_blocked = now < known.retry_at && known.content == content;
+        let is_blocked = now < known.retry_at && known.content.is_none_or(|of| of == content);
         known.problem.as_ref().filter(|_| is_blocked)
     }
 
@@ -197,7 +198,7 @@ impl Problems {
     /// Records that a request about `subject` that would write `content` is sent at `now`, in steady time.
     pub fn sends(&mut self, subject: &Subject, content: u64, now: Duration) {
         let known = self.known(subject);
-        (known.sent_at, known.content) = (Some(now), content);
+        (known.sent_at, known.content) = (Some(now), Some(content));
     }
 
     /// Whether something is wrong with `subject`, and when the last request about it was sent, in steady time.
@@ -209,11 +210,13 @@ impl Problems {
     /// Records a failure that is normal for a moment, at `now` in steady time. Returns whether it has lasted for so long
     /// that it is a refusal.
     pub fn has_lasted(&mut self, subject: &Subject, failure: Passing, now: Duration) -> bool {
-        let (count, since) = self.known(subject).passing.get_or_insert((0, now));
-        *count = count.saturating_add(1);
-        let time = now.saturating_sub(*since);
+        let known = self.known(subject);
+        let before = known.passing.filter(|(kind, ..)| *kind == failure);
+        let (count, since) = before.map_or((1, now), |(_, count, since)| (count.saturating_add(1), since));
+        known.passing = Some((failure, count, since));
+        let time = now.saturating_sub(since);
         match failure {
-            Passing::Overtaken => *count > MAX_CONFLICTS,
+            Passing::Overtaken => count > MAX_CONFLICTS,
             Passing::Starting => time >= STARTUP_TIME,
             Passing::NotServed => time >= CRD_TIME,
         }
@@ -311,6 +314,16 @@ mod tests {
         };
         assert!(is_blocked(29) && !is_blocked(30), "the server said how long");
         assert_eq!(problems.blocked(&lan, 0, NOW), Some(&refused));
+        problems.sends(&lan, 1, NOW);
+        problems.backs_off(&lan, refused.clone(), None, NOW, 1.0);
+        assert_eq!(problems.blocked(&lan, 1, NOW), Some(&refused));
+        assert_eq!(problems.blocked(&lan, 2, NOW), None, "another content may be accepted");
+        problems.backs_off(&lan, refused.clone(), asked_for, NOW, 1.0);
+        assert_eq!(
+            problems.blocked(&lan, 2, NOW),
+            Some(&refused),
+            "the server said how long"
+        );
         problems.works(&lan);
         assert_eq!(problems.blocked(&lan, 0, NOW), None);
     }
@@ -333,8 +346,10 @@ mod tests {
         };
         assert!([0, 1, 9].iter().all(|seconds| !has_lasted(&mut problems, *seconds)));
         assert!(has_lasted(&mut problems, 10));
+        problems.has_lasted(&Subject::Events, Passing::Overtaken, NOW + Duration::from_secs(11));
+        assert!(!has_lasted(&mut problems, 12), "failures of one kind in a row");
         problems.works(&Subject::Events);
-        assert!(!has_lasted(&mut problems, 20));
+        assert!(!has_lasted(&mut problems, 30));
     }
 
     #[test]
