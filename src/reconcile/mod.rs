@@ -210,8 +210,7 @@ impl Memory {
 
             // 3. Read the targets of the last plan: before the entries (I2). A node that does not publish leaves them
             // to those that do (I6).
-            let leads = |peers: &Peers| published.has_published() || peers.are_silent();
-            let is_leading = leads(&self.peers);
+            let is_leading = self.leads(cx, &published);
             if is_leading {
                 self.targets.read(cx)?;
             }
@@ -219,7 +218,7 @@ impl Memory {
             // 4. Read what they should hold: the configs, and last the node configs with the entries (I2).
             *objects = self.list(cx, std::mem::take(objects), is_leading)?;
             let is_settled = self.selection.wanted(cx, objects)? == wanted && published.is_there(cx.node, objects);
-            if !is_leading || !leads(&self.peers) {
+            if !is_leading || !self.leads(cx, &published) {
                 if is_settled {
                     return Ok(published.outcome());
                 }
@@ -243,6 +242,11 @@ impl Memory {
         }
         debug!("the objects changed {MAX_PASSES} times during this round: the next one goes on");
         Ok(Outcome::not_ready(RoundEnd::Soon))
+    }
+
+    /// Whether this node takes part in writing targets (I6).
+    fn leads(&self, cx: &Context<'_>, published: &Published) -> bool {
+        published.has_published() || self.peers.are_silent(cx.node, cx.interval)
     }
 
     fn publish(
@@ -316,7 +320,7 @@ impl Memory {
                 node_configs: &objects.node_configs,
                 plan,
                 published,
-                are_peers_silent: self.peers.are_silent(),
+                are_peers_silent: self.peers.are_silent(cx.node, cx.interval),
             };
             outcome = outcome.and(report(cx, &facts, &mut self.targets)?);
         }

@@ -21,8 +21,6 @@ pub struct Peers {
     specs: u64,
     /// Reachable time since the IP6UpdateNodeConfigs, or any entry in them, were seen to change.
     unchanged_for: Duration,
-    /// The time that nobody was seen to publish for before this node speaks for those who do.
-    patience: Duration,
     last_read: Option<Duration>,
     /// The IP6UpdateNodeConfigs in which this node publishes, and whether its last try was refused.
     own: BTreeMap<String, bool>,
@@ -87,12 +85,6 @@ impl Peers {
         if std::mem::replace(&mut self.specs, specs) != specs {
             self.unchanged_for = Duration::ZERO;
         }
-        self.patience = if self.watches.keys().any(|(_, node)| node != own) {
-            SILENT_AFTER
-        } else {
-            // Whoever was just selected publishes in its next round.
-            interval * 2
-        };
     }
 
     /// Records what became of this node's entries, by IP6UpdateNodeConfig.
@@ -154,10 +146,11 @@ impl Peers {
         watched.is_some_and(|watched| watched.unchanged_for >= SILENT_AFTER)
     }
 
-    /// Whether no other node publishes: none was seen to for five minutes, or none has an entry and whoever might
-    /// have published by now.
-    pub fn are_silent(&self) -> bool {
-        self.unchanged_for >= self.patience
+    /// Whether no other node publishes: none was seen to for five minutes, or none has an entry and whoever was just
+    /// selected has had two intervals to publish.
+    pub fn are_silent(&self, own: &str, interval: Duration) -> bool {
+        let has_others = self.watches.keys().any(|(_, node)| node != own);
+        self.unchanged_for >= if has_others { SILENT_AFTER } else { interval * 2 }
     }
 
     /// The prefixes of entries that vanished although their nodes were not silent: these may come back.
@@ -247,7 +240,7 @@ mod tests {
         }
         assert!(eyes.peers.is_silent("n", "dead") && !eyes.peers.is_silent("n", "alive"));
         assert!(!eyes.peers.is_silent("n", "x"));
-        assert!(!eyes.peers.are_silent());
+        assert!(!eyes.peers.are_silent("me", MINUTE));
         eyes.see(MINUTE, &[("dead", 1)]);
         assert!(!eyes.peers.is_silent("n", "dead"), "it is back");
     }
@@ -257,11 +250,11 @@ mod tests {
         let mut eyes = Eyes::default();
         eyes.see(MINUTE, &[("a", 0)]);
         eyes.see(MINUTE * 60, &[("a", 0)]);
-        assert!(!eyes.peers.is_silent("n", "a") && !eyes.peers.are_silent());
+        assert!(!eyes.peers.is_silent("n", "a") && !eyes.peers.are_silent("me", MINUTE));
         for _ in 0..4 {
             eyes.see(MINUTE * 60, &[("a", 0)]);
         }
-        assert!(eyes.peers.is_silent("n", "a") && eyes.peers.are_silent());
+        assert!(eyes.peers.is_silent("n", "a") && eyes.peers.are_silent("me", MINUTE));
     }
 
     #[test]
@@ -269,7 +262,7 @@ mod tests {
         let mut eyes = Eyes::default();
         for time in [0, 1, 0, 7] {
             (0..4).for_each(|_| eyes.see(MINUTE, &[("a", time)]));
-            assert!(!eyes.peers.is_silent("n", "a") && !eyes.peers.are_silent());
+            assert!(!eyes.peers.is_silent("n", "a") && !eyes.peers.are_silent("me", MINUTE));
         }
     }
 
@@ -297,7 +290,7 @@ mod tests {
         eyes.peers.reset();
         assert!(!eyes.peers.is_silent("n", "a"));
         assert!(
-            eyes.peers.are_silent(),
+            eyes.peers.are_silent("me", MINUTE),
             "a node that cannot publish saw it all the same"
         );
     }
@@ -307,20 +300,23 @@ mod tests {
         let mut eyes = Eyes::default();
         eyes.see(MINUTE, &[]);
         assert!(
-            !eyes.peers.are_silent(),
+            !eyes.peers.are_silent("me", MINUTE),
             "whoever is selected has not had the time to publish"
         );
         eyes.see(MINUTE, &[]);
-        assert!(!eyes.peers.are_silent());
+        assert!(!eyes.peers.are_silent("me", MINUTE));
         eyes.see(MINUTE, &[]);
-        assert!(eyes.peers.are_silent());
+        assert!(eyes.peers.are_silent("me", MINUTE));
         eyes.see_in("other", "2", MINUTE, &[]);
-        assert!(!eyes.peers.are_silent(), "an IP6UpdateNodeConfig that is new");
+        assert!(
+            !eyes.peers.are_silent("me", MINUTE),
+            "an IP6UpdateNodeConfig that is new"
+        );
         eyes.see_in("other", "2", MINUTE, &[("a", 0)]);
         (0..4).for_each(|_| eyes.see_in("other", "2", MINUTE, &[("a", 0)]));
-        assert!(!eyes.peers.are_silent());
+        assert!(!eyes.peers.are_silent("me", MINUTE));
         eyes.see_in("other", "2", MINUTE, &[("a", 0)]);
-        assert!(eyes.peers.are_silent());
+        assert!(eyes.peers.are_silent("me", MINUTE));
     }
 
     #[test]
@@ -369,7 +365,10 @@ mod tests {
         eyes.see(MINUTE, &[("me", 0)]);
         eyes.see(MINUTE, &[]);
         assert_eq!(eyes.lingers(), 1);
-        assert!(!eyes.peers.are_silent(), "no other has had the time to publish");
+        assert!(
+            !eyes.peers.are_silent("me", MINUTE),
+            "no other has had the time to publish"
+        );
     }
 
     #[test]
