@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use super::condition::{self, Delegated, Failing, Judgement, Notice};
+use super::condition::{self, Delegated, Failing, Judgement, Notice, StatusChange};
 use super::context::{Context, Tried};
 use super::entry::{Published, Try};
 use super::events::Event;
@@ -66,34 +66,10 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
             cx.problems.works(&subject);
             continue;
         };
-        let path = status_path(CONFIGS, &config.metadata.name);
-        let time = cx.time();
-        let write = |client: &mut Client| {
-            let stored: Config = client.merge_patch_returning(&path, &change.patch)?;
-            if condition::change(&stored, &judgement, &delegated, time).is_some() {
-                let what = "it is not stored as it was sent: an admission webhook changes it, or the CRDs are those of \
-                            another release";
-                return Err(Error::malformed("PATCH", &path, what.into()));
-            }
-            Ok(())
-        };
-        let Judgement {
-            reason,
-            message,
-            failing,
-        } = &judgement;
-        let content = (reason, failing, &delegated.written);
-        let explain = |e: &Error| {
-            let Problem { kind, text } = Problem::with_request(e, e.to_string());
-            Problem {
-                kind: format!("{kind} of {reason}"),
-                text: format!("{text}; the status should say {reason}: {message}"),
-            }
-        };
-        match cx.attempt(&subject, &content, explain, write)? {
+        match write(cx, config, &judgement, &delegated, &change)? {
             Tried::Done(()) => {
                 log_transition(&config.metadata.name, change.transition.as_ref());
-                targets.were_reported(failing, cx.host.now());
+                targets.were_reported(&judgement.failing, cx.host.now());
                 let events = change.events.into_iter().enumerate();
                 cx.events.extend(events.map(|(at, notice)| event(config, at, notice)));
             }
@@ -107,6 +83,41 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
         }
     }
     Ok(outcome)
+}
+
+/// Writes the status of a config.
+fn write(
+    cx: &mut Context<'_>,
+    config: &Config,
+    judgement: &Judgement,
+    delegated: &Delegated,
+    change: &StatusChange,
+) -> Result<Tried<()>, Failure> {
+    let Judgement {
+        reason,
+        message,
+        failing,
+    } = judgement;
+    let explain = |e: &Error| {
+        let Problem { kind, text } = Problem::with_request(e, e.to_string());
+        Problem {
+            kind: format!("{kind} of {reason}"),
+            text: format!("{text}; the status should say {reason}: {message}"),
+        }
+    };
+    let path = status_path(CONFIGS, &config.metadata.name);
+    let time = cx.time();
+    let request = |client: &mut Client| {
+        let stored: Config = client.merge_patch_returning(&path, &change.patch)?;
+        if condition::change(&stored, judgement, delegated, time).is_some() {
+            let what = "it is not stored as it was sent: an admission webhook changes it, or the CRDs are those of \
+                        another release";
+            return Err(Error::malformed("PATCH", &path, what.into()));
+        }
+        Ok(())
+    };
+    let subject = Subject::Config(Id::of(&config.metadata));
+    cx.attempt(&subject, &(reason, failing, &delegated.written), explain, request)
 }
 
 fn event(config: &Config, at: usize, notice: Notice) -> Event {
