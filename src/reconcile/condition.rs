@@ -44,8 +44,8 @@ pub struct Judgement {
 pub struct Delegated {
     /// Those that the targets were last written for.
     pub written: Vec<Prefix>,
-    /// Those that the nodes see, or saw last.
-    pub observed: Vec<Prefix>,
+    /// Those that the nodes see; `None` if they see none, and the status keeps those that they saw last.
+    pub observed: Option<Vec<Prefix>>,
 }
 
 /// A status that has to be written, and the Events that go with it.
@@ -155,12 +155,9 @@ fn too_large(target: &TargetKey, count: usize) -> Failing {
     }
 }
 
-/// Whether the stored status says of the targets of this generation which fail.
-pub fn judges_targets(config: &Config) -> bool {
-    let judges = [Reason::Updated, Reason::UpdateFailed].map(|reason| reason.to_string());
-    stored_ready(config).is_some_and(|ready| {
-        ready.observed_generation == Some(config.metadata.generation) && judges.contains(&ready.reason)
-    })
+/// Whether the stored status is about this generation.
+pub fn is_judged(config: &Config) -> bool {
+    stored_ready(config).is_some_and(|ready| ready.observed_generation == Some(config.metadata.generation))
 }
 
 fn stored_ready(config: &Config) -> Option<&Condition> {
@@ -195,7 +192,8 @@ pub fn change(
             conditions.push(condition.clone());
         }
     }
-    let prefix = join(observed);
+    let observed = observed.as_ref().map(|observed| cut(&join(observed)).to_string());
+    let prefix = observed.or_else(|| stored.prefix.clone());
     let has_same_words = |old: &Condition| match &stored.failing {
         // The words of a refusal differ from node to node, and from try to try.
         Some(stored) if !failing.is_empty() => stored == failing,
@@ -208,7 +206,7 @@ pub fn change(
     let same = stored.conditions.len() == conditions.len()
         && old_ready.is_some_and(is_equivalent)
         && stored.delegated_prefixes == *written
-        && stored.prefix.as_ref().is_none_or(|text| text == cut(&prefix))
+        && (stored.prefix.is_none() || stored.prefix == prefix)
         && stored.observed_generation == Some(config.metadata.generation);
     if same {
         return None;
@@ -228,7 +226,7 @@ pub fn change(
         "status": {
             "observedGeneration": config.metadata.generation,
             "delegatedPrefixes": texts(written),
-            "prefix": cut(&prefix),
+            "prefix": prefix,
             "failing": (!failing.is_empty()).then_some(failing),
             "conditions": conditions,
         },

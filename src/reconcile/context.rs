@@ -86,7 +86,7 @@ impl Context<'_> {
                 is_new: false,
             }));
         }
-        self.problems.sends(subject, content, self.host.now());
+        self.problems.sends(subject, self.host.now());
         let error = match request(self.client) {
             Ok(done) => {
                 self.problems.works(subject);
@@ -112,7 +112,7 @@ impl Context<'_> {
         let random = self.host.random();
         let is_new = self
             .problems
-            .backs_off(subject, problem.clone(), error.retry_after(), now, random);
+            .backs_off(subject, content, problem.clone(), error.retry_after(), now, random);
         Ok(Tried::Refused(Refused {
             problem,
             is_retry_pending: false,

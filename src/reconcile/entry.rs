@@ -54,8 +54,10 @@ pub struct Published {
     pub is_represented: bool,
     /// Whether all that was sent was taken.
     pub end: RoundEnd,
-    /// The reasons why entries of this node do not say what it sees, as far as this round met them.
+    /// The reasons why entries of this node do not say what it sees.
     pub failures: Vec<Failing>,
+    /// More of them, of earlier rounds: it is too early to try again, and they may have ended by now.
+    pub pending: Vec<Failing>,
 }
 
 /// Result of publishing one entry.
@@ -98,7 +100,7 @@ impl Published {
     pub fn outcome(&self) -> Outcome {
         Outcome {
             end: self.end,
-            is_ready: self.failures.is_empty() && self.is_all_said(),
+            is_ready: self.failures.is_empty() && self.pending.is_empty() && self.is_all_said(),
         }
     }
 
@@ -180,6 +182,14 @@ impl Entry {
         is_urgent: bool,
     ) -> Result<Published, Failure> {
         let mut published = Published::default();
+        // A problem lasts as long as this node has something to write there.
+        let is_concerned =
+            |config: &&NodeConfig| entries.contains_key(&config.metadata.name) || config.nodes().contains_key(cx.node);
+        let concerned = || node_configs.iter().filter(is_concerned);
+        cx.problems.retain(|subject| match subject {
+            Subject::NodeConfig(id) | Subject::Entry(id) => concerned().any(|config| id.is(&config.metadata)),
+            _ => true,
+        });
         self.sent.retain(|name, _| entries.contains_key(name));
         let selecting = node_configs
             .iter()
@@ -294,13 +304,16 @@ fn send(
         // Deleted since it was listed, or too many nodes wrote at the same time (Kubernetes, apiserver patch.go: it
         // tries five times).
         Tried::Overtaken => published.end = RoundEnd::Soon,
-        // It may work by now.
-        Tried::Refused(refused) if refused.is_retry_pending => {}
         Tried::Refused(refused) => {
             if refused.is_new {
                 warn_of_node_config(cx, config, &refused.problem.text);
             }
-            published.failures.push(Failing::new(&subject, &refused.problem));
+            let failing = Failing::new(&subject, &refused.problem);
+            if refused.is_retry_pending {
+                published.pending.push(failing);
+            } else {
+                published.failures.push(failing);
+            }
         }
     }
     Ok(tried)

@@ -37,7 +37,7 @@ use entry::{Entry, Published};
 use events::Event;
 use peers::Peers;
 use plan::Plan;
-use problems::{Id, Problems, Subject};
+use problems::{Problems, Subject};
 use report::{Facts, report};
 use selection::Selection;
 use served::Served;
@@ -284,9 +284,7 @@ impl Memory {
         self.peers.saw(cx.node, &node_configs, cx.host.now(), cx.interval);
         let nodes: BTreeSet<&String> = node_configs.iter().flat_map(|config| config.nodes().keys()).collect();
         self.nodes = nodes.len();
-        let is_there = |id: &Id| node_configs.iter().any(|config| id.is(&config.metadata));
         cx.problems.retain(|subject| match subject {
-            Subject::NodeConfig(id) | Subject::Entry(id) => is_there(id),
             Subject::Removal(id, silent) => node_configs
                 .iter()
                 .any(|config| id.is(&config.metadata) && silent.iter().any(|node| config.nodes().contains_key(node))),

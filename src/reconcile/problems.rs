@@ -123,7 +123,7 @@ pub struct Problems(BTreeMap<Subject, Known>);
 struct Known {
     /// When the last request about it was sent.
     sent_at: Option<Duration>,
-    /// Fingerprint of what that request would have written; `None` if the pause is the server's wish, whatever is written.
+    /// Fingerprint of the content that was refused last.
     content: Option<u64>,
     /// Failures of one kind in a row that are normal for a moment: which, how many, and since when.
     passing: Option<(Passing, u32, Duration)>,
@@ -131,8 +131,12 @@ struct Known {
     problem: Option<Problem>,
     /// How often in a row it failed.
     failures: u32,
-    /// Not to be tried again before.
+    /// How often in a row that content was refused.
+    tries: u32,
+    /// That content is not to be tried again before.
     retry_at: Duration,
+    /// The server asked for rest until then, whatever is written.
+    rest_until: Duration,
 }
 
 /// A failure that is normal for a moment.
@@ -168,6 +172,7 @@ impl Problems {
     pub fn backs_off(
         &mut self,
         subject: &Subject,
+        content: u64,
         problem: Problem,
         retry_after: Option<Duration>,
         now: Duration,
@@ -175,15 +180,18 @@ impl Problems {
     ) -> bool {
         let is_new = self.fails(subject, problem);
         let known = self.known(subject);
-        known.retry_at = now + backoff(known.failures, random).max(retry_after.unwrap_or_default());
-        known.content = known.content.filter(|_| retry_after.is_none());
+        let is_same = known.content.replace(content) == Some(content);
+        known.tries = if is_same { known.tries.saturating_add(1) } else { 1 };
+        known.retry_at = now + backoff(known.tries, random);
+        known.rest_until = now + retry_after.unwrap_or_default();
         is_new
     }
 
     /// The problem with `subject`, while it is too early to try this content again. Another one may be accepted.
     pub fn blocked(&self, subject: &Subject, content: u64, now: Duration) -> Option<&Problem> {
         let known = self.0.get(subject)?;
-        let is_blocked = now < known.retry_at && known.content.is_none_or(|of| of == content);
+        let is_same = known.content == Some(content);
+        let is_blocked = now < known.rest_until || is_same && now < known.retry_at;
         known.problem.as_ref().filter(|_| is_blocked)
     }
 
@@ -191,14 +199,19 @@ impl Problems {
     /// same round are due together.
     pub fn next_retry(&self, now: Duration) -> Option<Duration> {
         let failed = self.0.values().filter(|known| !known.retry_at.is_zero());
-        let due = failed.filter_map(|known| Some((known.sent_at? + backoff(known.failures, 1.0)).max(known.retry_at)));
+        let due = failed.filter_map(|known| Some((known.sent_at? + backoff(known.tries, 1.0)).max(known.rest_until)));
         due.filter(|due| *due > now).min()
     }
 
-    /// Records that a request about `subject` that would write `content` is sent at `now`, in steady time.
-    pub fn sends(&mut self, subject: &Subject, content: u64, now: Duration) {
-        let known = self.known(subject);
-        (known.sent_at, known.content) = (Some(now), Some(content));
+    /// Whether another content than this was refused for `subject`.
+    pub fn is_about_other(&self, subject: &Subject, content: u64) -> bool {
+        let refused = self.0.get(subject).and_then(|known| known.content);
+        refused.is_some_and(|refused| refused != content)
+    }
+
+    /// Records that a request about `subject` is sent at `now`, in steady time.
+    pub fn sends(&mut self, subject: &Subject, now: Duration) {
+        self.known(subject).sent_at = Some(now);
     }
 
     /// Whether something is wrong with `subject`, and when the last request about it was sent, in steady time.
@@ -288,7 +301,7 @@ mod tests {
     #[test]
     fn a_refusal_in_other_words_is_logged_once() {
         let mut problems = Problems::default();
-        let mut is_logged = |text| problems.backs_off(&Subject::Events, problem("500", text), None, NOW, 1.0);
+        let mut is_logged = |text| problems.backs_off(&Subject::Events, 0, problem("500", text), None, NOW, 1.0);
         assert!(is_logged("read tcp 10.0.0.1:40001: connection reset"));
         assert!(!is_logged("read tcp 10.0.0.1:40002: connection reset"));
     }
@@ -298,15 +311,17 @@ mod tests {
         let (mut problems, lan) = (Problems::default(), Subject::Target(TargetKey::group("lan")));
         assert_eq!(problems.blocked(&lan, 0, NOW), None);
         let refused = problem("500", "500");
+        // What needs no request lengthens no pause.
+        problems.fails(&lan, Problem::of("it does not exist"));
         let mut pause = || {
-            problems.backs_off(&lan, refused.clone(), None, NOW, 1.0);
+            problems.backs_off(&lan, 0, refused.clone(), None, NOW, 1.0);
             let ends = (0..200).find(|s| problems.blocked(&lan, 0, NOW + Duration::from_secs(*s)).is_none());
             ends.expect("it ends")
         };
         let pauses: Vec<u64> = (0..8).map(|_| pause()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         let asked_for = Some(Duration::from_secs(30));
-        problems.backs_off(&Subject::Events, problem("429", "429"), asked_for, NOW, 1.0);
+        problems.backs_off(&Subject::Events, 0, problem("429", "429"), asked_for, NOW, 1.0);
         let is_blocked = |seconds| {
             problems
                 .blocked(&Subject::Events, 0, NOW + Duration::from_secs(seconds))
@@ -314,11 +329,10 @@ mod tests {
         };
         assert!(is_blocked(29) && !is_blocked(30), "the server said how long");
         assert_eq!(problems.blocked(&lan, 0, NOW), Some(&refused));
-        problems.sends(&lan, 1, NOW);
-        problems.backs_off(&lan, refused.clone(), None, NOW, 1.0);
+        problems.backs_off(&lan, 1, refused.clone(), None, NOW, 1.0);
         assert_eq!(problems.blocked(&lan, 1, NOW), Some(&refused));
         assert_eq!(problems.blocked(&lan, 2, NOW), None, "another content may be accepted");
-        problems.backs_off(&lan, refused.clone(), asked_for, NOW, 1.0);
+        problems.backs_off(&lan, 1, refused.clone(), asked_for, NOW, 1.0);
         assert_eq!(
             problems.blocked(&lan, 2, NOW),
             Some(&refused),

@@ -69,7 +69,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
         match write(cx, config, &judgement, &delegated, &change)? {
             Tried::Done(()) => {
                 log_transition(&config.metadata.name, change.transition.as_ref());
-                targets.were_reported(&judgement.failing, cx.host.now());
+                targets.were_reported(config, &judgement.failing, cx.host.now());
                 let events = change.events.into_iter().enumerate();
                 cx.events.extend(events.map(|(at, notice)| event(config, at, notice)));
             }
@@ -139,19 +139,28 @@ fn judge(
     now: Duration,
 ) -> Option<Judgement> {
     let (mut failures, are_known) = targets.failures(config, verdict, facts.are_peers_silent, now);
-    failures.extend(unpublished(config, facts));
-    let is_settled = are_known || !failures.is_empty();
-    let may_come_back = verdict.delegated.is_empty() && !verdict.lingering.is_empty();
-    (is_settled && !(may_come_back && facts.published.has_published()))
-        .then(|| condition::judge(verdict, &failures, &facts.plan.remarks()))
+    let (unpublished, are_all_known) = unpublished(config, facts);
+    failures.extend(unpublished);
+    let is_settled = are_known && are_all_known || !failures.is_empty();
+    let judgement = is_settled.then(|| condition::judge(verdict, &failures, &facts.plan.remarks()));
+    let may_come_back = !verdict.lingering.is_empty() && facts.published.has_published();
+    judgement.filter(|judgement| judgement.reason != Reason::NoPrefix || !may_come_back)
 }
 
 /// Failures of nodes to publish. A node that publishes knows nothing of those of others, and would contradict them: so
 /// each reports its own only while no other publishes. What the status reports stands, as long as the object is there,
-/// until a node that publishes knows better.
-fn unpublished(config: &Config, facts: &Facts<'_>) -> Vec<Failing> {
+/// until a node that publishes knows better. Also returns whether that is all: a failure that is not tried again yet, and is
+/// not reported, may have ended by now.
+fn unpublished(config: &Config, facts: &Facts<'_>) -> (Vec<Failing>, bool) {
     let published = facts.published;
-    let own = published.failures.iter().filter(|_| facts.are_peers_silent);
+    let is_reported = |failing: &&Failing| config.status.failing.iter().flatten().any(|what| *what == failing.what);
+    let pending: Vec<&Failing> = published.pending.iter().filter(is_reported).collect();
+    let are_known = !facts.are_peers_silent || pending.len() == published.pending.len();
+    let own = published
+        .failures
+        .iter()
+        .chain(pending)
+        .filter(|_| facts.are_peers_silent);
     let mut failures: Vec<Failing> = own.cloned().collect();
     let is_published = |one: &Try| matches!(one, Try::Published(_));
     let knows_better = |name: &String| match published.tries.get(name) {
@@ -161,14 +170,14 @@ fn unpublished(config: &Config, facts: &Facts<'_>) -> Vec<Failing> {
     let unknown = facts.node_configs.iter().map(|config| &config.metadata);
     for metadata in unknown.filter(|metadata| !knows_better(&metadata.name)) {
         let subject = Subject::NodeConfig(Id::of(metadata));
-        if !failures.iter().any(|own| Failing::is_about(&own.what, &subject)) {
-            let reported = config.status.failing.iter().flatten();
-            let reported = reported.filter(|what| Failing::is_about(what, &subject));
-            failures.extend(reported.map(|what| Failing::reported(what)));
+        for what in config.status.failing.iter().flatten() {
+            if Failing::is_about(what, &subject) && failures.iter().all(|known| known.what != *what) {
+                failures.push(Failing::reported(what));
+            }
         }
     }
     failures.sort_by(|one, other| one.what.cmp(&other.what));
-    failures
+    (failures, are_known)
 }
 
 /// The delegated prefixes: what lingers stays if it is there. Those that the targets were written for stay when nothing
@@ -188,11 +197,7 @@ fn delegated(config: &Config, verdict: &Verdict, targets: &Targets) -> Delegated
     let is_written = verdict.keep.is_none() && (has_written || is_settled);
     Delegated {
         written: if is_written { observed.clone() } else { stored.clone() },
-        observed: if verdict.keep.is_none() {
-            observed
-        } else {
-            stored.clone()
-        },
+        observed: verdict.keep.is_none().then_some(observed),
     }
 }
 

@@ -71,7 +71,12 @@ impl Selection {
     /// # Errors
     /// As [`Context::attempt`].
     pub fn renew(&mut self, cx: &mut Context<'_>, node_configs: &[NodeConfig]) -> Result<(), Failure> {
-        if cx.host.now() < self.due || !node_configs.iter().any(|config| config.spec.needs_labels()) {
+        if !node_configs.iter().any(|config| config.spec.needs_labels()) {
+            // They get old.
+            (self.labels, self.due) = (None, Duration::ZERO);
+            return Ok(());
+        }
+        if cx.host.now() < self.due {
             return Ok(());
         }
         let path = format!("/api/v1/nodes/{}", cx.node);

@@ -7,9 +7,9 @@ use super::context::{Context, Tried};
 use super::events::warn_of_node_config;
 use super::peers::Peers;
 use super::problems::{Id, Problem, Subject};
-use super::{Failure, Outcome, status_path};
+use super::{Failure, Outcome, fingerprint, status_path};
 use crate::kube::{Client, Error};
-use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, remove_entries};
+use crate::resources::node_config::{NODE_CONFIGS, NodeConfig, NodeEntry, remove_entries};
 use crate::schedule::RoundEnd;
 
 /// Removes the entries of nodes that are silent. Only a node that publishes may: it knows that one can.
@@ -26,7 +26,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
     };
     let all = node_configs.iter().map(|config| (config, silent(config)));
     let all: Vec<_> = all.filter(|(_, silent)| !silent.is_empty()).collect();
-    log_ended(cx, &all);
+    log_ended(cx, node_configs);
     let subject =
         |(config, silent): &(&NodeConfig, Vec<String>)| Subject::Removal(Id::of(&config.metadata), silent.clone());
     for one in cx.in_turn(all.into_iter(), subject) {
@@ -48,7 +48,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         };
         let path = status_path(NODE_CONFIGS, name);
         let remove = |client: &mut Client| remove_entries(client, &path, &patch, nodes.keys());
-        match cx.attempt(&subject, &(), explain, remove)? {
+        match cx.attempt(&subject, &entries(config, nodes.keys()), explain, remove)? {
             Tried::Done(()) => info!("IP6UpdateNodeConfig {name}: removed {gone}, silent for five minutes"),
             Tried::Overtaken => {}
             Tried::Refused(refused) => {
@@ -64,18 +64,22 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
     Ok(outcome)
 }
 
-/// A removal that was refused is no problem any more when its nodes are back.
-fn log_ended(cx: &mut Context<'_>, all: &[(&NodeConfig, Vec<String>)]) {
-    let lasts = |id: &Id, nodes: &[String]| {
-        let mut same = all.iter().filter(|(config, _)| id.is(&config.metadata));
-        same.any(|(_, silent)| silent.iter().any(|node| nodes.contains(node)))
-    };
+/// A removal that was refused is no problem any more when one of its nodes has published again.
+fn log_ended(cx: &mut Context<'_>, node_configs: &[NodeConfig]) {
     let has_ended = |subject: &&Subject| match subject {
-        Subject::Removal(id, nodes) => !lasts(id, nodes),
+        Subject::Removal(id, nodes) => node_configs.iter().any(|config| {
+            let entries = fingerprint(&entries(config, nodes.iter()));
+            id.is(&config.metadata) && cx.problems.is_about_other(subject, entries)
+        }),
         _ => false,
     };
     let ended: Vec<Subject> = cx.problems.subjects().filter(has_ended).cloned().collect();
     for subject in &ended {
         cx.problems.works(subject);
     }
+}
+
+/// The entries of these nodes.
+fn entries<'a>(config: &'a NodeConfig, nodes: impl Iterator<Item = &'a String>) -> Vec<Option<&'a NodeEntry>> {
+    nodes.map(|node| config.nodes().get(node)).collect()
 }

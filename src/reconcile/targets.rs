@@ -8,7 +8,7 @@ use log::info;
 use super::condition::{self, Failing};
 use super::context::{Context, Tried};
 use super::plan::{self, Plan, Verdict};
-use super::problems::{Problem, Subject};
+use super::problems::{Id, Problem, Subject};
 use super::{Failure, Outcome, fingerprint};
 use crate::kube::objects::Metadata;
 use crate::kube::{Client, Error};
@@ -41,8 +41,8 @@ struct Known {
     changed_at: Vec<Duration>,
     /// Hash of the version of its spec that was last read, and when that was new.
     version: (u64, Duration),
-    /// The failure of it that this node reported, or has last read in a status, and when.
-    reported: Option<(String, Duration)>,
+    /// Its failure that this node reported for a config, or has last read in its status, and when.
+    reported: Option<(Id, String, Duration)>,
 }
 
 /// State of a target when it last had its turn.
@@ -134,7 +134,7 @@ impl Targets {
         for (key, known) in &mut self.known {
             known.is_planned = planned.contains(key);
             if !known.is_planned {
-                known.state = State::Unknown;
+                (known.state, known.reported) = (State::Unknown, None);
             }
         }
         had_turns
@@ -197,7 +197,8 @@ impl Targets {
         );
         let write = |client: &mut Client| self.api.write(client, &wanted, held);
         let explain = |e: &Error| Problem::with_request(e, key.explain(e));
-        match cx.attempt(&subject, &hash, explain, write)? {
+        let object = held.map(|held| &held.metadata.uid);
+        match cx.attempt(&subject, &(object, hash), explain, write)? {
             Tried::Done(list) => {
                 match held {
                     Some(held) => info!("{key}: {} -> {list}", held.list),
@@ -234,7 +235,8 @@ impl Targets {
         are_peers_silent: bool,
         now: Duration,
     ) -> (Vec<Failing>, bool) {
-        let may_others_know = condition::judges_targets(config) && !are_peers_silent;
+        let may_others_know = condition::is_judged(config) && !are_peers_silent;
+        let id = Id::of(&config.metadata);
         let stored = config.status.failing.as_deref().unwrap_or_default();
         let (mut failures, mut are_known) = (Vec::new(), true);
         for key in verdict.targets.iter().map(|desired| &desired.key) {
@@ -242,7 +244,7 @@ impl Targets {
             let mut reported = stored.iter().filter(|what| Failing::is_about(what, key));
             let known = self.known.entry(key.clone()).or_default();
             let met = reported.clone().find(|what| **what != contest.what);
-            let (failure, is_known) = known.failure(met, may_others_know, now);
+            let (failure, is_known) = known.failure(&id, met, may_others_know, now);
             failures.extend(failure);
             are_known &= is_known;
             if known.is_contested(reported.any(|what| *what == contest.what), now) {
@@ -253,12 +255,12 @@ impl Targets {
     }
 
     /// A status reports these failures, at `now`, in steady time.
-    pub fn were_reported(&mut self, failing: &[String], now: Duration) {
+    pub fn were_reported(&mut self, config: &Config, failing: &[String], now: Duration) {
         for known in self.known.values_mut() {
             if let State::Failed(own) = &known.state
                 && failing.contains(&own.what)
             {
-                known.reported = Some((own.what.clone(), now));
+                known.reported = Some((Id::of(&config.metadata), own.what.clone(), now));
             }
         }
     }
@@ -275,16 +277,23 @@ impl Known {
     /// reports: it stands until this node knows better. If one that this node has reported is reported no more, another
     /// node does know better, or met another failure; then this one reports it again after ten minutes at the earliest,
     /// unless no other node can have judged it.
-    fn failure(&mut self, stored: Option<&String>, may_others_know: bool, now: Duration) -> (Option<Failing>, bool) {
+    fn failure(
+        &mut self,
+        config: &Id,
+        stored: Option<&String>,
+        may_others_know: bool,
+        now: Duration,
+    ) -> (Option<Failing>, bool) {
         let own = match &self.state {
             State::Right => return (None, true),
             State::Unknown | State::Read(_) => return (stored.map(|what| Failing::reported(what)), false),
             State::Failed(own) => own,
         };
         if stored.is_some_and(|what| *what == own.what) {
-            self.reported = Some((own.what.clone(), now));
+            self.reported = Some((config.clone(), own.what.clone(), now));
         }
-        let is_same = |(what, at): &(String, Duration)| *what == own.what && is_recent(*at, now);
+        let is_same =
+            |(of, what, at): &(Id, String, Duration)| of == config && *what == own.what && is_recent(*at, now);
         if !may_others_know || !self.reported.as_ref().is_some_and(is_same) {
             return (Some(own.clone()), true);
         }

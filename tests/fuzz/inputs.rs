@@ -96,7 +96,7 @@ fn follow(configs: &[Config], node_configs: &[NodeConfig]) {
         let judgement = condition::judge(verdict, &[], &planned.remarks());
         let shown = condition::Delegated {
             written: delegated.clone(),
-            observed: delegated.clone(),
+            observed: Some(delegated.clone()),
         };
         if let Some(change) = condition::change(config, &judgement, &shown, NOW) {
             assert!(change.events.iter().all(|event| event.note.len() <= 1024));

@@ -55,6 +55,7 @@ pub const ALL: &[Scenario] = scenarios![
     an_event_of_a_round_that_fails,
     a_long_message_of_an_entry,
     a_recreated_node_config_that_is_refused,
+    labels_that_were_read_an_hour_ago,
 ];
 
 /// "A node does this half if it published a change [...] or did not come to its end."
@@ -1108,5 +1109,32 @@ fn a_recreated_node_config_that_is_refused() {
         events().iter().any(|reason| reason.contains("PublishFailed")),
         "an hour after it was recreated it has the Events {:?}",
         events()
+    );
+}
+
+/// The labels were read an hour ago; since then no IP6UpdateNodeConfig has needed them, and the node got other labels.
+fn labels_that_were_read_an_hour_ago() {
+    let site = Site::with_address(ADDRESS);
+    let path = format!("/api/v1/nodes/{NODE}");
+    site.patch(&path, json!({"metadata": {"labels": {"site": "a"}}}));
+    let mut node = Clockwork::start(&site);
+    node.rounds(6);
+    site.patch(
+        &format!("{NODE_CONFIGS}/ip6-update-node1"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+    node.rounds(6);
+    site.patch(&path, json!({"metadata": {"labels": {"site": "b"}}}));
+    node.rounds(360);
+    let other = k6u_testkit::machine::namespace::Interface::new();
+    other.add("2001:db8:aaaa:1::10");
+    let of_a = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "of-a"}, "spec": {"interface": other.name, "nodeSelector": {"site": "a"}}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &of_a);
+    node.rounds(30);
+    let lists = site.group_history(GROUP);
+    assert!(
+        !lists.iter().flatten().any(|cidr| cidr.starts_with("2001:db8:aaaa")),
+        "the node has had the label site=b for an hour, and an object for site=a selects it: {lists:?}"
     );
 }

@@ -6,8 +6,8 @@ use k6u_testkit::apiserver::fault::Plan;
 use k6u_testkit::apiserver::server::cidrs;
 use k6u_testkit::machine::namespace::Interface;
 use k6u_testkit::site::{
-    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIGS, Site, denial, name_groups,
-    ready, reasons, refusal,
+    ADDRESS, CONFIG, CONFIG_NAME, CONFIGS, GROUP, NEW_ADDRESS, NODE, NODE_2, NODE_CONFIGS, Site, WEBHOOK, denial,
+    name_groups, ready, reasons, refusal, requests,
 };
 use k6u_testkit::trio::{Layout, NAMES, Trio};
 use serde_json::{Value, json};
@@ -27,9 +27,22 @@ pub const ALL: &[Scenario] = scenarios![
     a_prefix_that_goes_while_no_status_is_taken,
     a_config_of_extra_cidrs_only,
     a_refused_removal_of_a_node_that_comes_back,
+    a_refused_removal_of_its_own_entry,
+    a_router_reboots_while_two_targets_are_refused,
+    a_node_that_is_selected_again_is_refused_again,
+    a_typing_error_while_no_node_can_publish,
+    a_refused_removal_and_one_lost_publication,
+    the_prefix_that_was_seen_last,
+    an_altered_entry_is_refused,
+    one_node_cannot_read_a_group_beside_a_contested_one,
+    one_node_cannot_read_a_fixed_group_without_a_prefix,
+    two_nodes_are_refused_in_different_ways,
+    no_node_can_publish_and_the_last_prefix_vanished,
+    an_altered_entry_is_left_behind,
 ];
 
 const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
+const FIRST: &str = "ip6-update-node1";
 
 fn status(site: &Site, config: &str) -> Value {
     ready(&site.server.store(), config).unwrap_or_default()
@@ -55,6 +68,21 @@ fn pair() -> (Site, [Clockwork; 2]) {
 
 fn rounds(nodes: &mut [Clockwork], count: usize) {
     (0..count).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
+}
+
+fn select_all(site: &Site) {
+    site.patch(
+        &format!("{NODE_CONFIGS}/{FIRST}"),
+        json!({"spec": {"nodeSelector": null}}),
+    );
+}
+
+fn refuse_publications(site: &Site) {
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/{FIRST}/status"),
+        usize::MAX,
+        denial(FIRST),
+    ));
 }
 
 fn refuse_group(site: &Site) {
@@ -377,4 +405,375 @@ fn a_refused_removal_of_a_node_that_comes_back() {
         site.server.heal();
         two.rounds(1);
     }
+}
+
+/// The only node that publishes moves to another IP6UpdateNodeConfig, and a webhook refuses that it removes its entry
+/// from the first one.
+fn a_refused_removal_of_its_own_entry() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(120));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"}, "spec": {"interface": site.interface.name}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    refuse_publications(&site);
+    site.patch(
+        &format!("{NODE_CONFIGS}/{FIRST}"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "node9.example.com"}}}),
+    );
+    node.run(Duration::from_secs(3600));
+    let all = reasons(&site.server.store(), CONFIG_NAME);
+    assert!(
+        all.len() <= 3,
+        "in an hour in which nothing changed Ready turned {} times; {} Events: {:?}",
+        all.len(),
+        site.events().len(),
+        &all[..all.len().min(12)]
+    );
+}
+
+/// A webhook refuses two groups, one of which depends on no prefix. The router reboots. Then the first one is exempted.
+fn a_router_reboots_while_two_targets_are_refused() {
+    let (site, mut nodes) = pair();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]},
+            {"ciliumCIDRGroupName": "fixed", "prefixIds": [], "extraCIDRs": ["192.168.0.0/16"]}]}}),
+    );
+    rounds(&mut nodes, 6);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    for name in [GROUP, "fixed"] {
+        site.server
+            .inject(Plan::on(&format!("PATCH {GROUPS}/{name}"), usize::MAX, denial(name)));
+        site.patch(
+            &format!("{GROUPS}/{name}"),
+            json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+        );
+    }
+    rounds(&mut nodes, 6);
+    assert_eq!(stored(&site, CONFIG_NAME)["failing"].as_array().unwrap().len(), 2);
+    site.interface.remove(ADDRESS);
+    rounds(&mut nodes, 6);
+    site.interface.add(NEW_ADDRESS);
+    let mut count = 0;
+    while !stored(&site, CONFIG_NAME)["failing"].to_string().contains(GROUP) && count < 120 {
+        rounds(&mut nodes, 1);
+        count += 1;
+    }
+    assert!(
+        count <= 8,
+        "a webhook refused each write of {GROUP}, and Ready did not name it for {count} rounds, 10 s apart"
+    );
+}
+
+/// A webhook refuses what the second node publishes. The administrator excludes it for a while, then selects it again.
+fn a_node_that_is_selected_again_is_refused_again() {
+    let site = Site::with_address(ADDRESS);
+    site.server.add_node(NODE_2);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    let mut other = Clockwork::of(&site, NODE_2, INTERVAL);
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"},
+        "spec": {"interface": site.interface.name, "nodeSelector": {"kubernetes.io/hostname": NODE_2}}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let refuse = || {
+        site.server.inject(Plan::on(
+            &format!("PATCH {NODE_CONFIGS}/second/status"),
+            usize::MAX,
+            denial("second"),
+        ));
+    };
+    let select = |name: &str| {
+        site.patch(
+            &format!("{NODE_CONFIGS}/second"),
+            json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": name}}}),
+        );
+    };
+    refuse();
+    let both = |node: &mut Clockwork, other: &mut Clockwork, count| {
+        for _ in 0..count {
+            node.rounds(1);
+            other.rounds(1);
+        }
+    };
+    both(&mut node, &mut other, 30);
+    assert_eq!(site.count_events("PublishFailed"), 1);
+    select("node9.example.com");
+    site.server.heal();
+    // A month without any trouble.
+    both(&mut node, &mut other, 360);
+    refuse();
+    select(NODE_2);
+    both(&mut node, &mut other, 360);
+    assert_eq!(
+        site.count_events("PublishFailed"),
+        2,
+        "for an hour a webhook refused what the node publishes, and nothing says so: {}; {:?}; {:?}",
+        status(&site, CONFIG_NAME),
+        site.events(),
+        other.complaints()
+    );
+}
+
+/// No node can publish, and Ready says so. The user makes a typing error, and corrects it.
+fn a_typing_error_while_no_node_can_publish() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    refuse_publications(&site);
+    site.renumber();
+    node.run(Duration::from_secs(300));
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let right = json!({"delegatedPrefixLength": 60,
+        "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]}]});
+    let wrong = json!({"delegatedPrefixLength": 60,
+        "ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 20]}]});
+    let tries = || requests(&site.server.store(), &format!("PATCH {NODE_CONFIGS}/{FIRST}/status")).len();
+    let before = tries();
+    while tries() == before {
+        node.round_after(Duration::from_secs(1));
+    }
+    site.force_spec(wrong);
+    node.round_after(Duration::from_secs(5));
+    site.wait_reason(CONFIG_NAME, "InvalidSpec");
+    site.force_spec(right);
+    node.run(Duration::from_secs(120));
+    let all = reasons(&site.server.store(), CONFIG_NAME);
+    assert_eq!(
+        all,
+        ["Updated", "UpdateFailed", "InvalidSpec", "UpdateFailed"],
+        "the node sees another prefix than the group holds, and cannot publish it"
+    );
+}
+
+/// A webhook keeps the entry of a silent node for ever. Four times, a quarter of an hour apart, one publication of the other
+/// node fails, in another object.
+fn a_refused_removal_and_one_lost_publication() {
+    let site = Site::with_address(ADDRESS);
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"},
+        "spec": {"interface": "eth0", "nodeSelector": {"kubernetes.io/hostname": NODE_2}}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let entry = json!({"prefixes": ["2001:db8:aaaa:bbb1::/64"], "observedTime": "2026-11-24T00:00:00Z"});
+    site.patch(
+        &format!("{NODE_CONFIGS}/second/status"),
+        json!({"status": {"nodes": {NODE_2: entry}}}),
+    );
+    let mut node = Clockwork::start(&site);
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/second/status"),
+        usize::MAX,
+        denial("second"),
+    ));
+    node.rounds(60);
+    assert_eq!(
+        (node.count("cannot be removed"), site.count_events("PublishFailed")),
+        (1, 1)
+    );
+    for _ in 0..4 {
+        site.server.inject(Plan::on(
+            &format!("PATCH {NODE_CONFIGS}/{FIRST}/status"),
+            1,
+            refusal(500, "InternalError", "etcdserver: leader changed", FIRST),
+        ));
+        node.rounds(90);
+    }
+    let lines = || node.log().into_iter().filter(|line| line.contains("removal of"));
+    assert!(
+        !lines().any(|line| line.contains("recovered")),
+        "the entry is still there, and each removal is refused, {} Events: {:#?}",
+        site.count_events("PublishFailed"),
+        lines().collect::<Vec<_>>()
+    );
+}
+
+/// The group is refused while the provider renumbers; then the prefix goes.
+fn the_prefix_that_was_seen_last() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
+    site.renumber();
+    node.rounds(6);
+    assert_eq!(stored(&site, CONFIG_NAME)["prefix"], "2001:db8:9876:5430::/60");
+    site.interface.remove(NEW_ADDRESS);
+    node.rounds(6);
+    site.wait_reason(CONFIG_NAME, "NoPrefix");
+    assert_eq!(
+        stored(&site, CONFIG_NAME)["prefix"],
+        "2001:db8:9876:5430::/60",
+        "the delegated prefixes that the nodes see, or saw last"
+    );
+}
+
+/// A webhook changes the entry of the only node; then another one refuses it.
+fn an_altered_entry_is_refused() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.change_messages();
+    node.run(Duration::from_secs(300));
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    refuse_publications(&site);
+    node.run(Duration::from_secs(300));
+    let writes = || requests(&site.server.store(), &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status")).len();
+    let before = writes();
+    node.run(Duration::from_secs(3600));
+    let count = writes() - before;
+    assert!(
+        count <= 3,
+        "in an hour in which nothing changed the status was written {count} times"
+    );
+}
+
+/// Lets two nodes make rounds; the second one cannot read this group.
+fn rounds_with_a_failure_of_the_second(site: &Site, nodes: &mut [Clockwork; 2], group: &str, count: usize) {
+    for _ in 0..count {
+        nodes[0].rounds(1);
+        let down = refusal(503, "ServiceUnavailable", "unavailable", group);
+        site.server
+            .inject(Plan::on(&format!("GET {GROUPS}/{group}$"), usize::MAX, down));
+        nodes[1].rounds(1);
+        site.server.heal();
+    }
+}
+
+/// Two nodes. The config has a group that an older one owns, and one that the second node cannot read.
+fn one_node_cannot_read_a_group_beside_a_contested_one() {
+    let site = Site::with_address(ADDRESS);
+    select_all(&site);
+    site.server.advance_clock(Duration::from_secs(1));
+    site.server.create(&CONFIG.replace(CONFIG_NAME, "younger"));
+    site.patch(
+        &format!("{CONFIGS}/younger"),
+        json!({"spec": {"ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0]},
+            {"ciliumCIDRGroupName": "mine", "prefixIds": [1]}]}}),
+    );
+    let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
+    rounds(&mut nodes, 6);
+    site.wait_reason("younger", "GroupConflict");
+    rounds_with_a_failure_of_the_second(&site, &mut nodes, "mine", 180);
+    let all = reasons(&site.server.store(), "younger");
+    assert!(
+        all.len() <= 8,
+        "in half an hour Ready turned {} times, with {} Events",
+        all.len(),
+        site.events_about("ip6updateconfigs", "younger").len()
+    );
+}
+
+/// Two nodes without a prefix. The config has a group that depends on none, and the second node cannot read it.
+fn one_node_cannot_read_a_fixed_group_without_a_prefix() {
+    let (site, mut nodes) = pair();
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"ciliumCIDRGroups": [{"ciliumCIDRGroupName": GROUP, "prefixIds": [0, 1, 2]},
+            {"ciliumCIDRGroupName": "fixed", "prefixIds": [], "extraCIDRs": ["192.168.0.0/16"]}]}}),
+    );
+    site.interface.remove(ADDRESS);
+    rounds(&mut nodes, 6);
+    site.wait_reason(CONFIG_NAME, "NoPrefix");
+    rounds_with_a_failure_of_the_second(&site, &mut nodes, "fixed", 180);
+    let all = reasons(&site.server.store(), CONFIG_NAME);
+    assert!(
+        all.len() <= 8,
+        "in half an hour Ready turned {} times, with {} Events",
+        all.len(),
+        site.events().len()
+    );
+}
+
+/// Two nodes in one IP6UpdateNodeConfig; what they publish is refused to each in another way: their API servers differ.
+fn two_nodes_are_refused_in_different_ways() {
+    let (site, mut nodes) = pair();
+    let path = format!("PATCH {NODE_CONFIGS}/{FIRST}/status");
+    let writes = || requests(&site.server.store(), &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status")).len();
+    let mut before = 0;
+    for round in 0..240 {
+        if round == 60 {
+            before = writes();
+        }
+        site.server.inject(Plan::on(&path, usize::MAX, denial(FIRST)));
+        nodes[0].rounds(1);
+        site.server.heal();
+        site.server.inject(Plan::on(
+            &path,
+            usize::MAX,
+            refusal(500, "InternalError", WEBHOOK, FIRST),
+        ));
+        nodes[1].rounds(1);
+        site.server.heal();
+    }
+    let count = writes() - before;
+    assert!(
+        count <= 6,
+        "in half an hour in which nothing changed the status was written {count} times"
+    );
+}
+
+/// The second node is the only one with a prefix. Its object is deleted while a webhook refuses what the first one publishes.
+fn no_node_can_publish_and_the_last_prefix_vanished() {
+    let site = Site::new();
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"},
+        "spec": {"interface": "eth0", "nodeSelector": {"kubernetes.io/hostname": NODE_2}}});
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    let entry = json!({"prefixes": ["2001:db8:1234:5671::/64"], "observedTime": "2026-11-24T00:00:00Z"});
+    site.patch(
+        &format!("{NODE_CONFIGS}/second/status"),
+        json!({"status": {"nodes": {NODE_2: entry}}}),
+    );
+    let mut node = Clockwork::start(&site);
+    node.rounds(6);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    refuse_publications(&site);
+    node.rounds(6);
+    site.server
+        .admin("DELETE", &format!("{NODE_CONFIGS}/second"), "", &Value::Null);
+    node.rounds(360);
+    let reported = status(&site, CONFIG_NAME);
+    assert_eq!(
+        reported["status"], "False",
+        "for an hour no node has a prefix, and none can publish: {reported}"
+    );
+}
+
+/// A webhook changes the entry of the only node. The node is moved to another IP6UpdateNodeConfig, and the webhook goes.
+fn an_altered_entry_is_left_behind() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(6);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.change_messages();
+    node.rounds(30);
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    let second = json!({"apiVersion": "apps.fuwafuwatime.moe/v1", "kind": "IP6UpdateNodeConfig",
+        "metadata": {"name": "second"}, "spec": {"interface": site.interface.name}});
+    site.server.store().mutation = None;
+    site.server.admin("POST", NODE_CONFIGS, "application/json", &second);
+    site.patch(
+        &format!("{NODE_CONFIGS}/{FIRST}"),
+        json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "node9.example.com"}}}),
+    );
+    node.rounds(30);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let writes = || requests(&site.server.store(), "PATCH /apis/apiextensions.k8s.io/").len();
+    let before = writes();
+    node.rounds(360);
+    let count = writes() - before;
+    let open: Vec<String> = node
+        .reconciler()
+        .problems
+        .subjects()
+        .map(|subject| format!("{subject:?}"))
+        .collect();
+    assert_eq!(
+        count, 0,
+        "all is well for an hour, but the CRDs were written {count} times; {open:?}"
+    );
 }

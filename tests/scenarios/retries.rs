@@ -3,20 +3,32 @@
 use std::time::Duration;
 
 use k6u_testkit::apiserver::fault::{Fault, Plan};
+use k6u_testkit::apiserver::http::Response;
+use k6u_testkit::apiserver::kinds::Kind;
 use k6u_testkit::apiserver::server::cidrs;
-use k6u_testkit::site::{ADDRESS, CONFIG_NAME, GROUP, NODE, NODE_CONFIGS, Site, reasons, refusal};
+use k6u_testkit::site::{
+    ADDRESS, CONFIG_NAME, CONFIGS, GROUP, NODE, NODE_CONFIGS, Site, denial, reasons, refusal, requests,
+};
+use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::clockwork::Clockwork;
+use crate::clockwork::{Clockwork, INTERVAL};
 
 pub const ALL: &[Scenario] = scenarios![
     a_write_that_failed_twice,
     a_publication_that_failed_twice,
     discovery_hangs_once_an_hour,
     labels_that_hang_delay_no_renumbering,
+    a_conflict_of_a_new_publication,
+    a_conflict_of_a_new_list,
+    a_pool_that_comes_later,
+    a_refused_group_is_deleted,
+    throttled_before_a_renumbering,
+    a_failure_of_a_new_publication,
 ];
 
 const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
+const FIRST: &str = "ip6-update-node1";
 
 /// The pauses are those of the request, not of the rounds, which are a minute apart.
 fn a_write_that_failed_twice() {
@@ -95,4 +107,208 @@ fn labels_that_hang_delay_no_renumbering() {
         .filter(|past| past.key.resource == "ciliumcidrgroups");
     let took = writes.next_back().unwrap().at.saturating_duration_since(start);
     assert!(took < Duration::from_secs(5), "the group followed after {took:?}");
+}
+
+/// Publications fail for some minutes. Then the API server is well again, the provider renumbers, and the first
+/// publication of the new prefix meets a conflict.
+fn a_conflict_of_a_new_publication() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let path = format!("PATCH {NODE_CONFIGS}/{FIRST}/status");
+    site.server.inject(Plan::on(
+        &path,
+        usize::MAX,
+        refusal(500, "InternalError", "etcdserver: leader changed", FIRST),
+    ));
+    node.run(Duration::from_secs(240));
+    // Just after a try.
+    let tries = || requests(&site.server.store(), &path).len();
+    let before = tries();
+    while tries() == before {
+        node.round_after(Duration::from_secs(1));
+    }
+    site.server.heal();
+    site.server.inject(Plan::on(
+        &path,
+        1,
+        refusal(409, "Conflict", "the object has been modified", FIRST),
+    ));
+    site.renumber();
+    let mut seconds = 0;
+    while cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234") && seconds < 120 {
+        node.round_after(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!(seconds <= 5, "a round a second: the group followed after {seconds} s");
+}
+
+/// The same for the write of a group.
+fn a_conflict_of_a_new_list() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let path = format!("PATCH {GROUPS}/{GROUP}");
+    site.server.inject(Plan::on(
+        &path,
+        usize::MAX,
+        refusal(500, "InternalError", "etcdserver: leader changed", GROUP),
+    ));
+    site.patch(
+        &format!("{GROUPS}/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+    );
+    node.run(Duration::from_secs(240));
+    let tries = || requests(&site.server.store(), &path).len();
+    let before = tries();
+    while tries() == before {
+        node.round_after(Duration::from_secs(1));
+    }
+    site.server.heal();
+    site.server.inject(Plan::on(
+        &path,
+        1,
+        refusal(409, "Conflict", "the object has been modified", GROUP),
+    ));
+    site.renumber();
+    let mut seconds = 0;
+    while !cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:9876") && seconds < 120 {
+        node.round_after(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!(seconds <= 5, "a round a second: the group followed after {seconds} s");
+}
+
+/// A pool that k6u does not create is applied some minutes after the config; the first write of it fails.
+fn a_pool_that_comes_later() {
+    let kind = Kind::named("IPAddressPool");
+    let site = Site::with_address(ADDRESS);
+    site.server.install(kind.crd);
+    site.grant(kind.rights);
+    site.patch(
+        &format!("{CONFIGS}/{CONFIG_NAME}"),
+        json!({"spec": {"targets": [kind.target(kind.suffix())]}}),
+    );
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(300));
+    site.wait_reason(CONFIG_NAME, "UpdateFailed");
+    site.server.admin(
+        "POST",
+        &kind.path(),
+        "application/json",
+        &kind.object(&["192.0.2.7/32"]),
+    );
+    let path = format!("PATCH {}", kind.path());
+    site.server.inject(Plan::on(
+        &path,
+        1,
+        refusal(500, "InternalError", "etcdserver: leader changed", "pool"),
+    ));
+    let mut seconds = 0;
+    while requests(&site.server.store(), &path).len() < 2 && seconds < 120 {
+        node.round_after(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!(
+        seconds <= 5,
+        "a request that failed once was tried again after {seconds} s, with a round a second"
+    );
+}
+
+/// A webhook refuses a group for some minutes. Then the webhook is gone, and the administrator deletes the group so that k6u
+/// makes it anew.
+fn a_refused_group_is_deleted() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let path = format!("PATCH {GROUPS}/{GROUP}");
+    site.server.inject(Plan::on(&path, usize::MAX, denial(GROUP)));
+    site.patch(
+        &format!("{GROUPS}/{GROUP}"),
+        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+    );
+    node.run(Duration::from_secs(240));
+    let tries = || requests(&site.server.store(), &path).len();
+    let before = tries();
+    while tries() == before {
+        node.round_after(Duration::from_secs(1));
+    }
+    site.server.heal();
+    site.server
+        .admin("DELETE", &format!("{GROUPS}/{GROUP}"), "", &Value::Null);
+    let mut seconds = 0;
+    while site.group(GROUP).is_none() && seconds < 120 {
+        node.round_after(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!(seconds <= 5, "a round a second: the group was there after {seconds} s");
+}
+
+/// The API server throttles publications for some minutes, and asks for a second of rest each time, as Kubernetes' priority
+/// and fairness does. Then it is well, and the provider renumbers.
+fn throttled_before_a_renumbering() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, INTERVAL);
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let path = format!("PATCH {NODE_CONFIGS}/{FIRST}/status");
+    let busy =
+        Response::new(429, "text/plain", "Too many requests, please try again later.\n").with("Retry-After", "1");
+    site.server.inject(Plan::on(&path, usize::MAX, Fault::Answer(busy)));
+    node.run(Duration::from_secs(240));
+    let tries = || requests(&site.server.store(), &path).len();
+    let before = tries();
+    while tries() == before {
+        node.round_after(Duration::from_secs(1));
+    }
+    site.server.heal();
+    site.renumber();
+    let mut seconds = 0;
+    while cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234") && seconds < 120 {
+        node.round_after(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!(
+        seconds <= 5,
+        "the server asked for a second of rest; the new prefix was published after {seconds} s"
+    );
+}
+
+/// A webhook refuses the old prefix for some minutes. The provider renumbers; the first publication of the new prefix meets
+/// one 500.
+fn a_failure_of_a_new_publication() {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, Duration::from_secs(1));
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    let path = format!("PATCH {NODE_CONFIGS}/{FIRST}/status");
+    site.server.inject(Plan::on(
+        &format!("PATCH {NODE_CONFIGS}/{FIRST}/status"),
+        usize::MAX,
+        denial(FIRST),
+    ));
+    node.run(Duration::from_secs(240));
+    site.server.heal();
+    site.server.inject(Plan::on(
+        &path,
+        1,
+        refusal(500, "InternalError", "etcdserver: leader changed", FIRST),
+    ));
+    let tries = || requests(&site.server.store(), &path).len();
+    let before = tries();
+    site.renumber();
+    node.round_after(Duration::from_secs(1));
+    assert_eq!(tries(), before + 1, "another content is tried at once");
+    let mut seconds = 0;
+    while cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234") && seconds < 120 {
+        node.round_after(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert!(
+        seconds <= 5,
+        "the new prefix failed once and was tried again after {seconds} s, with a round a second"
+    );
 }
