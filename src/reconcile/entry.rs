@@ -73,6 +73,13 @@ pub enum Try {
     Pending,
 }
 
+impl Try {
+    /// Whether the entry says what this node sees.
+    pub fn is_published(&self) -> bool {
+        matches!(self, Try::Published(_))
+    }
+}
+
 impl Published {
     /// Whether this node has nothing to publish: nothing selects it.
     pub fn is_idle(&self) -> bool {
@@ -82,7 +89,7 @@ impl Published {
     /// Whether at least one entry of this node has the prefixes that it sees: as sent, or as stored, whatever became of the
     /// request that stored it.
     pub fn has_published(&self) -> bool {
-        self.is_represented || self.tries.values().any(|one| matches!(one, Try::Published(_)))
+        self.is_represented || self.is_any_published()
     }
 
     /// Whether the prefixes of these entries are there, in objects that were read since.
@@ -104,8 +111,13 @@ impl Published {
         }
     }
 
+    /// Whether at least one entry says what this node sees, and the API server took it.
+    pub fn is_any_published(&self) -> bool {
+        self.tries.values().any(Try::is_published)
+    }
+
     fn is_all_said(&self) -> bool {
-        self.tries.values().all(|one| matches!(one, Try::Published(_)))
+        self.tries.values().all(Try::is_published)
     }
 }
 

@@ -313,7 +313,9 @@ impl Memory {
         if cx.is_reaction {
             outcome = outcome.and(Outcome::not_ready(RoundEnd::Changed));
         } else {
+            let mut entries = objects.node_configs.iter().flat_map(NodeConfig::nodes);
             let facts = Facts {
+                has_peers: entries.any(|(node, _)| node != cx.node),
                 configs: &objects.configs,
                 node_configs: &objects.node_configs,
                 plan,

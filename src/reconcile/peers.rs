@@ -48,16 +48,18 @@ impl Peers {
     /// Records what an up-to-date read shows at `now`, in steady time. A gap between two reads counts as one
     /// `interval` at most: beyond that this node knows nothing.
     pub fn saw(&mut self, own: &str, node_configs: &[NodeConfig], now: Duration, interval: Duration) {
-        let gap = self
-            .last_read
-            .map_or(Duration::ZERO, |last| now.saturating_sub(last))
-            .min(interval);
+        let since = self.last_read.map_or(Duration::ZERO, |last| now.saturating_sub(last));
+        let gap = since.min(interval);
         debug_assert!(
             self.last_read.is_none_or(|last| last <= now),
             "steady time does not go back"
         );
         self.last_read = Some(now);
         self.unchanged_for += gap;
+        if since > interval * 2 {
+            // Nothing could be read, so the others could not publish. They come back first.
+            self.unchanged_for = Duration::ZERO;
+        }
         self.pass(node_configs, gap);
         let mut before = std::mem::take(&mut self.watches);
         for config in node_configs {
@@ -254,7 +256,10 @@ mod tests {
         for _ in 0..4 {
             eyes.see(MINUTE * 60, &[("a", 0)]);
         }
-        assert!(eyes.peers.is_silent("n", "a") && eyes.peers.are_silent("me", MINUTE));
+        assert!(eyes.peers.is_silent("n", "a"));
+        assert!(!eyes.peers.are_silent("me", MINUTE), "the others come back first");
+        (0..5).for_each(|_| eyes.see(MINUTE, &[("a", 0)]));
+        assert!(eyes.peers.are_silent("me", MINUTE));
     }
 
     #[test]

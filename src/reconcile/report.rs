@@ -6,7 +6,7 @@ use log::{info, warn};
 
 use super::condition::{self, Delegated, Failing, Judgement, Notice, StatusChange};
 use super::context::{Context, Tried};
-use super::entry::{Published, Try};
+use super::entry::Published;
 use super::events::Event;
 use super::plan::{Plan, Reason, Verdict};
 use super::problems::{Id, Problem, Subject};
@@ -32,6 +32,8 @@ pub struct Facts<'a> {
     pub published: &'a Published,
     /// No other node publishes.
     pub are_peers_silent: bool,
+    /// Another node has an entry, so it may judge targets as well.
+    pub has_peers: bool,
 }
 
 /// Writes the statuses that changed, and leaves their Events for the end of the round.
@@ -50,7 +52,7 @@ pub fn report(cx: &mut Context<'_>, facts: &Facts<'_>, targets: &mut Targets) ->
         let subject = Subject::Config(Id::of(&config.metadata));
         // Where a status is refused, the nodes that publish may not be able to either: they come back first.
         let is_theirs = match cx.problems.turn(&subject) {
-            (true, Some(sent_at)) => !facts.published.has_published() && cx.host.now() < sent_at + SILENT_AFTER,
+            (true, Some(sent_at)) => !facts.published.is_any_published() && cx.host.now() < sent_at + SILENT_AFTER,
             _ => false,
         };
         let judgement = judge(config, verdict, facts, targets, cx.host.now());
@@ -138,7 +140,7 @@ fn judge(
     targets: &mut Targets,
     now: Duration,
 ) -> Option<Judgement> {
-    let (mut failures, are_known) = targets.failures(config, verdict, facts.are_peers_silent, now);
+    let (mut failures, are_known) = targets.failures(config, verdict, facts.has_peers, now);
     let (unpublished, are_all_known) = unpublished(config, facts);
     failures.extend(unpublished);
     let is_settled = are_known && are_all_known || !failures.is_empty();
@@ -162,10 +164,9 @@ fn unpublished(config: &Config, facts: &Facts<'_>) -> (Vec<Failing>, bool) {
         .chain(pending)
         .filter(|_| facts.are_peers_silent);
     let mut failures: Vec<Failing> = own.cloned().collect();
-    let is_published = |one: &Try| matches!(one, Try::Published(_));
     let knows_better = |name: &String| match published.tries.get(name) {
-        Some(one) => is_published(one),
-        None => published.tries.values().any(is_published),
+        Some(one) => one.is_published(),
+        None => published.is_any_published(),
     };
     let unknown = facts.node_configs.iter().map(|config| &config.metadata);
     for metadata in unknown.filter(|metadata| !knows_better(&metadata.name)) {

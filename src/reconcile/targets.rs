@@ -232,10 +232,10 @@ impl Targets {
         &mut self,
         config: &Config,
         verdict: &Verdict,
-        are_peers_silent: bool,
+        has_peers: bool,
         now: Duration,
     ) -> (Vec<Failing>, bool) {
-        let may_others_know = condition::is_judged(config) && !are_peers_silent;
+        let may_others_know = condition::is_judged(config) && has_peers;
         let id = Id::of(&config.metadata);
         let stored = config.status.failing.as_deref().unwrap_or_default();
         let (mut failures, mut are_known) = (Vec::new(), true);

@@ -39,6 +39,7 @@ pub const ALL: &[Scenario] = scenarios![
     two_nodes_are_refused_in_different_ways,
     no_node_can_publish_and_the_last_prefix_vanished,
     an_altered_entry_is_left_behind,
+    no_node_can_publish_and_one_cannot_read_a_group,
 ];
 
 const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
@@ -775,5 +776,32 @@ fn an_altered_entry_is_left_behind() {
     assert_eq!(
         count, 0,
         "all is well for an hour, but the CRDs were written {count} times; {open:?}"
+    );
+}
+
+/// No node can publish. The first one cannot read a group, which the second one can.
+fn no_node_can_publish_and_one_cannot_read_a_group() {
+    let (site, mut nodes) = pair();
+    let writes = || requests(&site.server.store(), &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status")).len();
+    let mut before = 0;
+    for round in 0..240 {
+        if round == 60 {
+            before = writes();
+        }
+        refuse_publications(&site);
+        let down = refusal(503, "ServiceUnavailable", "unavailable", GROUP);
+        site.server
+            .inject(Plan::on(&format!("GET {GROUPS}/{GROUP}$"), usize::MAX, down));
+        nodes[0].rounds(1);
+        site.server.heal();
+        refuse_publications(&site);
+        nodes[1].rounds(1);
+        site.server.heal();
+    }
+    let count = writes() - before;
+    assert!(
+        count <= 12,
+        "in half an hour in which nothing changed the status was written {count} times: {}",
+        stored(&site, CONFIG_NAME)["failing"]
     );
 }
