@@ -394,7 +394,11 @@ fn an_authorizer_that_is_not_ready_yet() {
 fn retry_after_is_honoured() {
     let (site, node) = Site::settled(1);
     let busy = Response::new(503, "text/plain", "apiserver is shutting down\n").with("Retry-After", "2");
+    // From the end of a round on: so the next one meets it at the target first.
+    let last = site.hold(&format!("GET {NODE_CONFIGS}"));
+    last.wait();
     site.server.inject(Plan::always(Fault::Answer(busy)));
+    last.release();
     let refused = |store: &Store| -> Option<Vec<Instant>> {
         let list = format!("GET {CONFIGS}");
         let refused = store
@@ -414,7 +418,6 @@ fn retry_after_is_honoured() {
     site.server.heal();
     site.renumber();
     site.wait_lan("2001:db8:9876:543");
-    // The target met it first.
     node.wait_complaints(2);
 }
 
