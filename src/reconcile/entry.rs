@@ -303,7 +303,7 @@ fn send(
     let node = cx.node;
     let subject = Subject::NodeConfig(Id::of(&config.metadata));
     let body = json!({"status": {"nodes": {node: entry.map(body)}}});
-    let explain = |e: &Error| Problem::with_request(e, format!("node {node} cannot publish what it sees: {e}"));
+    let explain = |e: &Error| Problem::explained(e, format!("node {node} cannot publish what it sees: {e}"));
     let path = status_path(NODE_CONFIGS, &config.metadata.name);
     let write = |client: &mut Client| match entry {
         Some(_) => client.merge_patch(&path, &body),

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::condition::{self, Notice};
 use super::context::{Context, Tried};
 use super::problems::{Problem, Subject};
+use crate::kube::Client;
 use crate::kube::objects::Metadata;
-use crate::kube::{Client, Error};
 use crate::limits::MAX_WAITING_EVENTS;
 use crate::resources::GROUP;
 use crate::resources::node_config::NodeConfig;
@@ -51,8 +51,7 @@ pub fn send(cx: &mut Context<'_>) {
         let random = cx.host.random();
         let body = body(cx, &cx.events[0], random);
         let create = |client: &mut Client| client.create(EVENTS, &body);
-        let explain = |e: &Error| Problem::with_request(e, e.to_string());
-        match cx.attempt(&Subject::Events, &(), explain, create) {
+        match cx.attempt(&Subject::Events, &(), Problem::met, create) {
             // A connection that is lost shows at the next request.
             Err(_) => break,
             Ok(Tried::Refused(refused)) if refused.is_retry_pending => break,

@@ -99,10 +99,15 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// What a request met.
-    pub fn with_request(error: &Error, text: String) -> Self {
+    /// What a request met, in other words than the error's.
+    pub fn explained(error: &Error, text: String) -> Self {
         let kind = format!("{} {}", error.verb, error.kind());
         Problem { kind, text }
+    }
+
+    /// What a request met.
+    pub fn met(error: &Error) -> Self {
+        Problem::explained(error, error.to_string())
     }
 
     /// A problem whose words are always the same, so that they are its kind as well.
@@ -203,12 +208,6 @@ impl Problems {
         due.filter(|due| *due > now).min()
     }
 
-    /// Whether another content than this was refused for `subject`.
-    pub fn is_about_other(&self, subject: &Subject, content: u64) -> bool {
-        let refused = self.0.get(subject).and_then(|known| known.content);
-        refused.is_some_and(|refused| refused != content)
-    }
-
     /// Records that a request about `subject` is sent at `now`, in steady time.
     pub fn sends(&mut self, subject: &Subject, now: Duration) {
         self.known(subject).sent_at = Some(now);
@@ -246,6 +245,16 @@ impl Problems {
         if let Some(problem) = problem {
             let plural = if failures == 1 { "failure" } else { "failures" };
             info!("{subject}: recovered after {failures} {plural}: {}", problem.text);
+        }
+    }
+
+    /// Records that the subjects work whose problem has ended: it is asked with the content that was refused last.
+    pub fn end(&mut self, has_ended: impl Fn(&Subject, Option<u64>) -> bool) {
+        let current = self.0.iter().filter(|(_, known)| known.problem.is_some());
+        let ended = current.filter(|(subject, known)| has_ended(subject, known.content));
+        let ended: Vec<Subject> = ended.map(|(subject, _)| subject.clone()).collect();
+        for subject in &ended {
+            self.works(subject);
         }
     }
 

@@ -101,7 +101,7 @@ fn write(
         failing,
     } = judgement;
     let explain = |e: &Error| {
-        let Problem { kind, text } = Problem::with_request(e, e.to_string());
+        let Problem { kind, text } = Problem::met(e);
         Problem {
             kind: format!("{kind} of {reason}"),
             text: format!("{text}; the status should say {reason}: {message}"),
@@ -155,7 +155,8 @@ fn judge(
 /// not reported, may have ended by now.
 fn unpublished(config: &Config, facts: &Facts<'_>) -> (Vec<Failing>, bool) {
     let published = facts.published;
-    let is_reported = |failing: &&Failing| config.status.failing.iter().flatten().any(|what| *what == failing.what);
+    let stored = config.status.failing.as_deref().unwrap_or_default();
+    let is_reported = |failing: &&Failing| stored.contains(&failing.what);
     let pending: Vec<&Failing> = published.pending.iter().filter(is_reported).collect();
     let are_known = !facts.are_peers_silent || pending.len() == published.pending.len();
     let own = published
@@ -171,7 +172,7 @@ fn unpublished(config: &Config, facts: &Facts<'_>) -> (Vec<Failing>, bool) {
     let unknown = facts.node_configs.iter().map(|config| &config.metadata);
     for metadata in unknown.filter(|metadata| !knows_better(&metadata.name)) {
         let subject = Subject::NodeConfig(Id::of(metadata));
-        for what in config.status.failing.iter().flatten() {
+        for what in stored {
             if Failing::is_about(what, &subject) && failures.iter().all(|known| known.what != *what) {
                 failures.push(Failing::reported(what));
             }

@@ -8,8 +8,8 @@ use log::info;
 use super::context::{Context, Tried};
 use super::problems::{Problem, Subject};
 use super::{Failure, Objects};
+use crate::kube::Client;
 use crate::kube::objects::Object;
-use crate::kube::{Client, Error};
 use crate::limits::LABELS_FRESH;
 use crate::node::select::Watch;
 use crate::prefix::Prefix;
@@ -85,8 +85,7 @@ impl Selection {
             Err(e) if e.is_absent_object() => Ok(None),
             read => read.map(Some),
         };
-        let explain = |e: &Error| Problem::with_request(e, e.to_string());
-        match cx.attempt(&Subject::Node, &(), explain, read)? {
+        match cx.attempt(&Subject::Node, &(), Problem::met, read)? {
             Tried::Done(node) => {
                 self.due = cx.host.now() + LABELS_FRESH;
                 if let Some(node) = node {

@@ -78,14 +78,10 @@ fn report_unreadable(cx: &mut Context<'_>, path: &str, items: Vec<BadItem>) {
     } else {
         "IP6UpdateNodeConfig"
     };
-    let is_readable = |subject: &&Subject| match subject {
+    cx.problems.end(|subject, _| match subject {
         Subject::Item(of, name) => *of == kind && items.iter().all(|item| item.name != *name),
         _ => false,
-    };
-    let readable: Vec<Subject> = cx.problems.subjects().filter(is_readable).cloned().collect();
-    for subject in &readable {
-        cx.problems.works(subject);
-    }
+    });
     for BadItem { name, problem } in items {
         // Those without a name share a subject.
         let cause = if name.is_empty() {

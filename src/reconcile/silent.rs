@@ -44,7 +44,7 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
         });
         let explain = |e: &Error| {
             let text = format!("the entry of {gone}, silent for five minutes, cannot be removed: {e}");
-            Problem::with_request(e, text)
+            Problem::explained(e, text)
         };
         let path = status_path(NODE_CONFIGS, name);
         let remove = |client: &mut Client| remove_entries(client, &path, &patch, nodes.keys());
@@ -66,17 +66,13 @@ pub fn remove_silent(cx: &mut Context<'_>, node_configs: &[NodeConfig], peers: &
 
 /// A removal that was refused is no problem any more when one of its nodes has published again.
 fn log_ended(cx: &mut Context<'_>, node_configs: &[NodeConfig]) {
-    let has_ended = |subject: &&Subject| match subject {
+    cx.problems.end(|subject, refused| match subject {
         Subject::Removal(id, nodes) => node_configs.iter().any(|config| {
             let entries = fingerprint(&entries(config, nodes.iter()));
-            id.is(&config.metadata) && cx.problems.is_about_other(subject, entries)
+            id.is(&config.metadata) && refused.is_some_and(|refused| refused != entries)
         }),
         _ => false,
-    };
-    let ended: Vec<Subject> = cx.problems.subjects().filter(has_ended).cloned().collect();
-    for subject in &ended {
-        cx.problems.works(subject);
-    }
+    });
 }
 
 /// The entries of these nodes.

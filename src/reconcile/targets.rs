@@ -94,7 +94,7 @@ impl Targets {
         let (subject, now) = (Subject::Read(key.clone()), cx.host.now());
         let read = |client: &mut Client| client.within(MAX_READ, |client| self.api.read(client, key, now));
         let known = self.known.entry(key.clone()).or_default();
-        match cx.attempt(&subject, &(), |e| Problem::with_request(e, key.explain(e)), read)? {
+        match cx.attempt(&subject, &(), |e| Problem::explained(e, key.explain(e)), read)? {
             Tried::Done(held) => {
                 let version = fingerprint(&held.as_ref().map(|held| version(&held.metadata)));
                 if known.version.0 != version {
@@ -196,7 +196,7 @@ impl Targets {
             "a target that is right is not written"
         );
         let write = |client: &mut Client| self.api.write(client, &wanted, held);
-        let explain = |e: &Error| Problem::with_request(e, key.explain(e));
+        let explain = |e: &Error| Problem::explained(e, key.explain(e));
         let object = held.map(|held| &held.metadata.uid);
         match cx.attempt(&subject, &(object, hash), explain, write)? {
             Tried::Done(list) => {
