@@ -20,7 +20,8 @@ use k6u::schedule::Schedule;
 use k6u_testkit::apiserver::server::TOKEN;
 use log::{LevelFilter, Log, Metadata, Record};
 
-use k6u_testkit::site::{ADDRESS, CONFIG_NAME, NODE, NODE_2, Site, is_complaint};
+use k6u_testkit::apiserver::fault::Plan;
+use k6u_testkit::site::{ADDRESS, CONFIG_NAME, CONFIGS, NODE, NODE_2, Site, denial, is_complaint};
 use k6u_testkit::trio::{Layout, NAMES, Trio};
 
 /// The interval between two rounds, if the test does not choose another one.
@@ -253,4 +254,25 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// A webhook refuses the status since the provider renumbered, and an Event reports that.
+pub fn after_a_refused_status() -> (Site, Clockwork) {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::start(&site);
+    node.rounds(3);
+    site.wait_reason(CONFIG_NAME, "Updated");
+    site.server.inject(Plan::on(
+        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
+        usize::MAX,
+        denial(CONFIG_NAME),
+    ));
+    site.renumber();
+    node.rounds(10);
+    assert!(
+        site.events_about("ip6updateconfigs", CONFIG_NAME)
+            .iter()
+            .any(|reason| reason.contains("StatusRefused"))
+    );
+    (site, node)
 }

@@ -715,10 +715,7 @@ fn races_for_removals_are_no_refusal() {
 /// five minutes later the dead node's prefix is gone.
 fn a_dead_node_beside(trouble: fn(&Site)) {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
     site.publish("node3.example.com", &["2001:db8:cccc:5671::/64"]);
     (0..4).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));

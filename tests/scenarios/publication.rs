@@ -736,10 +736,7 @@ fn another_machine_writes_the_entry() {
 
 fn a_webhook_changes_the_message_of_each_entry() {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let (mut one, mut two) = (Clockwork::start(&site), Clockwork::of(&site, NODE_2, INTERVAL));
     two.rounds(3);
     one.rounds(3);
@@ -772,10 +769,7 @@ fn a_webhook_changes_the_message_of_each_entry() {
 /// Two nodes; each publication is carried out, but its answer never arrives.
 fn every_answer_to_a_publication_is_lost() {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let (mut one, mut two) = (Clockwork::start(&site), Clockwork::of(&site, NODE_2, INTERVAL));
     two.rounds(3);
     one.rounds(3);
@@ -1119,10 +1113,7 @@ fn labels_that_were_read_an_hour_ago() {
     site.patch(&path, json!({"metadata": {"labels": {"site": "a"}}}));
     let mut node = Clockwork::start(&site);
     node.rounds(6);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     node.rounds(6);
     site.patch(&path, json!({"metadata": {"labels": {"site": "b"}}}));
     node.rounds(360);

@@ -13,7 +13,7 @@ use k6u_testkit::trio::{Layout, NAMES, Trio};
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::clockwork::{Clockwork, INTERVAL};
+use crate::clockwork::{Clockwork, INTERVAL, after_a_refused_status};
 
 pub const ALL: &[Scenario] = scenarios![
     a_router_reboots_while_a_target_is_refused,
@@ -57,10 +57,7 @@ fn stored(site: &Site, config: &str) -> Value {
 /// Two nodes in the same IP6UpdateNodeConfig; all is right and reported.
 fn pair() -> (Site, [Clockwork; 2]) {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
     rounds(&mut nodes, 6);
     site.wait_reason(CONFIG_NAME, "Updated");
@@ -69,13 +66,6 @@ fn pair() -> (Site, [Clockwork; 2]) {
 
 fn rounds(nodes: &mut [Clockwork], count: usize) {
     (0..count).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
-}
-
-fn select_all(site: &Site) {
-    site.patch(
-        &format!("{NODE_CONFIGS}/{FIRST}"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
 }
 
 fn refuse_publications(site: &Site) {
@@ -96,10 +86,7 @@ fn refuse_group(site: &Site) {
 fn a_router_reboots_while_a_target_is_refused() {
     let (site, mut nodes) = pair();
     refuse_group(&site);
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.overwrite_group();
     rounds(&mut nodes, 6);
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
     site.interface.remove(ADDRESS);
@@ -121,10 +108,7 @@ fn a_router_reboots_while_a_target_is_refused() {
 /// A webhook refuses the group, which Ready reports. For a minute an older config names the same group.
 fn an_older_config_is_gone_while_its_group_is_refused() {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     site.server.advance_clock(Duration::from_secs(1));
     let younger = CONFIG.replace(CONFIG_NAME, "younger");
     site.server.create(&younger);
@@ -137,10 +121,7 @@ fn an_older_config_is_gone_while_its_group_is_refused() {
     rounds(&mut nodes, 6);
     site.wait_reason("younger", "Updated");
     refuse_group(&site);
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.overwrite_group();
     rounds(&mut nodes, 6);
     site.wait_reason("younger", "UpdateFailed");
     name_groups(&site, &[]);
@@ -166,10 +147,7 @@ fn a_failure_of_another_kind_by_a_node_that_is_gone() {
     site.server.add_node("node3.example.com");
     let mut three = Clockwork::of(&site, "node3.example.com", INTERVAL);
     refuse_group(&site);
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.overwrite_group();
     for _ in 0..6 {
         one.rounds(1);
         two.rounds(1);
@@ -198,10 +176,7 @@ fn a_failure_of_another_kind_by_a_node_that_is_gone() {
 /// A webhook refuses the group. For five minutes a dead node's 64 prefixes make the group too large.
 fn a_refused_target_that_was_too_large_for_a_while() {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let ids: Vec<u32> = (0..256).collect();
     site.patch(
         &format!("{CONFIGS}/{CONFIG_NAME}"),
@@ -212,10 +187,7 @@ fn a_refused_target_that_was_too_large_for_a_while() {
     rounds(&mut nodes, 6);
     site.wait_reason(CONFIG_NAME, "Updated");
     refuse_group(&site);
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.overwrite_group();
     rounds(&mut nodes, 6);
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
     let many: Vec<String> = (0..64).map(|number| format!("2001:db8:aa:{number:x}00::/64")).collect();
@@ -313,22 +285,7 @@ fn a_config_whose_only_group_belongs_to_another() {
 
 /// A webhook refuses each status. First the prefix changes, then the user makes an error.
 fn error_while_no_status_is_taken(reason: &str, error: fn(&Site)) {
-    let site = Site::with_address(ADDRESS);
-    let mut node = Clockwork::start(&site);
-    node.rounds(3);
-    site.wait_reason(CONFIG_NAME, "Updated");
-    site.server.inject(Plan::on(
-        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
-        usize::MAX,
-        denial(CONFIG_NAME),
-    ));
-    site.renumber();
-    node.rounds(10);
-    assert!(
-        site.events_about("ip6updateconfigs", CONFIG_NAME)
-            .iter()
-            .any(|reason| reason.contains("StatusRefused"))
-    );
+    let (site, mut node) = after_a_refused_status();
     error(&site);
     node.rounds(360);
     let about: Vec<_> = site
@@ -647,7 +604,7 @@ fn rounds_with_a_failure_of_the_second(site: &Site, nodes: &mut [Clockwork; 2], 
 /// Two nodes. The config has a group that an older one owns, and one that the second node cannot read.
 fn one_node_cannot_read_a_group_beside_a_contested_one() {
     let site = Site::with_address(ADDRESS);
-    select_all(&site);
+    site.select_all_nodes();
     site.server.advance_clock(Duration::from_secs(1));
     site.server.create(&CONFIG.replace(CONFIG_NAME, "younger"));
     site.patch(

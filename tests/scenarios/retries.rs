@@ -30,17 +30,47 @@ pub const ALL: &[Scenario] = scenarios![
 const GROUPS: &str = "/apis/cilium.io/v2/ciliumcidrgroups";
 const FIRST: &str = "ip6-update-node1";
 
+/// A node after its first minute; all is right and reported.
+fn settled(interval: Duration) -> (Site, Clockwork) {
+    let site = Site::with_address(ADDRESS);
+    let mut node = Clockwork::of(&site, NODE, interval);
+    node.run(Duration::from_secs(60));
+    site.wait_reason(CONFIG_NAME, "Updated");
+    (site, node)
+}
+
+/// Ends the faults just after another try of this request, so that its pause has just begun.
+fn heal_after_a_try(site: &Site, node: &mut Clockwork, path: &str) {
+    let tries = || requests(&site.server.store(), path).len();
+    let before = tries();
+    while tries() == before {
+        node.round_after(Duration::from_secs(1));
+    }
+    site.server.heal();
+}
+
+/// Makes a round a second; the seconds until it is done, at most 120.
+fn seconds_until(node: &mut Clockwork, is_done: impl Fn() -> bool) -> u32 {
+    let mut seconds = 0;
+    while !is_done() && seconds < 120 {
+        node.round_after(Duration::from_secs(1));
+        seconds += 1;
+    }
+    seconds
+}
+
+fn leader_changed(name: &str) -> Fault {
+    refusal(500, "InternalError", "etcdserver: leader changed", name)
+}
+
 /// The pauses are those of the request, not of the rounds, which are a minute apart.
 fn a_write_that_failed_twice() {
     let site = Site::with_address(ADDRESS);
     let mut node = Clockwork::of(&site, NODE, Duration::from_secs(60));
     node.run(Duration::from_secs(130));
     site.wait_reason(CONFIG_NAME, "Updated");
-    site.server.inject(Plan::on(
-        &format!("PATCH {GROUPS}/{GROUP}"),
-        2,
-        refusal(500, "InternalError", "etcdserver: leader changed", GROUP),
-    ));
+    site.server
+        .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), 2, leader_changed(GROUP)));
     site.renumber();
     node.run(Duration::from_secs(30));
     let held = cidrs(&site.server.store(), GROUP).unwrap();
@@ -59,7 +89,7 @@ fn a_publication_that_failed_twice() {
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status"),
         2,
-        refusal(500, "InternalError", "etcdserver: leader changed", "ip6-update-node1"),
+        leader_changed("ip6-update-node1"),
     ));
     site.renumber();
     node.run(Duration::from_secs(30));
@@ -112,72 +142,40 @@ fn labels_that_hang_delay_no_renumbering() {
 /// Publications fail for some minutes. Then the API server is well again, the provider renumbers, and the first
 /// publication of the new prefix meets a conflict.
 fn a_conflict_of_a_new_publication() {
-    let site = Site::with_address(ADDRESS);
-    let mut node = Clockwork::of(&site, NODE, INTERVAL);
-    node.run(Duration::from_secs(60));
-    site.wait_reason(CONFIG_NAME, "Updated");
+    let (site, mut node) = settled(INTERVAL);
     let path = format!("PATCH {NODE_CONFIGS}/{FIRST}/status");
-    site.server.inject(Plan::on(
-        &path,
-        usize::MAX,
-        refusal(500, "InternalError", "etcdserver: leader changed", FIRST),
-    ));
+    site.server.inject(Plan::on(&path, usize::MAX, leader_changed(FIRST)));
     node.run(Duration::from_secs(240));
-    // Just after a try.
-    let tries = || requests(&site.server.store(), &path).len();
-    let before = tries();
-    while tries() == before {
-        node.round_after(Duration::from_secs(1));
-    }
-    site.server.heal();
+    heal_after_a_try(&site, &mut node, &path);
     site.server.inject(Plan::on(
         &path,
         1,
         refusal(409, "Conflict", "the object has been modified", FIRST),
     ));
     site.renumber();
-    let mut seconds = 0;
-    while cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234") && seconds < 120 {
-        node.round_after(Duration::from_secs(1));
-        seconds += 1;
-    }
+    let seconds = seconds_until(&mut node, || {
+        !cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234")
+    });
     assert!(seconds <= 5, "a round a second: the group followed after {seconds} s");
 }
 
 /// The same for the write of a group.
 fn a_conflict_of_a_new_list() {
-    let site = Site::with_address(ADDRESS);
-    let mut node = Clockwork::of(&site, NODE, INTERVAL);
-    node.run(Duration::from_secs(60));
-    site.wait_reason(CONFIG_NAME, "Updated");
+    let (site, mut node) = settled(INTERVAL);
     let path = format!("PATCH {GROUPS}/{GROUP}");
-    site.server.inject(Plan::on(
-        &path,
-        usize::MAX,
-        refusal(500, "InternalError", "etcdserver: leader changed", GROUP),
-    ));
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.server.inject(Plan::on(&path, usize::MAX, leader_changed(GROUP)));
+    site.overwrite_group();
     node.run(Duration::from_secs(240));
-    let tries = || requests(&site.server.store(), &path).len();
-    let before = tries();
-    while tries() == before {
-        node.round_after(Duration::from_secs(1));
-    }
-    site.server.heal();
+    heal_after_a_try(&site, &mut node, &path);
     site.server.inject(Plan::on(
         &path,
         1,
         refusal(409, "Conflict", "the object has been modified", GROUP),
     ));
     site.renumber();
-    let mut seconds = 0;
-    while !cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:9876") && seconds < 120 {
-        node.round_after(Duration::from_secs(1));
-        seconds += 1;
-    }
+    let seconds = seconds_until(&mut node, || {
+        cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:9876")
+    });
     assert!(seconds <= 5, "a round a second: the group followed after {seconds} s");
 }
 
@@ -201,16 +199,8 @@ fn a_pool_that_comes_later() {
         &kind.object(&["192.0.2.7/32"]),
     );
     let path = format!("PATCH {}", kind.path());
-    site.server.inject(Plan::on(
-        &path,
-        1,
-        refusal(500, "InternalError", "etcdserver: leader changed", "pool"),
-    ));
-    let mut seconds = 0;
-    while requests(&site.server.store(), &path).len() < 2 && seconds < 120 {
-        node.round_after(Duration::from_secs(1));
-        seconds += 1;
-    }
+    site.server.inject(Plan::on(&path, 1, leader_changed("pool")));
+    let seconds = seconds_until(&mut node, || requests(&site.server.store(), &path).len() >= 2);
     assert!(
         seconds <= 5,
         "a request that failed once was tried again after {seconds} s, with a round a second"
@@ -220,57 +210,32 @@ fn a_pool_that_comes_later() {
 /// A webhook refuses a group for some minutes. Then the webhook is gone, and the administrator deletes the group so that k6u
 /// makes it anew.
 fn a_refused_group_is_deleted() {
-    let site = Site::with_address(ADDRESS);
-    let mut node = Clockwork::of(&site, NODE, INTERVAL);
-    node.run(Duration::from_secs(60));
-    site.wait_reason(CONFIG_NAME, "Updated");
+    let (site, mut node) = settled(INTERVAL);
     let path = format!("PATCH {GROUPS}/{GROUP}");
     site.server.inject(Plan::on(&path, usize::MAX, denial(GROUP)));
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.overwrite_group();
     node.run(Duration::from_secs(240));
-    let tries = || requests(&site.server.store(), &path).len();
-    let before = tries();
-    while tries() == before {
-        node.round_after(Duration::from_secs(1));
-    }
-    site.server.heal();
+    heal_after_a_try(&site, &mut node, &path);
     site.server
         .admin("DELETE", &format!("{GROUPS}/{GROUP}"), "", &Value::Null);
-    let mut seconds = 0;
-    while site.group(GROUP).is_none() && seconds < 120 {
-        node.round_after(Duration::from_secs(1));
-        seconds += 1;
-    }
+    let seconds = seconds_until(&mut node, || site.group(GROUP).is_some());
     assert!(seconds <= 5, "a round a second: the group was there after {seconds} s");
 }
 
 /// The API server throttles publications for some minutes, and asks for a second of rest each time, as Kubernetes' priority
 /// and fairness does. Then it is well, and the provider renumbers.
 fn throttled_before_a_renumbering() {
-    let site = Site::with_address(ADDRESS);
-    let mut node = Clockwork::of(&site, NODE, INTERVAL);
-    node.run(Duration::from_secs(60));
-    site.wait_reason(CONFIG_NAME, "Updated");
+    let (site, mut node) = settled(INTERVAL);
     let path = format!("PATCH {NODE_CONFIGS}/{FIRST}/status");
     let busy =
         Response::new(429, "text/plain", "Too many requests, please try again later.\n").with("Retry-After", "1");
     site.server.inject(Plan::on(&path, usize::MAX, Fault::Answer(busy)));
     node.run(Duration::from_secs(240));
-    let tries = || requests(&site.server.store(), &path).len();
-    let before = tries();
-    while tries() == before {
-        node.round_after(Duration::from_secs(1));
-    }
-    site.server.heal();
+    heal_after_a_try(&site, &mut node, &path);
     site.renumber();
-    let mut seconds = 0;
-    while cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234") && seconds < 120 {
-        node.round_after(Duration::from_secs(1));
-        seconds += 1;
-    }
+    let seconds = seconds_until(&mut node, || {
+        !cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234")
+    });
     assert!(
         seconds <= 5,
         "the server asked for a second of rest; the new prefix was published after {seconds} s"
@@ -280,10 +245,7 @@ fn throttled_before_a_renumbering() {
 /// A webhook refuses the old prefix for some minutes. The provider renumbers; the first publication of the new prefix meets
 /// one 500.
 fn a_failure_of_a_new_publication() {
-    let site = Site::with_address(ADDRESS);
-    let mut node = Clockwork::of(&site, NODE, Duration::from_secs(1));
-    node.run(Duration::from_secs(60));
-    site.wait_reason(CONFIG_NAME, "Updated");
+    let (site, mut node) = settled(Duration::from_secs(1));
     let path = format!("PATCH {NODE_CONFIGS}/{FIRST}/status");
     site.server.inject(Plan::on(
         &format!("PATCH {NODE_CONFIGS}/{FIRST}/status"),
@@ -292,21 +254,15 @@ fn a_failure_of_a_new_publication() {
     ));
     node.run(Duration::from_secs(240));
     site.server.heal();
-    site.server.inject(Plan::on(
-        &path,
-        1,
-        refusal(500, "InternalError", "etcdserver: leader changed", FIRST),
-    ));
+    site.server.inject(Plan::on(&path, 1, leader_changed(FIRST)));
     let tries = || requests(&site.server.store(), &path).len();
     let before = tries();
     site.renumber();
     node.round_after(Duration::from_secs(1));
     assert_eq!(tries(), before + 1, "another content is tried at once");
-    let mut seconds = 0;
-    while cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234") && seconds < 120 {
-        node.round_after(Duration::from_secs(1));
-        seconds += 1;
-    }
+    let seconds = seconds_until(&mut node, || {
+        !cidrs(&site.server.store(), GROUP).unwrap()[0].starts_with("2001:db8:1234")
+    });
     assert!(
         seconds <= 5,
         "the new prefix failed once and was tried again after {seconds} s, with a round a second"

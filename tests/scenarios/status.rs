@@ -18,7 +18,7 @@ use k6u_testkit::trio::Trio;
 use serde_json::{Value, json};
 
 use crate::Scenario;
-use crate::clockwork::{self, Clockwork, INTERVAL, rounds_of_all};
+use crate::clockwork::{self, Clockwork, INTERVAL, after_a_refused_status, rounds_of_all};
 
 pub const ALL: &[Scenario] = scenarios![
     conditions_match_the_golden_files,
@@ -486,10 +486,7 @@ fn foreign_changes_are_reported_for_ten_minutes() {
 /// The other node always finds the group right, and must not report the contrary.
 fn foreign_changes_seen_by_one_of_two_nodes() {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let mut node = Clockwork::start(&site);
     let mut other = Clockwork::of(&site, NODE_2, INTERVAL);
     other.rounds(2);
@@ -912,10 +909,7 @@ fn the_reference_names_every_event() {
 /// Two nodes in the same IP6UpdateNodeConfig; all is right and reported.
 fn pair() -> (Site, Clockwork, Clockwork) {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let (mut one, mut two) = (Clockwork::start(&site), Clockwork::of(&site, NODE_2, INTERVAL));
     two.rounds(3);
     one.rounds(3);
@@ -1081,10 +1075,7 @@ fn status(site: &Site) -> Value {
 /// Two nodes publish; `trouble` concerns what they publish. A webhook refuses the group for a minute, then all is right.
 fn a_failure_that_ended(trouble: fn(&Site)) {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
     let mut rounds = |count: usize| (0..count).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
     rounds(4);
@@ -1094,10 +1085,7 @@ fn a_failure_that_ended(trouble: fn(&Site)) {
     site.wait_reason(CONFIG_NAME, "Updated");
     site.server
         .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), 3, denial(GROUP)));
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.overwrite_group();
     rounds(360);
     let held = cidrs(&site.server.store(), GROUP).unwrap();
     assert!(held.len() == 3 && held[0].starts_with("2001:db8:1234:567"), "{held:?}");
@@ -1117,10 +1105,7 @@ fn contested_around(pause: fn(&Site), end: fn(&Site)) {
     let mut node = Clockwork::start(&site);
     node.rounds(3);
     let revert = || {
-        site.patch(
-            &format!("{GROUPS}/{GROUP}"),
-            json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-        );
+        site.overwrite_group();
     };
     for _ in 0..5 {
         revert();
@@ -1246,10 +1231,7 @@ fn a_failure_that_ended_while_the_node_cannot_publish() {
     site.wait_reason(CONFIG_NAME, "Updated");
     site.server
         .inject(Plan::on(&format!("PATCH {GROUPS}/{GROUP}"), usize::MAX, denial(GROUP)));
-    site.patch(
-        &format!("{GROUPS}/{GROUP}"),
-        json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
-    );
+    site.overwrite_group();
     node.rounds(4);
     site.wait_reason(CONFIG_NAME, "UpdateFailed");
     let publish = format!("PATCH {NODE_CONFIGS}/ip6-update-node1/status");
@@ -1309,21 +1291,7 @@ fn changes_by_another_writer_and_a_typing_error() {
 
 /// "A Warning StatusRefused on an IP6UpdateConfig, when its status cannot be written."
 fn a_recreated_config_whose_status_is_refused() {
-    let site = Site::with_address(ADDRESS);
-    let mut node = Clockwork::start(&site);
-    node.rounds(3);
-    site.server.inject(Plan::on(
-        &format!("PATCH {CONFIGS}/{CONFIG_NAME}/status"),
-        usize::MAX,
-        denial(CONFIG_NAME),
-    ));
-    site.renumber();
-    node.rounds(10);
-    assert!(
-        site.events_about("ip6updateconfigs", CONFIG_NAME)
-            .iter()
-            .any(|reason| reason.contains("StatusRefused"))
-    );
+    let (site, mut node) = after_a_refused_status();
     site.server
         .admin("DELETE", &format!("{CONFIGS}/{CONFIG_NAME}"), "", &Value::Null);
     site.server.create(CONFIG);
@@ -1339,10 +1307,7 @@ fn a_recreated_config_whose_status_is_refused() {
 /// Two nodes publish; both have met the same failure.
 fn recreated_on_two_nodes() {
     let site = Site::with_address(ADDRESS);
-    site.patch(
-        &format!("{NODE_CONFIGS}/ip6-update-node1"),
-        json!({"spec": {"nodeSelector": null}}),
-    );
+    site.select_all_nodes();
     let mut nodes = [NODE, NODE_2].map(|name| Clockwork::of(&site, name, INTERVAL));
     let mut rounds = |count: usize| (0..count).for_each(|_| nodes.iter_mut().for_each(|node| node.rounds(1)));
     rounds(6);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::check::{self, rest_from};
 use crate::cluster::{Clocks, Kind};
 use crate::scenarios::prefix;
-use crate::site::{self, Action, Health, INTERVAL, Layout, Node, SLOWEST, Scenario};
+use crate::site::{self, Action, Health, INTERVAL, Layout, Node, Outcome, SLOWEST, Scenario};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -179,15 +179,18 @@ fn moves(seed: u64) -> Scenario {
     scenario
 }
 
-/// While no node can publish, for an hour, there is nothing new to report.
-#[test]
-fn publications_are_refused_for_an_hour() {
-    let mut scenario = scenario(&[1, 1, 1], Layout::Shared, 1);
+/// No node can publish from the fifth minute on, until the end.
+fn refused_for_an_hour(mut scenario: Scenario) -> Outcome {
     scenario.end = MINUTE * 70;
     scenario
         .health
         .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
-    let outcome = site::run(&scenario);
+    site::run(&scenario)
+}
+
+/// There is nothing new to report.
+fn check_reports_of_refusals(scenario: Scenario) {
+    let outcome = refused_for_an_hour(scenario);
     let reports = outcome
         .served
         .iter()
@@ -200,25 +203,15 @@ fn publications_are_refused_for_an_hour() {
     );
 }
 
+#[test]
+fn publications_are_refused_for_an_hour() {
+    check_reports_of_refusals(scenario(&[1, 1, 1], Layout::Shared, 1));
+}
+
 /// The same with an IP6UpdateNodeConfig for each node, the usual layout.
 #[test]
 fn publications_are_refused_for_an_hour_in_an_object_each() {
-    let mut scenario = scenario(&[1, 1, 1], Layout::PerNode, 1);
-    scenario.end = MINUTE * 70;
-    scenario
-        .health
-        .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
-    let outcome = site::run(&scenario);
-    let reports = outcome
-        .served
-        .iter()
-        .filter(|served| served.at > MINUTE * 20 && served.kind == Kind::Report)
-        .count();
-    assert!(
-        reports <= 3,
-        "{reports} statuses and Events were written in 50 minutes in which nothing changed: {:?}",
-        outcome.ready
-    );
+    check_reports_of_refusals(scenario(&[1, 1, 1], Layout::PerNode, 1));
 }
 
 /// No node can publish, for an hour. In the middle k6u restarts on one node. Whether a fourth node is idle makes no
@@ -227,11 +220,7 @@ fn restarted_while_publications_are_refused(has_idle: bool) {
     let mut scenario = scenario(&[1, 1, 1, 1], Layout::Shared, 1);
     scenario.nodes[3].publishes = !has_idle;
     scenario.nodes[0].restarts(MINUTE * 30, MINUTE * 30 + Duration::from_secs(2));
-    scenario.end = MINUTE * 70;
-    scenario
-        .health
-        .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
-    let outcome = site::run(&scenario);
+    let outcome = refused_for_an_hour(scenario);
     let turned: Vec<_> = outcome.reasons.iter().filter(|(at, _)| *at > MINUTE * 20).collect();
     assert!(
         turned.len() <= 2,
@@ -258,21 +247,7 @@ fn publications_for_two_uplinks_are_refused_for_an_hour() {
     let mut scenario = scenario(&[1], Layout::Shared, 1);
     scenario.nodes[0].has_second_uplink = true;
     scenario.nodes[0].sees[0].1.push(prefix(0x11));
-    scenario.end = MINUTE * 70;
-    scenario
-        .health
-        .push((MINUTE * 5, MINUTE * 80, Health::RefusesPublications(422)));
-    let outcome = site::run(&scenario);
-    let reports = outcome
-        .served
-        .iter()
-        .filter(|served| served.at > MINUTE * 20 && served.kind == Kind::Report)
-        .count();
-    assert!(
-        reports <= 3,
-        "{reports} statuses and Events were written in 50 minutes in which nothing changed: {:?}",
-        outcome.ready
-    );
+    check_reports_of_refusals(scenario);
 }
 
 /// Groups cannot be read for ten minutes, because a right is missing. Ready changes once when the right is back.

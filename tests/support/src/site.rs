@@ -122,6 +122,22 @@ impl Site {
         );
     }
 
+    /// Lets the IP6UpdateNodeConfig select every node.
+    pub fn select_all_nodes(&self) {
+        self.patch(
+            &format!("{NODE_CONFIGS}/ip6-update-node1"),
+            json!({"spec": {"nodeSelector": null}}),
+        );
+    }
+
+    /// Another writer overwrites the group.
+    pub fn overwrite_group(&self) {
+        self.patch(
+            &format!("/apis/cilium.io/v2/ciliumcidrgroups/{GROUP}"),
+            json!({"spec": {"externalCIDRs": ["192.0.2.0/24"]}}),
+        );
+    }
+
     /// A site with a running k6u after its first round. The group follows 2001:db8:1234:5670::/60. The node finds an
     /// entry of its own, as after a restart, so it may remove CIDRs from lists.
     pub fn settled(interval: u32) -> (Self, Running) {
